@@ -1,0 +1,1 @@
+//! Reverse-mode differentiation for lmc: a pass from graph to graph.

@@ -1,0 +1,19 @@
+//! The IR of lmc.
+
+pub mod attributes;
+pub mod builder;
+pub mod dtype;
+pub mod entity;
+pub mod error;
+pub mod func;
+pub mod literal;
+pub mod ops;
+pub mod text;
+
+pub use builder::{Builder, Copier, Value};
+pub use dtype::{DType, TensorType};
+pub use entity::{Entity, NodeId, RegionId, ValueId};
+pub use error::{TypeError, Violation};
+pub use func::{Func, Location, Node, Param, Region};
+pub use literal::{Element, Literal};
+pub use ops::Op;

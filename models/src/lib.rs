@@ -1,0 +1,1 @@
+//! Language models as graphs: parameters, layers, losses, optimizers, architectures, the training step.
