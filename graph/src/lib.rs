@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod builder;
+pub mod decompose;
 pub mod dtype;
 pub mod entity;
 pub mod error;
