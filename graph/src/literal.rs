@@ -96,8 +96,8 @@ impl Literal {
                 DType::U16 => (x as u16).write(&mut bytes),
                 DType::U32 => (x as u32).write(&mut bytes),
                 DType::U64 => (x as u64).write(&mut bytes),
-                DType::BF16 => bf16::from_f64(x).write(&mut bytes),
-                DType::F16 => f16::from_f64(x).write(&mut bytes),
+                DType::BF16 => round_to_bf16(x).write(&mut bytes),
+                DType::F16 => round_to_f16(x).write(&mut bytes),
                 DType::F32 => (x as f32).write(&mut bytes),
                 DType::F64 => x.write(&mut bytes),
             }
@@ -157,6 +157,34 @@ impl Literal {
         let size = self.ty.dtype.size();
         let first = self.bytes.get(..size)?;
         self.bytes.chunks_exact(size).all(|element| element == first).then_some(first)
+    }
+}
+
+/// `x` rounded to nearest even.
+///
+/// Not `bf16::from_f64`, which drops the lower half of the fraction before it rounds, so that what lies just above a tie
+/// is taken for the tie.
+pub(crate) fn round_to_bf16(x: f64) -> bf16 {
+    bf16::from_f32(round_to_odd(x))
+}
+
+/// `x` rounded to nearest even; for the reason of [`round_to_bf16`] not by `f16::from_f64`.
+pub(crate) fn round_to_f16(x: f64) -> f16 {
+    f16::from_f32(round_to_odd(x))
+}
+
+/// `x` if it is an f32, else its neighbour among them whose last bit is set: a second rounding, to a type at least two
+/// bits shorter, is then the same as a single one. (Boldo and Melquiond, "When double rounding is odd", 2005.)
+fn round_to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let wide = f64::from(nearest);
+    let bits = nearest.to_bits();
+    if wide == x || x.is_nan() || bits & 1 == 1 {
+        nearest
+    } else if wide.abs() > x.abs() {
+        f32::from_bits(bits - 1)
+    } else {
+        f32::from_bits(bits + 1)
     }
 }
 

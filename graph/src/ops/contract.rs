@@ -4,6 +4,7 @@ use crate::attributes::attributes;
 use crate::builder::Value;
 use crate::dtype::{DType, TensorType};
 use crate::error::require;
+use crate::eval::{Offsets, Tensor, at, strides};
 use crate::ops::{Inferred, Op, arity, is_unique};
 
 attributes! {
@@ -86,6 +87,38 @@ pub(crate) fn dot_general_type(op: &DotGeneral, operands: &[&TensorType]) -> Inf
         [lhs_batch, sizes(&op.lhs_free_dimensions(lhs.rank()), lhs), sizes(&op.rhs_free_dimensions(rhs.rank()), rhs)]
             .concat();
     Ok(vec![TensorType::new(*result_dtype, shape)])
+}
+
+pub(crate) fn eval_dot_general(op: &DotGeneral, lhs: &Tensor, rhs: &Tensor, ty: &TensorType) -> Tensor {
+    let (lhs_free, rhs_free) = (op.lhs_free_dimensions(lhs.ty().rank()), op.rhs_free_dimensions(rhs.ty().rank()));
+    let (lhs_batch, rhs_batch) = (offsets(lhs, &op.lhs_batching_dimensions), offsets(rhs, &op.rhs_batching_dimensions));
+    let (lhs_free, rhs_free) = (offsets(lhs, &lhs_free), offsets(rhs, &rhs_free));
+    let sum: Vec<(usize, usize)> = offsets(lhs, &op.lhs_contracting_dimensions)
+        .into_iter()
+        .zip(offsets(rhs, &op.rhs_contracting_dimensions))
+        .collect();
+    // Where the rows of `lhs` and the columns of `rhs` begin, for each element of the result.
+    let pairs = lhs_batch.iter().zip(&rhs_batch).flat_map(|(lhs, rhs)| {
+        let rhs_free = &rhs_free;
+        lhs_free.iter().flat_map(move |m| rhs_free.iter().map(move |n| (lhs + m, rhs + n)))
+    });
+    if ty.dtype.is_float() {
+        let (x, y) = (lhs.floats(), rhs.floats());
+        let dot = |(lhs, rhs): (usize, usize)| sum.iter().fold(0.0, |sum, (i, j)| sum + x[lhs + i] * y[rhs + j]);
+        Tensor::from_floats(ty.clone(), pairs.map(dot).collect())
+    } else {
+        let (x, y) = (lhs.ints(), rhs.ints());
+        let dot = |(lhs, rhs): (usize, usize)| {
+            sum.iter().fold(0_i128, |sum, (i, j)| sum.wrapping_add(x[lhs + i].wrapping_mul(y[rhs + j])))
+        };
+        Tensor::from_ints(ty.clone(), pairs.map(dot).collect())
+    }
+}
+
+/// The offsets of all indices along `dimensions`, the others being 0.
+fn offsets(x: &Tensor, dimensions: &[usize]) -> Vec<usize> {
+    let shape = &x.ty().shape;
+    Offsets::new(&at(shape, dimensions), &at(&strides(shape), dimensions), 0).collect()
 }
 
 impl<'g> Value<'g> {

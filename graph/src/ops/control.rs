@@ -4,6 +4,7 @@ use crate::attributes::attributes;
 use crate::builder::{Builder, Value};
 use crate::dtype::{DType, TensorType};
 use crate::error::require;
+use crate::eval::Tensor;
 use crate::ops::{Inferred, Op, RegionTypes};
 
 attributes! {
@@ -58,6 +59,40 @@ pub(crate) fn scan_type(op: &Scan, operands: &[&TensorType], body: &RegionTypes<
     Ok(expected)
 }
 
+/// Runs `body` on the carries and one slice of each of the other operands, `op.length` times.
+pub(crate) fn eval_scan(
+    op: &Scan,
+    mut operands: Vec<Tensor>,
+    types: &[&TensorType],
+    mut body: impl FnMut(Vec<Tensor>) -> Vec<Tensor>,
+) -> Vec<Tensor> {
+    let xs = operands.split_off(op.num_carry);
+    let mut carries = operands;
+    let mut stacked: Vec<Tensor> = types[op.num_carry..].iter().map(|&ty| Tensor::zeros(ty.clone())).collect();
+    for step in 0..op.length {
+        let i = if op.reverse { op.length - 1 - step } else { step };
+        let mut args = carries;
+        for x in &xs {
+            let ty = x.ty().with_shape(&x.ty().shape[1..]);
+            args.push(x.pick(&ty, element(i, ty.num_elements())));
+        }
+        let mut results = body(args);
+        let elements = results.split_off(op.num_carry);
+        carries = results;
+        for (stacked, x) in stacked.iter_mut().zip(&elements) {
+            let size = x.ty().num_elements();
+            stacked.put(element(i, size), x, 0..size);
+        }
+    }
+    carries.extend(stacked);
+    carries
+}
+
+/// The offsets of element `i` of a stack of elements of `size`.
+fn element(i: usize, size: usize) -> std::ops::Range<usize> {
+    i * size..(i + 1) * size
+}
+
 /// Types separated by commas.
 fn list<'a>(types: impl IntoIterator<Item = &'a TensorType>) -> String {
     types.into_iter().map(TensorType::to_string).collect::<Vec<_>>().join(", ")
@@ -90,6 +125,17 @@ pub(crate) fn while_type(operands: &[&TensorType], cond: &RegionTypes<'_>, body:
         list(body.results.iter().copied())
     );
     Ok(operands.iter().map(|&x| x.clone()).collect())
+}
+
+/// `run` runs the condition (0) or the body (1).
+pub(crate) fn eval_while(
+    mut values: Vec<Tensor>,
+    mut run: impl FnMut(usize, Vec<Tensor>) -> Vec<Tensor>,
+) -> Vec<Tensor> {
+    while run(0, values.clone())[0].is_true() {
+        values = run(1, values);
+    }
+    values
 }
 
 /// `if`: the results of the first region if `pred` holds, else of the second. The operand is `pred`.

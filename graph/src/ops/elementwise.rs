@@ -4,6 +4,7 @@ use crate::attributes::{attributes, words};
 use crate::builder::Value;
 use crate::dtype::{DType, TensorType};
 use crate::error::require;
+use crate::eval::{Elements, Tensor, int_range};
 use crate::ops::{Inferred, Op, arity};
 
 /// Which element types an elementwise op takes: StableHLO's `(I1)` of each op, without complex and quantized types.
@@ -117,6 +118,69 @@ pub(crate) fn unary_type(op: UnaryOp, operands: &[&TensorType]) -> Inferred {
     Ok(vec![if op == UnaryOp::IsFinite { x.with_dtype(DType::Bool) } else { x.clone() }])
 }
 
+pub(crate) fn eval_unary(op: UnaryOp, x: &Tensor, ty: &TensorType) -> Tensor {
+    match x.elements() {
+        Elements::Float(elements) if op == UnaryOp::IsFinite => {
+            Tensor::from_ints(ty.clone(), elements.iter().map(|x| i128::from(x.is_finite())).collect())
+        }
+        Elements::Float(elements) => {
+            let f = unary_float(op);
+            Tensor::from_floats(ty.clone(), elements.iter().map(|&x| f(x)).collect())
+        }
+        Elements::Int(elements) => {
+            let f = unary_int(op, ty.dtype);
+            Tensor::from_ints(ty.clone(), elements.iter().map(|&x| f(x)).collect())
+        }
+    }
+}
+
+fn unary_float(op: UnaryOp) -> fn(f64) -> f64 {
+    match op {
+        UnaryOp::Abs => f64::abs,
+        UnaryOp::Negate => |x| -x,
+        // `signum` of a zero is 1.
+        UnaryOp::Sign => |x| if x == 0.0 { x } else { x.signum() },
+        UnaryOp::Exponential => f64::exp,
+        UnaryOp::ExponentialMinusOne => f64::exp_m1,
+        UnaryOp::Log => f64::ln,
+        UnaryOp::LogPlusOne => f64::ln_1p,
+        UnaryOp::Logistic => |x| 1.0 / (1.0 + (-x).exp()),
+        UnaryOp::Tanh => f64::tanh,
+        UnaryOp::Sine => f64::sin,
+        UnaryOp::Cosine => f64::cos,
+        UnaryOp::Sqrt => f64::sqrt,
+        UnaryOp::Rsqrt => |x| 1.0 / x.sqrt(),
+        UnaryOp::Floor => f64::floor,
+        UnaryOp::Ceil => f64::ceil,
+        UnaryOp::RoundNearestEven => f64::round_ties_even,
+        UnaryOp::Not | UnaryOp::IsFinite => unreachable!("`{}` does not return floats", op.name()),
+    }
+}
+
+fn unary_int(op: UnaryOp, dtype: DType) -> fn(i128) -> i128 {
+    match op {
+        UnaryOp::Abs => i128::abs,
+        UnaryOp::Negate => |x| -x,
+        UnaryOp::Sign => i128::signum,
+        UnaryOp::Not if dtype == DType::Bool => |x| 1 - x,
+        UnaryOp::Not => |x| !x,
+        UnaryOp::Exponential
+        | UnaryOp::ExponentialMinusOne
+        | UnaryOp::Log
+        | UnaryOp::LogPlusOne
+        | UnaryOp::Logistic
+        | UnaryOp::Tanh
+        | UnaryOp::Sine
+        | UnaryOp::Cosine
+        | UnaryOp::Sqrt
+        | UnaryOp::Rsqrt
+        | UnaryOp::Floor
+        | UnaryOp::Ceil
+        | UnaryOp::RoundNearestEven
+        | UnaryOp::IsFinite => unreachable!("`{}` does not take integers", op.name()),
+    }
+}
+
 words! {
     /// Ops of two operands of one type: `result[i] = f(lhs[i], rhs[i])`.
     ///
@@ -176,6 +240,105 @@ pub(crate) fn binary_type(op: BinaryOp, operands: &[&TensorType]) -> Inferred {
     Ok(vec![lhs.clone()])
 }
 
+pub(crate) fn eval_binary(op: BinaryOp, lhs: &Tensor, rhs: &Tensor) -> Tensor {
+    let ty = lhs.ty();
+    if ty.dtype.is_float() {
+        let f = binary_float(op);
+        Tensor::from_floats(ty.clone(), lhs.floats().iter().zip(rhs.floats()).map(|(&x, &y)| f(x, y)).collect())
+    } else {
+        let pairs = lhs.ints().iter().zip(rhs.ints());
+        Tensor::from_ints(ty.clone(), pairs.map(|(&x, &y)| binary_int(op, ty.dtype, x, y)).collect())
+    }
+}
+
+fn binary_float(op: BinaryOp) -> fn(f64, f64) -> f64 {
+    match op {
+        BinaryOp::Add => |x, y| x + y,
+        BinaryOp::Subtract => |x, y| x - y,
+        BinaryOp::Multiply => |x, y| x * y,
+        BinaryOp::Divide => |x, y| x / y,
+        BinaryOp::Remainder => |x, y| x % y,
+        BinaryOp::Power => f64::powf,
+        BinaryOp::Maximum => maximum,
+        BinaryOp::Minimum => minimum,
+        BinaryOp::Atan2 => f64::atan2,
+        BinaryOp::And
+        | BinaryOp::Or
+        | BinaryOp::Xor
+        | BinaryOp::ShiftLeft
+        | BinaryOp::ShiftRightArithmetic
+        | BinaryOp::ShiftRightLogical => unreachable!("`{}` does not take floats", op.name()),
+    }
+}
+
+/// The greater, 0 being greater than -0; NaN if either is. (IEEE 754-2019, `maximum`.)
+pub(crate) fn maximum(x: f64, y: f64) -> f64 {
+    if x.is_nan() || y.is_nan() {
+        f64::NAN
+    } else if x == y {
+        // Differs from `y` for zeros only.
+        if x.is_sign_negative() { y } else { x }
+    } else {
+        x.max(y)
+    }
+}
+
+/// The lesser, -0 being less than 0; NaN if either is. (IEEE 754-2019, `minimum`.)
+pub(crate) fn minimum(x: f64, y: f64) -> f64 {
+    -maximum(-x, -y)
+}
+
+/// The result before it is wrapped to `dtype`. Booleans are 0 and 1, and 2 counts as true.
+fn binary_int(op: BinaryOp, dtype: DType, x: i128, y: i128) -> i128 {
+    // A negative shift is far too wide a one when read as unsigned, which is what XLA does.
+    let shift = u32::try_from(y).ok().filter(|&y| (y as usize) < dtype.bits());
+    match op {
+        BinaryOp::Add => x + y,
+        BinaryOp::Subtract => x - y,
+        BinaryOp::Multiply => x.wrapping_mul(y),
+        BinaryOp::Divide => x.checked_div(y).unwrap_or(-1),
+        BinaryOp::Remainder => x.checked_rem(y).unwrap_or(x),
+        BinaryOp::Power => power(x, y),
+        BinaryOp::Maximum => x.max(y),
+        BinaryOp::Minimum => x.min(y),
+        BinaryOp::And => x & y,
+        BinaryOp::Or => x | y,
+        BinaryOp::Xor => x ^ y,
+        BinaryOp::ShiftLeft => shift.map_or(0, |shift| x << shift),
+        BinaryOp::ShiftRightArithmetic => {
+            // Unsigned types too have a sign bit here: their first.
+            let bits = 128 - dtype.bits();
+            let signed = x << bits >> bits;
+            shift.map_or(signed >> 127, |shift| signed >> shift)
+        }
+        BinaryOp::ShiftRightLogical => {
+            let unsigned = x & ((1 << dtype.bits()) - 1);
+            shift.map_or(0, |shift| unsigned >> shift)
+        }
+        BinaryOp::Atan2 => unreachable!("`{}` does not take integers", op.name()),
+    }
+}
+
+/// `x ^ y` modulo 2^128, and rounded towards zero where `y` is negative; 0 for a negative power of 0.
+fn power(x: i128, y: i128) -> i128 {
+    if y < 0 {
+        return match x {
+            1 => 1,
+            -1 => 1 - 2 * (y & 1),
+            _ => 0,
+        };
+    }
+    let (mut result, mut square, mut rest) = (1_i128, x, y);
+    while rest > 0 {
+        if rest & 1 == 1 {
+            result = result.wrapping_mul(square);
+        }
+        square = square.wrapping_mul(square);
+        rest >>= 1;
+    }
+    result
+}
+
 words! {
     /// The relation that [`Compare`] tests; every one but `NE` is false where an operand is NaN.
     pub enum ComparisonDirection {
@@ -212,6 +375,29 @@ pub(crate) fn compare_type(_: &Compare, operands: &[&TensorType]) -> Inferred {
     Ok(vec![lhs.with_dtype(DType::Bool)])
 }
 
+pub(crate) fn eval_compare(op: &Compare, lhs: &Tensor, rhs: &Tensor, ty: &TensorType) -> Tensor {
+    fn holds<T: PartialOrd + Copy>(direction: ComparisonDirection) -> fn(T, T) -> bool {
+        match direction {
+            ComparisonDirection::Eq => |x, y| x == y,
+            ComparisonDirection::Ne => |x, y| x != y,
+            ComparisonDirection::Ge => |x, y| x >= y,
+            ComparisonDirection::Gt => |x, y| x > y,
+            ComparisonDirection::Le => |x, y| x <= y,
+            ComparisonDirection::Lt => |x, y| x < y,
+        }
+    }
+    fn compare<T: PartialOrd + Copy>(direction: ComparisonDirection, lhs: &[T], rhs: &[T]) -> Vec<i128> {
+        let holds = holds(direction);
+        lhs.iter().zip(rhs).map(|(&x, &y)| i128::from(holds(x, y))).collect()
+    }
+    let elements = if lhs.ty().dtype.is_float() {
+        compare(op.direction, lhs.floats(), rhs.floats())
+    } else {
+        compare(op.direction, lhs.ints(), rhs.ints())
+    };
+    Tensor::from_ints(ty.clone(), elements)
+}
+
 /// `select`: `result[i] = pred[i] ? on_true[i] : on_false[i]`; a scalar `pred` decides for all elements.
 ///
 /// *Constraints*: (I1) `pred` is of booleans. (C1) `pred` is a scalar or has the shape of `on_true`. (C2) `on_true`,
@@ -230,6 +416,17 @@ pub(crate) fn select_type(operands: &[&TensorType]) -> Inferred {
         "`on_true` and `on_false` must have the same type, found {on_true} and {on_false}"
     );
     Ok(vec![on_true.clone()])
+}
+
+pub(crate) fn eval_select(pred: &Tensor, on_true: &Tensor, on_false: &Tensor) -> Tensor {
+    if pred.ty().rank() == 0 {
+        return if pred.is_true() { on_true.clone() } else { on_false.clone() };
+    }
+    let chosen =
+        |wanted: bool| pred.ints().iter().enumerate().filter(move |&(_, &pred)| (pred != 0) == wanted).map(|(i, _)| i);
+    let mut result = on_false.clone();
+    result.put(chosen(true), on_true, chosen(true));
+    result
 }
 
 /// `clamp`: `result[i] = minimum(maximum(operand[i], min[i]), max[i])`; operands are `min`, `operand`, `max`, and the
@@ -254,6 +451,23 @@ pub(crate) fn clamp_type(operands: &[&TensorType]) -> Inferred {
     Ok(vec![x.clone()])
 }
 
+pub(crate) fn eval_clamp(min: &Tensor, x: &Tensor, max: &Tensor) -> Tensor {
+    fn limit<T: Copy>(min: &[T], x: &[T], max: &[T], f: impl Fn(T, T, T) -> T) -> Vec<T> {
+        // A scalar is the limit of every element.
+        let at = |limit: &[T], i: usize| limit[i % limit.len()];
+        x.iter().enumerate().map(|(i, &x)| f(at(min, i), x, at(max, i))).collect()
+    }
+    let ty = x.ty().clone();
+    if ty.dtype.is_float() {
+        let f = |min, x, max| minimum(maximum(x, min), max);
+        Tensor::from_floats(ty, limit(min.floats(), x.floats(), max.floats(), f))
+    } else {
+        // Not `clamp`, which panics if the limits are the wrong way round.
+        let f = |min: i128, x: i128, max: i128| x.max(min).min(max);
+        Tensor::from_ints(ty, limit(min.ints(), x.ints(), max.ints(), f))
+    }
+}
+
 attributes! {
     /// `result[i] = operand[i]` in another element type.
     ///
@@ -269,6 +483,37 @@ attributes! {
 pub(crate) fn convert_type(op: &Convert, operands: &[&TensorType]) -> Inferred {
     let [x] = arity(operands)?;
     Ok(vec![x.with_dtype(op.dtype)])
+}
+
+pub(crate) fn eval_convert(x: &Tensor, ty: &TensorType) -> Tensor {
+    match x.elements() {
+        Elements::Float(elements) if ty.dtype.is_float() => Tensor::from_floats(ty.clone(), elements.clone()),
+        Elements::Float(elements) if ty.dtype == DType::Bool => {
+            Tensor::from_ints(ty.clone(), elements.iter().map(|&x| i128::from(x != 0.0)).collect())
+        }
+        Elements::Float(elements) => {
+            let (least, greatest) = int_range(ty.dtype);
+            // `as` goes towards zero and to the nearest end, and takes NaN to 0.
+            Tensor::from_ints(ty.clone(), elements.iter().map(|&x| (x as i128).clamp(least, greatest)).collect())
+        }
+        Elements::Int(elements) if ty.dtype.is_float() => {
+            Tensor::from_floats(ty.clone(), elements.iter().map(|&x| int_to_float(x, ty.dtype)).collect())
+        }
+        Elements::Int(elements) => Tensor::from_ints(ty.clone(), elements.clone()),
+    }
+}
+
+/// The f64 that rounds to the number of `dtype` nearest to `x`: for types narrower than f64, an integer of more than 53
+/// bits keeps in its last bit whether something was cut off, as a nearest f64 would be rounded a second time.
+fn int_to_float(x: i128, dtype: DType) -> f64 {
+    let bits = 128 - x.unsigned_abs().leading_zeros();
+    if bits <= 53 || dtype == DType::F64 {
+        return x as f64;
+    }
+    let cut = bits - 53;
+    let kept = x >> cut;
+    let odd = kept | i128::from(kept << cut != x);
+    odd as f64 * f64::from(cut).exp2()
 }
 
 attributes! {
@@ -292,6 +537,11 @@ pub(crate) fn bitcast_convert_type(op: &BitcastConvert, operands: &[&TensorType]
         op.dtype
     );
     Ok(vec![x.with_dtype(op.dtype)])
+}
+
+pub(crate) fn eval_bitcast_convert(x: &Tensor, ty: &TensorType) -> Tensor {
+    let bits = crate::Literal::from_bytes(ty.clone(), x.to_literal().into_bytes());
+    Tensor::from(&bits.expect("both types have the same width"))
 }
 
 macro_rules! unary_methods {

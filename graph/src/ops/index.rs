@@ -4,6 +4,9 @@ use crate::attributes::{attributes, words};
 use crate::builder::Value;
 use crate::dtype::TensorType;
 use crate::error::{Violation, require};
+use crate::eval::{Offsets, Tensor, at, strides};
+use crate::ops::elementwise::{maximum, minimum};
+use crate::ops::shape::position;
 use crate::ops::{Inferred, Op, arity, is_sorted, is_unique};
 
 attributes! {
@@ -60,6 +63,24 @@ pub(crate) fn dynamic_slice_type(op: &DynamicSlice, operands: &[&TensorType]) ->
     Ok(vec![x.with_shape(sizes.clone())])
 }
 
+pub(crate) fn eval_dynamic_slice(x: &Tensor, start: &[&Tensor], ty: &TensorType) -> Tensor {
+    let along = strides(&x.ty().shape);
+    x.pick(ty, Offsets::new(&ty.shape, &along, block_start(x, start, &ty.shape)))
+}
+
+/// Where a block of `sizes` begins whose start indices are limited so that it lies within `x`.
+fn block_start(x: &Tensor, start: &[&Tensor], sizes: &[usize]) -> usize {
+    let limits = x.ty().shape.iter().zip(sizes).map(|(limit, size)| limit - size);
+    let start: Vec<usize> = start.iter().zip(limits).map(|(start, limit)| limited(start.ints()[0], limit)).collect();
+    position(&start, &strides(&x.ty().shape))
+}
+
+/// `index` within `0 ..= limit`.
+fn limited(index: i128, limit: usize) -> usize {
+    // Whatever does not fit a usize is either negative or beyond the limit.
+    if index < 0 { 0 } else { usize::try_from(index).unwrap_or(limit).min(limit) }
+}
+
 /// `dynamic_update_slice`: the operand with `update` written at `start`, limited as in `dynamic_slice`. The operands
 /// are `operand`, `update` and a scalar start index for each dimension.
 ///
@@ -80,6 +101,14 @@ pub(crate) fn dynamic_update_slice_type(operands: &[&TensorType]) -> Inferred {
         "an update of {update} does not lie within {x}"
     );
     Ok(vec![(*x).clone()])
+}
+
+pub(crate) fn eval_dynamic_update_slice(x: &Tensor, update: &Tensor, start: &[&Tensor]) -> Tensor {
+    let sizes = &update.ty().shape;
+    let along = strides(&x.ty().shape);
+    let mut result = x.clone();
+    result.put(Offsets::new(sizes, &along, block_start(x, start, sizes)), update, 0..update.ty().num_elements());
+    result
 }
 
 attributes! {
@@ -232,6 +261,75 @@ pub(crate) fn gather_type(op: &Gather, operands: &[&TensorType]) -> Inferred {
     Ok(vec![x.with_shape(shape)])
 }
 
+pub(crate) fn eval_gather(op: &Gather, x: &Tensor, indices: &Tensor, ty: &TensorType) -> Tensor {
+    let mut result = Tensor::zeros(ty.clone());
+    let shape = &x.ty().shape;
+    let along = strides(shape);
+    let spread: Vec<usize> = (0..shape.len())
+        .filter(|d| !op.collapsed_slice_dims.contains(d) && !op.operand_batching_dims.contains(d))
+        .collect();
+    let block: Vec<usize> = Offsets::new(&at(&op.slice_sizes, &spread), &at(&along, &spread), 0).collect();
+    let places = Places::new(
+        x.ty(),
+        indices.ty(),
+        &op.operand_batching_dims,
+        &op.start_indices_batching_dims,
+        op.index_vector_dim,
+    );
+    let result_strides = strides(&ty.shape);
+    let batch_dims: Vec<usize> = (0..ty.rank()).filter(|d| !op.offset_dims.contains(d)).collect();
+    let block_targets: Vec<usize> =
+        Offsets::new(&at(&ty.shape, &op.offset_dims), &at(&result_strides, &op.offset_dims), 0).collect();
+    let batch_targets = Offsets::new(&at(&ty.shape, &batch_dims), &at(&result_strides, &batch_dims), 0);
+    for (target, (vector, batch)) in batch_targets.zip(places.iter()) {
+        let mut start = batch;
+        for (k, &d) in op.start_index_map.iter().enumerate() {
+            let index = indices.ints()[vector + k * places.vector_stride];
+            start += limited(index, shape[d] - op.slice_sizes[d]) * along[d] as usize;
+        }
+        result.put(block_targets.iter().map(|block| target + block), x, block.iter().map(|block| start + block));
+    }
+    result
+}
+
+/// Where index vectors lie in a tensor of indices, and the operand's batching dimensions that go along with them.
+struct Places {
+    /// The offset of each index vector, in the order of the batch.
+    vectors: Vec<usize>,
+    /// For each of them, the offset in the operand that its batching dimensions make.
+    batches: Vec<usize>,
+    /// The distance of an index vector's elements.
+    vector_stride: usize,
+}
+
+impl Places {
+    fn new(
+        x: &TensorType,
+        indices: &TensorType,
+        batching: &[usize],
+        indices_batching: &[usize],
+        index_vector_dim: usize,
+    ) -> Places {
+        let (x_strides, along) = (strides(&x.shape), strides(&indices.shape));
+        let batch: Vec<usize> = (0..indices.rank()).filter(|&d| d != index_vector_dim).collect();
+        let x_along: Vec<isize> = batch
+            .iter()
+            .map(|d| indices_batching.iter().position(|i| i == d).map_or(0, |i| x_strides[batching[i]]))
+            .collect();
+        let sizes = at(&indices.shape, &batch);
+        Places {
+            vectors: Offsets::new(&sizes, &at(&along, &batch), 0).collect(),
+            batches: Offsets::new(&sizes, &x_along, 0).collect(),
+            vector_stride: along.get(index_vector_dim).map_or(0, |&stride| stride as usize),
+        }
+    }
+
+    /// The offset of each index vector in the indices, and of its batch in the operand.
+    fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.vectors.iter().copied().zip(self.batches.iter().copied())
+    }
+}
+
 words! {
     /// How [`Scatter`] combines an update with what is there.
     pub enum ScatterOp {
@@ -255,7 +353,8 @@ attributes! {
     /// For an update index `u`, `batch = u` without `update_window_dims`, and `window = u` at `update_window_dims`.
     /// The start is the vector at `scatter_indices[batch]` (its elements along `index_vector_dim`), spread over
     /// `scatter_dims_to_operand_dims`; batching dimensions take the batch's index. The element at `start + window` is
-    /// combined with `updates[u]`, unless it lies outside of the operand: then the update is dropped.
+    /// combined with `updates[u]`. A block that does not lie within the operand is dropped as a whole: so does XLA,
+    /// while StableHLO's specification drops only the elements that lie outside.
     ///
     /// *Constraints*: (I1) `scatter_indices` is of integers. (C2) `update_window_dims`, `inserted_window_dims` and
     /// `input_batching_dims` together are as many as the operand's dimensions. (C4) the shape of `updates`: the batch's
@@ -375,6 +474,61 @@ pub(crate) fn scatter_type(op: &Scatter, operands: &[&TensorType]) -> Inferred {
     });
     require!(fits && batch.next().is_none(), "C4", "{updates} are not blocks for the positions {indices} of {x}");
     Ok(vec![x.clone()])
+}
+
+pub(crate) fn eval_scatter(op: &Scatter, x: &Tensor, indices: &Tensor, updates: &Tensor) -> Tensor {
+    let shape = &x.ty().shape;
+    let along = strides(shape);
+    let spread: Vec<usize> = (0..shape.len())
+        .filter(|d| !op.inserted_window_dims.contains(d) && !op.input_batching_dims.contains(d))
+        .collect();
+    let sizes = at(&updates.ty().shape, &op.update_window_dims);
+    let mut block_sizes = vec![1; shape.len()];
+    spread.iter().zip(&sizes).for_each(|(&d, &size)| block_sizes[d] = size);
+    let block: Vec<usize> = Offsets::new(&sizes, &at(&along, &spread), 0).collect();
+    let places = Places::new(
+        x.ty(),
+        indices.ty(),
+        &op.input_batching_dims,
+        &op.scatter_indices_batching_dims,
+        op.index_vector_dim,
+    );
+    let update_strides = strides(&updates.ty().shape);
+    let batch_dims: Vec<usize> = (0..updates.ty().rank()).filter(|d| !op.update_window_dims.contains(d)).collect();
+    let block_sources: Vec<usize> = Offsets::new(&sizes, &at(&update_strides, &op.update_window_dims), 0).collect();
+    let batch_sources = Offsets::new(&at(&updates.ty().shape, &batch_dims), &at(&update_strides, &batch_dims), 0);
+    let mut pairs = Vec::with_capacity(updates.ty().num_elements());
+    for (source, (vector, batch)) in batch_sources.zip(places.iter()) {
+        let start = op.scatter_dims_to_operand_dims.iter().enumerate().try_fold(batch, |start, (k, &d)| {
+            let index = usize::try_from(indices.ints()[vector + k * places.vector_stride]).ok()?;
+            (index.checked_add(block_sizes[d])? <= shape[d]).then(|| start + index * along[d] as usize)
+        });
+        let Some(start) = start else { continue };
+        pairs.extend(block.iter().zip(&block_sources).map(|(ours, theirs)| (start + ours, source + theirs)));
+    }
+    if x.ty().dtype.is_float() {
+        let f: fn(f64, f64) -> f64 = match op.update_computation {
+            ScatterOp::Add => |x, y| x + y,
+            ScatterOp::Multiply => |x, y| x * y,
+            ScatterOp::Maximum => maximum,
+            ScatterOp::Minimum => minimum,
+            ScatterOp::Replace => |_, y| y,
+        };
+        let (mut result, updates) = (x.floats().to_vec(), updates.floats());
+        pairs.into_iter().for_each(|(i, j)| result[i] = f(result[i], updates[j]));
+        Tensor::from_floats(x.ty().clone(), result)
+    } else {
+        let f: fn(i128, i128) -> i128 = match op.update_computation {
+            ScatterOp::Add => i128::wrapping_add,
+            ScatterOp::Multiply => i128::wrapping_mul,
+            ScatterOp::Maximum => i128::max,
+            ScatterOp::Minimum => i128::min,
+            ScatterOp::Replace => |_, y| y,
+        };
+        let (mut result, updates) = (x.ints().to_vec(), updates.ints());
+        pairs.into_iter().for_each(|(i, j)| result[i] = f(result[i], updates[j]));
+        Tensor::from_ints(x.ty().clone(), result)
+    }
 }
 
 impl<'g> Value<'g> {

@@ -4,6 +4,8 @@ use crate::attributes::{attributes, words};
 use crate::builder::Value;
 use crate::dtype::{DType, TensorType};
 use crate::error::require;
+use crate::eval::{Elements, Offsets, Tensor, at, int_range, strides};
+use crate::ops::elementwise::{maximum, minimum};
 use crate::ops::{Inferred, Op, arity, is_unique};
 
 words! {
@@ -54,6 +56,39 @@ pub(crate) fn reduce_type(op: &Reduce, operands: &[&TensorType]) -> Inferred {
     Ok(vec![x.with_shape(shape)])
 }
 
+pub(crate) fn eval_reduce(op: &Reduce, x: &Tensor, ty: &TensorType) -> Tensor {
+    let shape = &x.ty().shape;
+    let kept: Vec<usize> = (0..shape.len()).filter(|d| !op.dimensions.contains(d)).collect();
+    let mut along = vec![0; shape.len()];
+    kept.iter().zip(strides(&ty.shape)).for_each(|(&d, stride)| along[d] = stride);
+    let targets = Offsets::new(shape, &along, 0);
+    if ty.dtype.is_float() {
+        let (neutral, f): (f64, fn(f64, f64) -> f64) = match op.op {
+            ReduceOp::Add => (0.0, |x, y| x + y),
+            ReduceOp::Multiply => (1.0, |x, y| x * y),
+            ReduceOp::Maximum => (f64::NEG_INFINITY, maximum),
+            ReduceOp::Minimum => (f64::INFINITY, minimum),
+            ReduceOp::And | ReduceOp::Or => unreachable!("`{}` does not take floats", op.op.name()),
+        };
+        let mut result = vec![neutral; ty.num_elements()];
+        targets.zip(x.floats()).for_each(|(i, &x)| result[i] = f(result[i], x));
+        Tensor::from_floats(ty.clone(), result)
+    } else {
+        let (least, greatest) = int_range(ty.dtype);
+        let (neutral, f): (i128, fn(i128, i128) -> i128) = match op.op {
+            ReduceOp::Add => (0, i128::wrapping_add),
+            ReduceOp::Multiply => (1, i128::wrapping_mul),
+            ReduceOp::Maximum => (least, i128::max),
+            ReduceOp::Minimum => (greatest, i128::min),
+            ReduceOp::And => (-1, |x, y| x & y),
+            ReduceOp::Or => (0, |x, y| x | y),
+        };
+        let mut result = vec![neutral; ty.num_elements()];
+        targets.zip(x.ints()).for_each(|(i, &x)| result[i] = f(result[i], x));
+        Tensor::from_ints(ty.clone(), result)
+    }
+}
+
 attributes! {
     /// `result[i] = the least j for which operand[i, j] is greatest`, `j` running over `dimension`; a NaN counts as
     /// greatest, and the first of several wins.
@@ -81,6 +116,32 @@ pub(crate) fn argmax_type(op: &Argmax, operands: &[&TensorType]) -> Inferred {
     let mut shape = x.shape.clone();
     shape.remove(*dimension);
     Ok(vec![TensorType::new(*index_dtype, shape)])
+}
+
+pub(crate) fn eval_argmax(op: &Argmax, x: &Tensor, ty: &TensorType) -> Tensor {
+    let lines = lines(&x.ty().shape, op.dimension);
+    let first_greatest = |line: &Vec<usize>| -> i128 {
+        let found = match x.elements() {
+            Elements::Float(x) => greatest(line, |i, j| x[i] > x[j] || (x[i].is_nan() && !x[j].is_nan())),
+            Elements::Int(x) => greatest(line, |i, j| x[i] > x[j]),
+        };
+        found as i128
+    };
+    Tensor::from_ints(ty.clone(), lines.iter().map(first_greatest).collect())
+}
+
+/// The position in `line` of the first element that no other one beats.
+fn greatest(line: &[usize], beats: impl Fn(usize, usize) -> bool) -> usize {
+    (1..line.len()).fold(0, |best, i| if beats(line[i], line[best]) { i } else { best })
+}
+
+/// The offsets of the elements along `dimension`, for each index of the other dimensions in row-major order.
+fn lines(shape: &[usize], dimension: usize) -> Vec<Vec<usize>> {
+    let all = strides(shape);
+    let others: Vec<usize> = (0..shape.len()).filter(|&d| d != dimension).collect();
+    Offsets::new(&at(shape, &others), &at(&all, &others), 0)
+        .map(|start| Offsets::new(&[shape[dimension]], &[all[dimension]], start).collect())
+        .collect()
 }
 
 words! {
@@ -121,6 +182,27 @@ pub(crate) fn sort_type(op: &Sort, operands: &[&TensorType]) -> Inferred {
     require!(op.dimension < first.rank(), "C4", "{first} has no dimension {}", op.dimension);
     require!(first.dtype != DType::Bool, "C5", "booleans have no order; found {first}");
     Ok(operands.iter().map(|&x| x.clone()).collect())
+}
+
+pub(crate) fn eval_sort(op: &Sort, operands: &[&Tensor]) -> Vec<Tensor> {
+    let keys = operands[0];
+    let compare = |&i: &usize, &j: &usize| match keys.elements() {
+        Elements::Float(keys) => keys[i].total_cmp(&keys[j]),
+        Elements::Int(keys) => keys[i].cmp(&keys[j]),
+    };
+    let mut results: Vec<Tensor> = operands.iter().map(|&x| x.clone()).collect();
+    for line in lines(&keys.ty().shape, op.dimension) {
+        let mut sorted = line.clone();
+        match op.direction {
+            SortDirection::Ascending => sorted.sort_by(compare),
+            // Equal elements keep their order, so this is not the ascending order reversed.
+            SortDirection::Descending => sorted.sort_by(|i, j| compare(j, i)),
+        }
+        for (result, x) in results.iter_mut().zip(operands) {
+            result.put(line.iter().copied(), x, sorted.iter().copied());
+        }
+    }
+    results
 }
 
 macro_rules! reduce_methods {

@@ -4,6 +4,7 @@ use crate::attributes::attributes;
 use crate::builder::Value;
 use crate::dtype::TensorType;
 use crate::error::require;
+use crate::eval::{Offsets, Tensor, at, strides};
 use crate::literal::Literal;
 use crate::ops::{Inferred, Op, arity, is_unique};
 
@@ -20,6 +21,10 @@ attributes! {
 pub(crate) fn constant_type(op: &Constant, operands: &[&TensorType]) -> Inferred {
     let [] = arity(operands)?;
     Ok(vec![op.value.ty().clone()])
+}
+
+pub(crate) fn eval_constant(op: &Constant) -> Tensor {
+    Tensor::from(&op.value)
 }
 
 attributes! {
@@ -40,6 +45,18 @@ pub(crate) fn iota_type(op: &Iota, operands: &[&TensorType]) -> Inferred {
     require!(output.dtype != crate::DType::Bool, "I1", "the output must be of integers or floats, found {output}");
     require!(*iota_dimension < output.rank(), "C1", "{output} has no dimension {iota_dimension}");
     Ok(vec![output.clone()])
+}
+
+pub(crate) fn eval_iota(op: &Iota) -> Tensor {
+    let Iota { iota_dimension, output: ty } = op;
+    let mut along = vec![0; ty.rank()];
+    along[*iota_dimension] = 1;
+    let counts = Offsets::new(&ty.shape, &along, 0);
+    if ty.dtype.is_float() {
+        Tensor::from_floats(ty.clone(), counts.map(|i| i as f64).collect())
+    } else {
+        Tensor::from_ints(ty.clone(), counts.map(|i| i as i128).collect())
+    }
 }
 
 attributes! {
@@ -79,6 +96,17 @@ pub(crate) fn broadcast_in_dim_type(op: &BroadcastInDim, operands: &[&TensorType
         );
     }
     Ok(vec![x.with_shape(shape.clone())])
+}
+
+pub(crate) fn eval_broadcast_in_dim(op: &BroadcastInDim, x: &Tensor, ty: &TensorType) -> Tensor {
+    let x_strides = strides(&x.ty().shape);
+    let mut along = vec![0; ty.rank()];
+    for (i, &d) in op.broadcast_dimensions.iter().enumerate() {
+        if x.ty().shape[i] != 1 {
+            along[d] = x_strides[i];
+        }
+    }
+    x.pick(ty, Offsets::new(&ty.shape, &along, 0))
 }
 
 attributes! {
@@ -126,6 +154,11 @@ pub(crate) fn transpose_type(op: &Transpose, operands: &[&TensorType]) -> Inferr
     Ok(vec![x.with_shape(permutation.iter().map(|&d| x.shape[d]).collect::<Vec<_>>())])
 }
 
+pub(crate) fn eval_transpose(op: &Transpose, x: &Tensor, ty: &TensorType) -> Tensor {
+    let along = at(&strides(&x.ty().shape), &op.permutation);
+    x.pick(ty, Offsets::new(&ty.shape, &along, 0))
+}
+
 attributes! {
     /// `result[i] = operand[j]` with `j[d] = size[d] - 1 - i[d]` for the listed dimensions, else `i[d]`.
     ///
@@ -142,6 +175,17 @@ pub(crate) fn reverse_type(op: &Reverse, operands: &[&TensorType]) -> Inferred {
     require!(is_unique(dimensions), "C2", "dimensions are listed twice: {dimensions:?}");
     require!(dimensions.iter().all(|&d| d < x.rank()), "C3", "{x} does not have the dimensions {dimensions:?}");
     Ok(vec![x.clone()])
+}
+
+pub(crate) fn eval_reverse(op: &Reverse, x: &Tensor) -> Tensor {
+    let ty = x.ty();
+    let mut along = strides(&ty.shape);
+    let mut last = 0;
+    for &d in &op.dimensions {
+        last += along[d] as usize * ty.shape[d].saturating_sub(1);
+        along[d] = -along[d];
+    }
+    x.pick(ty, Offsets::new(&ty.shape, &along, last))
 }
 
 attributes! {
@@ -182,6 +226,18 @@ pub(crate) fn slice_type(op: &Slice, operands: &[&TensorType]) -> Inferred {
     Ok(vec![x.with_shape(shape)])
 }
 
+pub(crate) fn eval_slice(op: &Slice, x: &Tensor, ty: &TensorType) -> Tensor {
+    let x_strides = strides(&x.ty().shape);
+    let start = position(&op.start_indices, &x_strides);
+    let along: Vec<isize> = x_strides.iter().zip(&op.strides).map(|(&x, &stride)| x * stride as isize).collect();
+    x.pick(ty, Offsets::new(&ty.shape, &along, start))
+}
+
+/// Where the element at `index` lies.
+pub(crate) fn position(index: &[usize], strides: &[isize]) -> usize {
+    index.iter().zip(strides).map(|(&i, &stride)| i * stride as usize).sum()
+}
+
 attributes! {
     /// The operands one after another along a dimension.
     ///
@@ -208,6 +264,18 @@ pub(crate) fn concatenate_type(op: &Concatenate, operands: &[&TensorType]) -> In
         shape[dimension] += x.shape[dimension];
     }
     Ok(vec![first.with_shape(shape)])
+}
+
+pub(crate) fn eval_concatenate(op: &Concatenate, operands: &[&Tensor], ty: &TensorType) -> Tensor {
+    let along = strides(&ty.shape);
+    let mut result = Tensor::zeros(ty.clone());
+    let mut start = 0;
+    for x in operands {
+        let shape = &x.ty().shape;
+        result.put(Offsets::new(shape, &along, start), x, 0..x.ty().num_elements());
+        start += shape[op.dimension] * along[op.dimension] as usize;
+    }
+    result
 }
 
 attributes! {
@@ -249,6 +317,29 @@ pub(crate) fn pad_type(op: &Pad, operands: &[&TensorType]) -> Inferred {
         shape.push(padded);
     }
     Ok(vec![x.with_shape(shape)])
+}
+
+pub(crate) fn eval_pad(op: &Pad, x: &Tensor, value: &Tensor, ty: &TensorType) -> Tensor {
+    let (x_strides, along) = (strides(&x.ty().shape), strides(&ty.shape));
+    // The block of the operand that is not cut off: its first index and sizes, and where its first element goes.
+    let (mut first, mut block, mut target) = (vec![], vec![], vec![]);
+    for (d, (&size, &limit)) in x.ty().shape.iter().zip(&ty.shape).enumerate() {
+        let (low, step) = (op.edge_padding_low[d], op.interior_padding[d] + 1);
+        let kept: Vec<usize> = (0..size).filter(|&i| (0..limit as i64).contains(&(low + i as i64 * step))).collect();
+        let start = kept.first().copied().unwrap_or(0);
+        first.push(start);
+        block.push(kept.len());
+        target.push(if kept.is_empty() { 0 } else { (low + start as i64 * step) as usize });
+    }
+    let steps: Vec<isize> =
+        along.iter().zip(&op.interior_padding).map(|(&along, &interior)| along * (interior as isize + 1)).collect();
+    let mut result = value.pick(ty, std::iter::repeat_n(0, ty.num_elements()));
+    result.put(
+        Offsets::new(&block, &steps, position(&target, &along)),
+        x,
+        Offsets::new(&block, &x_strides, position(&first, &x_strides)),
+    );
+    result
 }
 
 impl<'g> Value<'g> {
