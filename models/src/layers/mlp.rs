@@ -1,0 +1,59 @@
+//! Activation functions and the gated feed-forward layer.
+
+use std::f64::consts::FRAC_2_PI;
+
+use lmc_graph::{DType, Value};
+
+use crate::layers::linear::{Linear, linear};
+use crate::scope::{Dimension, Scope};
+
+/// The sizes of a gated feed-forward layer and how it starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SwiGlu {
+    /// The last dimension of the operand and of the result.
+    pub hidden: Dimension,
+    /// What lies between.
+    pub intermediate: Dimension,
+    /// The standard deviation of the initial weights of `gate_proj` and `up_proj`.
+    pub std: f64,
+    /// The standard deviation of the initial weight of `down_proj`, which writes to the residual stream.
+    pub residual_std: f64,
+    /// Whether the three products have biases.
+    pub bias: bool,
+}
+
+/// `down_proj(silu(gate_proj(x)) * up_proj(x))` (Shazeer 2020, eq. 6).
+///
+/// # Panics
+/// As [`linear`].
+#[track_caller]
+pub fn swiglu<'g>(scope: &Scope<'g>, x: Value<'g>, layer: &SwiGlu) -> Value<'g> {
+    let widen = Linear { input: layer.hidden, output: layer.intermediate, std: layer.std, bias: layer.bias };
+    let narrow = Linear { input: layer.intermediate, output: layer.hidden, std: layer.residual_std, bias: layer.bias };
+    let gate = scope.sub("gate_proj", |scope| linear(scope, x, &widen));
+    let up = scope.sub("up_proj", |scope| linear(scope, x, &widen));
+    let gated = silu(gate) * up;
+    scope.sub("down_proj", |scope| linear(scope, gated, &narrow))
+}
+
+/// `x / (1 + e^-x)`, computed in f32 and rounded once.
+#[track_caller]
+fn silu(x: Value<'_>) -> Value<'_> {
+    let wide = x.convert(DType::F32);
+    (wide * wide.logistic()).convert(x.dtype())
+}
+
+/// `x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`, GPT-2's activation (Hendrycks and Gimpel 2016, section 2), computed in
+/// f32 and rounded once.
+#[track_caller]
+pub fn gelu_new(x: Value<'_>) -> Value<'_> {
+    let wide = x.convert(DType::F32);
+    let inner = (wide + wide * wide * wide * 0.044715) * FRAC_2_PI.sqrt();
+    (wide * 0.5 * (inner.tanh() + 1.0)).convert(x.dtype())
+}
+
+/// `max(x, 0)`.
+#[track_caller]
+pub fn relu(x: Value<'_>) -> Value<'_> {
+    x.maximum(x.full_like(0.0))
+}

@@ -1,0 +1,136 @@
+//! Where a model declares its parameters: a path, and the function under construction.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use lmc_graph::{Builder, DType, Value};
+
+use crate::params::{Init, ParamSpec, Params};
+
+/// The element type in which layers compute. Parameters, norms, softmax, logits and the loss are f32 in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 throughout.
+    Float32,
+    /// Activations and products in bfloat16; weights are rounded where they are used.
+    BFloat16,
+}
+
+impl Precision {
+    /// The element type of activations and of the operands of products.
+    pub fn compute_dtype(self) -> DType {
+        match self {
+            Precision::Float32 => DType::F32,
+            Precision::BFloat16 => DType::BF16,
+        }
+    }
+}
+
+/// A dimension of a parameter: its logical name and its size.
+pub type Dimension = (&'static str, usize);
+
+/// A place in a model: parameters declared here have its path before their names, and nodes made here have the path as
+/// their location.
+///
+/// A parameter is added to the function where it is first used; a second use of the same path, as of tied embeddings,
+/// gives the same value.
+#[derive(Clone, Debug)]
+pub struct Scope<'g> {
+    builder: Builder<'g>,
+    precision: Precision,
+    path: String,
+    declared: Rc<RefCell<Params<(ParamSpec, Value<'g>)>>>,
+}
+
+impl<'g> Scope<'g> {
+    /// The root of a model without parameters so far.
+    pub fn new(builder: Builder<'g>, precision: Precision) -> Scope<'g> {
+        Scope { builder, precision, path: String::new(), declared: Rc::default() }
+    }
+
+    /// The function under construction.
+    pub fn builder(&self) -> Builder<'g> {
+        self.builder
+    }
+
+    /// The precision of the layers.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The element type of activations.
+    pub fn compute_dtype(&self) -> DType {
+        self.precision.compute_dtype()
+    }
+
+    /// Runs `body` in the place `name` below this one; `name` may have several components (`layers.0`).
+    pub fn sub<T>(&self, name: &str, body: impl FnOnce(&Scope<'g>) -> T) -> T {
+        let inner = Scope { path: self.path_of(name), ..self.clone() };
+        self.builder.scope(name, || body(&inner))
+    }
+
+    /// The f32 parameter `name` of this place; added to the function at the first use of its path.
+    ///
+    /// # Panics
+    /// If the path was declared before with other dimensions or another initial value, or is declared inside of a
+    /// region, such as the body of a scan: parameters belong to the function, so use it once outside before.
+    #[track_caller]
+    pub fn param(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
+        let (path, spec) = (self.path_of(name), ParamSpec::new(dimensions, init));
+        let mut declared = self.declared.borrow_mut();
+        if let Some((earlier, value)) = declared.get(&path) {
+            assert!(*earlier == spec, "`{path}` was declared before as {earlier:?}, now as {spec:?}");
+            return *value;
+        }
+        let value = self.builder.param(&path, spec.ty.clone());
+        declared.insert(path, (spec, value));
+        value
+    }
+
+    /// [`Scope::param`] in the element type of activations.
+    ///
+    /// # Panics
+    /// As [`Scope::param`].
+    #[track_caller]
+    pub fn weight(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
+        self.param(name, dimensions, init).convert(self.compute_dtype())
+    }
+
+    /// What was declared so far, in the whole model, in the order of first use: the order of the function's parameters.
+    pub fn specs(&self) -> Params<ParamSpec> {
+        self.declared.borrow().map(|_, (spec, _)| spec.clone())
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_declared_once() {
+        let mut specs = Params::new();
+        let func = Builder::build("f", |b| {
+            let scope = Scope::new(b, Precision::BFloat16);
+            let dimensions = [("vocab", 5), ("hidden", 3)];
+            let init = Init::Normal { std: 0.02 };
+            let (tied, again, gain) = scope.sub("model", |scope| {
+                let tied = scope.sub("wte", |scope| scope.param("weight", &dimensions, init));
+                let gain = scope.sub("h.0", |scope| scope.param("gain", &[("hidden", 3)], Init::Ones));
+                (tied, scope.sub("wte", |scope| scope.weight("weight", &dimensions, init)), gain)
+            });
+            specs = scope.specs();
+            assert_eq!((tied.dtype(), again.dtype()), (DType::F32, DType::BF16));
+            vec![again, gain]
+        });
+        let names: Vec<&str> = func.params.iter().map(|param| param.name.as_str()).collect();
+        assert_eq!(names, ["model.wte.weight", "model.h.0.gain"]);
+        assert_eq!(specs.keys().collect::<Vec<_>>(), names);
+        assert_eq!(specs.values().map(|spec| spec.decay).collect::<Vec<_>>(), [true, false]);
+        let node = func.node(func.walk(func.body())[0]);
+        assert_eq!(&*node.location.scope, "model.wte");
+    }
+}
