@@ -106,7 +106,7 @@ pub(crate) fn read<T: AttrValue>(attrs: &[(String, Attr)], name: &str) -> Result
         .iter()
         .find(|(key, _)| key == name)
         .ok_or_else(|| format!("attribute `{name}` is missing; expected {}", T::expected()))?;
-    T::from_attr(attr).ok_or_else(|| format!("attribute `{name}`: expected {}, found {attr:?}", T::expected()))
+    T::from_attr(attr).ok_or_else(|| format!("attribute `{name}`: expected {}, found {attr}", T::expected()))
 }
 
 /// Refuses attributes that the op does not have, and attributes given twice.

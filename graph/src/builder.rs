@@ -84,10 +84,17 @@ impl<'g> Builder<'g> {
     }
 
     /// Lets result number `result` take over the memory of parameter `param`: the caller gives the buffer up.
+    ///
+    /// # Panics
+    /// If `param` is not a parameter of the function.
+    #[track_caller]
     pub fn donate(self, param: Value<'g>, result: usize) {
         let mut func = self.graph.func.borrow_mut();
         let index = func.param_values().iter().position(|&value| value == param.id);
-        let index = index.expect("only a parameter of the function can be donated");
+        let Some(index) = index else {
+            drop(func);
+            panic!("only a parameter of the function can be donated, found {param}");
+        };
         func.params[index].donated_to = Some(result);
     }
 
@@ -131,8 +138,8 @@ impl<'g> Builder<'g> {
     #[track_caller]
     pub fn push(self, op: Op, operands: &[Value<'g>], regions: &[RegionId]) -> Vec<Value<'g>> {
         let location = self.location();
-        for operand in operands {
-            assert!(std::ptr::eq(operand.builder.graph, self.graph), "{operand} is a value of another function");
+        for &operand in operands {
+            self.assert_own(operand);
         }
         let ids: Vec<ValueId> = operands.iter().map(|operand| operand.id).collect();
         let mut func = self.graph.func.borrow_mut();
@@ -144,6 +151,11 @@ impl<'g> Builder<'g> {
             }
         };
         func.node(node).results.iter().map(|&id| Value { builder: self, id }).collect()
+    }
+
+    #[track_caller]
+    fn assert_own(self, value: Value<'g>) {
+        assert!(std::ptr::eq(value.builder.graph, self.graph), "{value} is a value of another function");
     }
 
     /// Appends a node of one result.
@@ -169,6 +181,10 @@ impl<'g> Builder<'g> {
 
     /// Builds a region for a control-flow node: `body` gets its parameters and returns its results, and may use values
     /// around it.
+    ///
+    /// # Panics
+    /// If `body` returns a value of another function.
+    #[track_caller]
     pub fn region(self, params: &[TensorType], body: impl FnOnce(&[Value<'g>]) -> Vec<Value<'g>>) -> RegionId {
         let mut func = self.graph.func.borrow_mut();
         let region = func.add_region();
@@ -176,8 +192,12 @@ impl<'g> Builder<'g> {
             params.iter().map(|ty| Value { builder: self, id: func.add_region_param(region, ty.clone()) }).collect();
         drop(func);
         let outer = self.graph.region.replace(region);
-        let results = body(&params).iter().map(|value| value.id).collect();
+        let results = body(&params);
         self.graph.region.set(outer);
+        for &value in &results {
+            self.assert_own(value);
+        }
+        let results = results.iter().map(|value| value.id).collect();
         self.graph.func.borrow_mut().set_results(region, results);
         region
     }

@@ -149,14 +149,23 @@ impl TensorType {
         self.shape.len()
     }
 
-    /// The number of elements: 1 for a scalar, 0 when a dimension is 0.
+    /// The number of elements: 1 for a scalar, 0 when a dimension is 0. A number beyond `usize`, which only a type that
+    /// is not [addressable](TensorType::is_addressable) has, is given as `usize::MAX`.
     pub fn num_elements(&self) -> usize {
-        self.shape.iter().product()
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().fold(1, |n, &size| usize::saturating_mul(n, size)) }
     }
 
-    /// Bytes of a dense row-major buffer of this type.
+    /// Bytes of a dense row-major buffer of this type, `usize::MAX` if there are more.
     pub fn num_bytes(&self) -> usize {
-        self.num_elements() * self.dtype.size()
+        self.num_elements().saturating_mul(self.dtype.size())
+    }
+
+    /// Whether a buffer of this type can exist: the bytes, and the distances between elements even where a dimension
+    /// is 0, fit an `isize`. Every value of a function has such a type, so arithmetic on its sizes does not overflow.
+    pub fn is_addressable(&self) -> bool {
+        let sizes = self.shape.iter().map(|&size| size.max(1));
+        let bytes = sizes.fold(Some(self.dtype.size()), |bytes: Option<usize>, size| bytes?.checked_mul(size));
+        bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok())
     }
 
     /// The same shape with another element type.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dtype::TensorType;
 use crate::entity::{Arena, NodeId, RegionId, ValueId};
-use crate::error::{TypeError, Violation};
+use crate::error::{TypeError, Violation, require};
 use crate::ops::{Op, RegionTypes};
 
 /// Where in the user's model a node was made.
@@ -93,7 +93,7 @@ pub struct Param {
 /// A graph with parameters and results.
 ///
 /// Entries are only ever added; a node that is not listed in any region is dead and is not printed, evaluated or
-/// lowered ([`crate::dce`] builds a function without them).
+/// lowered ([`dce`](crate::dce::dce) builds a function without them).
 #[derive(Clone, Debug)]
 pub struct Func {
     /// The name, `main` if nobody cares.
@@ -186,11 +186,15 @@ impl Func {
     /// The types of the results of `op` applied to these operands and regions.
     ///
     /// # Errors
-    /// The first broken constraint.
+    /// The first broken constraint; `I0` for a result that no memory could hold.
     pub fn infer(&self, op: &Op, operands: &[ValueId], regions: &[RegionId]) -> Result<Vec<TensorType>, Violation> {
         let operands: Vec<&TensorType> = operands.iter().map(|&value| self.ty(value)).collect();
         let regions: Vec<RegionTypes<'_>> = regions.iter().map(|&region| self.region_types(region)).collect();
-        op.infer(&operands, &regions)
+        let results = op.infer(&operands, &regions)?;
+        for ty in &results {
+            require!(ty.is_addressable(), "I0", "the result {ty} is larger than any memory");
+        }
+        Ok(results)
     }
 
     /// The types of a region's parameters and results.
@@ -254,6 +258,31 @@ impl Func {
     /// A region.
     pub fn region(&self, region: RegionId) -> &Region {
         &self.regions[region]
+    }
+
+    /// The number of nodes, dead ones included.
+    pub(crate) fn num_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The number of regions, dead ones included.
+    pub(crate) fn num_regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// A value's type and definition, or `None` when there is no such value.
+    pub(crate) fn find_value(&self, value: ValueId) -> Option<&ValueData> {
+        self.values.get(value)
+    }
+
+    /// A node, or `None` when there is no such node.
+    pub(crate) fn find_node(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.get(node)
+    }
+
+    /// A region, or `None` when there is no such region.
+    pub(crate) fn find_region(&self, region: RegionId) -> Option<&Region> {
+        self.regions.get(region)
     }
 
     /// The values of the function's parameters.
@@ -324,5 +353,21 @@ impl Func {
             node.results.iter().for_each(|value| inside[value.index()] = true);
         }
         results.iter().for_each(|&value| capture(value, inside, captures));
+    }
+}
+
+/// Ways to break a function, for tests of the verifier.
+#[cfg(test)]
+impl Func {
+    pub(crate) fn value_mut(&mut self, value: ValueId) -> &mut ValueData {
+        &mut self.values[value]
+    }
+
+    pub(crate) fn node_mut(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node]
+    }
+
+    pub(crate) fn region_mut(&mut self, region: RegionId) -> &mut Region {
+        &mut self.regions[region]
     }
 }
