@@ -1,0 +1,295 @@
+//! Every setting of a run, with its meaning, unit and default. This file is the manual of the config.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+use super::model::ModelConfig;
+
+/// A setting that is one of a few words.
+pub trait Choice: Copy + 'static {
+    /// The words and what they mean.
+    const ALL: &'static [(&'static str, Self)];
+}
+
+/// An enum whose variants are words of the config: one table gives parsing, printing and the list in error messages.
+macro_rules! choices {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl Choice for $name {
+            const ALL: &'static [(&'static str, $name)] = &[$(($word, $name::$variant),)*];
+        }
+
+        impl $name {
+            /// The word in the config.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+    };
+}
+pub(crate) use choices;
+
+/// All settings, each with a value: what `Config` gives to read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Settings {
+    /// `[model]`: the architecture and its sizes.
+    pub model: ModelConfig,
+    /// `[data]`: what to train on.
+    pub data: DataConfig,
+    /// `[optimizer]`: how a gradient becomes an update.
+    pub optimizer: OptimizerConfig,
+    /// `[schedule]`: how the learning rate changes over the run. Default: constant, without warm-up.
+    pub schedule: ScheduleConfig,
+    /// `[train]`: how long, how much at a time, and where results go.
+    pub train: TrainConfig,
+    /// `[sample]`: texts to generate when training is done. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleConfig>,
+    /// `[runtime]`: the device.
+    pub runtime: RuntimeConfig,
+}
+
+/// `[data]`: what to train on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DataConfig {
+    /// Training files: a path or a list of paths, `*`, `?`, `[a-z]` and `**` allowed. The files of a pattern are
+    /// sorted; all files together are one stream in the order given. A relative path is looked for in the current
+    /// folder, then beside the config file. Required.
+    pub train: Vec<PathBuf>,
+    /// Held-out files, like `train`. Default: none; a part of `train` is held out instead, see `val_fraction`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub val: Vec<PathBuf>,
+    /// The part of `train` to hold out when `val` is absent, from 0 (none) to less than 1. Documents are drawn by
+    /// `train.seed`; of running text and of token shards it is the end. Default: 0.1 for text, as in nanoGPT's
+    /// character recipe; 0 for token shards, whose validation split is usually a shard of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_fraction: Option<f64>,
+    /// How text becomes tokens: `"char"` or `"byte"`. Default: absent, and the files are token shards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerKind>,
+    /// Whether a text has document bounds: `"lines"` or `"none"`. Default `"none"`: running text.
+    pub documents: Documents,
+    /// What a row of a batch is when `documents = "lines"`. `true`: documents in this epoch's order, end to end, cut
+    /// into rows of `seq_len`: no padding, but a row starts anywhere. `false`: one document a row, padded to `seq_len`
+    /// with masked labels; a longer document takes several rows. Default `false`, which is what short documents such
+    /// as names want. Running text and token shards are always packed.
+    pub packing: bool,
+    /// The order of rows: `"shuffle"` or `"sequential"`. Default `"shuffle"`.
+    pub order: Order,
+    /// The type of a token in raw shards. Default: `"uint16"`, or `"uint32"` when `model.vocab_size` is more than
+    /// 65,536. Shards with the 256-word header tell it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_dtype: Option<TokenDType>,
+}
+
+choices! {
+    /// How text becomes tokens.
+    TokenizerKind {
+        /// The sorted distinct characters of the training text; with `documents = "lines"` the document end follows.
+        Char = "char",
+        /// The 256 bytes of UTF-8, then the document end: 257 tokens.
+        Byte = "byte",
+    }
+}
+
+choices! {
+    /// The document bounds of a text.
+    Documents {
+        /// Every non-empty line is a document, such as a name.
+        Lines = "lines",
+        /// There are none: the files are one running text.
+        None = "none",
+    }
+}
+
+choices! {
+    /// The order of rows.
+    Order {
+        /// Another order every epoch, by `train.seed`; each epoch sees everything once. Windows of a running text also
+        /// begin at another offset every epoch, so that their cuts fall elsewhere.
+        Shuffle = "shuffle",
+        /// Consecutive windows of `seq_len` (or documents in file order), wrapping at the end.
+        Sequential = "sequential",
+    }
+}
+
+choices! {
+    /// The type of a token in a raw shard, little-endian; NumPy's words.
+    TokenDType {
+        /// Two bytes.
+        Uint16 = "uint16",
+        /// Four bytes.
+        Uint32 = "uint32",
+    }
+}
+
+/// `[optimizer]`: how a gradient becomes an update.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OptimizerConfig {
+    /// `"adamw"` or `"adam"`. Default `"adamw"`.
+    pub kind: OptimizerKind,
+    /// The peak learning rate, more than 0. Required: it depends on the model's size.
+    pub learning_rate: f64,
+    /// The decay rates of the two moments, each at least 0 and less than 1. Default `[0.9, 0.95]`, as for GPT-3.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment. Default 1e-8, as in the Adam paper.
+    pub eps: f64,
+    /// Decoupled decay, on matrices only; 0 disables. Default 0.1 for `"adamw"`, as for GPT-3; always 0 for `"adam"`.
+    pub weight_decay: f64,
+    /// Clip gradients to this global norm; 0 disables. Default 1.0, as in nanoGPT.
+    pub grad_clip_norm: f64,
+}
+
+choices! {
+    /// The optimizer.
+    OptimizerKind {
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+        AdamW = "adamw",
+        /// Adam (Kingma and Ba, 2015): no decay.
+        Adam = "adam",
+    }
+}
+
+/// `[schedule]`: how the learning rate changes over the run.
+///
+/// `step` counts from 0, `steps` is `train.steps`. For the first `warmup_steps` the rate is
+/// `learning_rate * (step + 1) / warmup_steps`. After that, with `decay_start` and `p`, which goes from 0 at
+/// `decay_start` to 1 at `steps`:
+/// `constant` holds the rate; `linear` goes to the minimum as `1 - p`, and `cosine` as `(1 + cos(pi p)) / 2`, both with
+/// `decay_start = warmup_steps`; `wsd` holds the rate, then goes linearly, with
+/// `decay_start = steps - decay_fraction * steps`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScheduleConfig {
+    /// `"constant"`, `"linear"`, `"cosine"` or `"wsd"`. Default `"constant"`.
+    pub kind: ScheduleKind,
+    /// Steps of linear warm-up; 0 means none. May exceed `train.steps`, for a short trial of a long run. Default 0.
+    pub warmup_steps: u64,
+    /// The rate the decay ends at, at most `optimizer.learning_rate`. Default 0. Not for `"constant"`.
+    pub min_learning_rate: f64,
+    /// `"wsd"` only: the part of `train.steps`, at the end, that decays; 0 means no decay. Default 0.1, as MiniCPM
+    /// found enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decay_fraction: Option<f64>,
+}
+
+choices! {
+    /// The shape of the learning rate after warm-up.
+    ScheduleKind {
+        /// The peak rate throughout.
+        Constant = "constant",
+        /// Straight down to the minimum at the last step.
+        Linear = "linear",
+        /// Half a cosine down to the minimum at the last step.
+        Cosine = "cosine",
+        /// Warm-up, stable, decay: constant, then straight down over the last `decay_fraction`.
+        Wsd = "wsd",
+    }
+}
+
+/// `[train]`: how long, how much at a time, and where results go.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainConfig {
+    /// Optimizer steps of the whole run, at least 1. Required.
+    pub steps: u64,
+    /// Tokens of a row. Required.
+    pub seq_len: usize,
+    /// Rows of a micro-batch. Required: memory decides.
+    pub micro_batch_size: usize,
+    /// Micro-batches of a step; their gradients are averaged over tokens. Default 1.
+    pub grad_accum_steps: usize,
+    /// The type products are computed in: `"float32"` or `"bfloat16"`. Weights, moments, reductions and the loss are
+    /// float32 in both. Default `"float32"`.
+    pub precision: Precision,
+    /// Decides initial weights, order of data and held-out documents. Default 1337, as in nanoGPT.
+    pub seed: u64,
+    /// Evaluate on held-out data every so many steps, and after the last; 0 means never. Default 250, as in nanoGPT's
+    /// character recipe; without held-out data there is nothing to evaluate.
+    pub eval_every: u64,
+    /// Micro-batches of an evaluation: always the first ones; 0 means all of the held-out data. Default 0.
+    pub eval_batches: u64,
+    /// Save a checkpoint every so many steps; 0 means only at the end and when interrupted. Default 1000.
+    pub save_every: u64,
+    /// Where there is no terminal, print a line every so many steps; 0 means every ten seconds. `metrics.jsonl` has
+    /// every step in any case. Default 0.
+    pub log_every: u64,
+    /// The run folder. A relative path is relative to the current folder. Default `runs/` and the config file's name.
+    pub out_dir: PathBuf,
+}
+
+choices! {
+    /// The type matrix products are computed in.
+    Precision {
+        /// Products of bf16 operands, accumulated in f32.
+        Bfloat16 = "bfloat16",
+        /// f32 throughout.
+        Float32 = "float32",
+    }
+}
+
+/// `[sample]`: texts to generate when training is done, and the defaults of `generate`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SampleConfig {
+    /// Texts to print. Default 10.
+    pub count: usize,
+    /// Tokens a text may have; a document end stops it earlier. Default 256.
+    pub max_new_tokens: usize,
+    /// Logits are divided by this; 0 takes the likeliest token each time. Default 1.0: the model's own distribution.
+    pub temperature: f64,
+    /// Draw from this many likeliest tokens; 0 means all. Default 0.
+    pub top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability; 1 means all. Default 1.0.
+    pub top_p: f64,
+    /// What every text begins with. Default empty: a document's start, or a line's in running text.
+    pub prompt: String,
+}
+
+impl Default for SampleConfig {
+    fn default() -> SampleConfig {
+        SampleConfig { count: 10, max_new_tokens: 256, temperature: 1.0, top_k: 0, top_p: 1.0, prompt: String::new() }
+    }
+}
+
+/// `[runtime]`: the device.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RuntimeConfig {
+    /// `"auto"`, `"cpu"` or `"cuda"`. Default `"auto"`: a GPU if there is one, else the CPU.
+    pub device: DeviceKind,
+    /// The PJRT plugin to load, a shared library. Default: the managed one of the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<PathBuf>,
+    /// Threads of the CPU device; 0 means one a core. Default 0.
+    pub threads: usize,
+}
+
+choices! {
+    /// The device to run on.
+    DeviceKind {
+        /// A GPU if there is one, else the CPU.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// An NVIDIA GPU.
+        Cuda = "cuda",
+    }
+}

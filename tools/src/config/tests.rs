@@ -1,0 +1,356 @@
+//! Configs as data: text in, settings or the message out.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A config that holds, to break one thing at a time with `--set`.
+const NAMES: &str = r#"
+[model]
+arch = "gpt2"
+n_embd = 64
+n_layer = 4
+n_head = 4
+
+[data]
+train = "names.txt"
+tokenizer = "char"
+documents = "lines"
+
+[optimizer]
+learning_rate = 1e-3
+
+[train]
+steps = 100
+seq_len = 16
+micro_batch_size = 32
+"#;
+
+const LLAMA: &str = r#"
+[model]
+arch = "llama"
+vocab_size = 4096
+hidden_size = 384
+num_hidden_layers = 6
+num_attention_heads = 6
+num_key_value_heads = 2
+head_dim = 64
+intermediate_size = 1024
+rope_theta = 10000.0
+rms_norm_eps = 1e-05
+tie_word_embeddings = true
+init_from = "/tmp/init.safetensors"
+
+[data]
+train = "/tmp/shard.bin"
+order = "sequential"
+
+[optimizer]
+kind = "adamw"
+learning_rate = 0.001
+betas = [0.9, 0.95]
+eps = 1e-08
+weight_decay = 0.1
+grad_clip_norm = 1.0
+
+[schedule]
+kind = "wsd"
+warmup_steps = 10
+decay_fraction = 0.0
+
+[train]
+steps = 10
+seq_len = 512
+micro_batch_size = 4
+grad_accum_steps = 2
+precision = "float32"
+out_dir = "/tmp/lmc-out"
+save_every = 0
+eval_every = 0
+seed = 1337
+
+[runtime]
+device = "cpu"
+"#;
+
+fn parse(text: &str, sets: &[&str]) -> Result<Config> {
+    let sets: Vec<String> = sets.iter().map(|&set| set.to_owned()).collect();
+    RawConfig::parse(Path::new("run.toml"), text, &sets)?.validate()
+}
+
+/// The message of a broken config contains every expected part.
+#[track_caller]
+fn check_error(text: &str, sets: &[&str], expected: &[&str]) {
+    let error = parse(text, sets).expect_err("the config should be refused");
+    assert_eq!(error.exit_code(), 2);
+    for part in expected {
+        assert!(error.message().contains(part), "expected {part:?} in\n{error}");
+    }
+}
+
+#[test]
+fn a_matched_run_is_accepted_as_written() {
+    let config = parse(LLAMA, &[]).unwrap();
+    assert_eq!(config.data.order, Order::Sequential);
+    assert_eq!(config.data.val_fraction, Some(0.0), "all of a shard is trained on");
+    assert_eq!(config.schedule.decay_fraction, Some(0.0));
+    assert_eq!(config.train.out_dir, Path::new("/tmp/lmc-out"));
+    assert_eq!(config.tokens_per_step(), 2 * 4 * 512);
+    let ModelConfig::Llama(model) = &config.model else { panic!("{:?}", config.model) };
+    assert_eq!((model.head_dim, model.rms_norm_eps), (64, 1e-5));
+}
+
+#[test]
+fn defaults_are_those_of_the_manual() {
+    let config = parse(NAMES, &[]).unwrap();
+    let ModelConfig::Gpt2(model) = &config.model else { panic!("{:?}", config.model) };
+    assert_eq!((model.n_positions, model.n_inner, model.vocab_size), (16, 256, None));
+    assert!(model.tie_word_embeddings && model.bias && model.final_norm && !model.embedding_norm);
+    assert_eq!((config.data.packing, config.data.val_fraction), (false, Some(0.1)));
+    assert_eq!(config.optimizer.betas, [0.9, 0.95]);
+    assert_eq!(config.optimizer.weight_decay, 0.1);
+    assert_eq!(config.train.out_dir, Path::new("runs/run"));
+    assert_eq!((config.train.seed, config.sample.clone()), (1337, None));
+    assert_eq!(config.with_tokenizer_size(27).unwrap().model.vocab_size(), Some(27));
+}
+
+#[test]
+fn resolved_toml_reads_back_as_the_same_config() {
+    for (text, sets) in [
+        (NAMES, &["sample.count=20", "sample.prompt=\"a\\nb\"", "schedule.kind=cosine"][..]),
+        (NAMES, &["optimizer.eps=1e-300", "train.seed=9223372036854775807", "data.val=['a', 'b*.txt']"]),
+        (LLAMA, &["model.rope_theta=500000", "runtime.plugin=a.so"]),
+    ] {
+        let config = parse(text, sets).unwrap();
+        let written = config.to_toml().unwrap();
+        let again = parse(&written, &[]).unwrap_or_else(|error| panic!("{error}\n{written}"));
+        assert_eq!(config, again, "{written}");
+        assert_eq!(config.hash(), again.hash());
+    }
+}
+
+#[test]
+fn set_takes_toml_and_bare_words() {
+    let config = parse(NAMES, &["data.train=../shared/data/names.txt", "train.steps=7", "data.order='sequential'"]);
+    let config = config.unwrap();
+    assert!(config.data.train[0].is_absolute() && config.data.train[0].ends_with("shared/data/names.txt"));
+    assert_eq!((config.train.steps, config.data.order), (7, Order::Sequential));
+    let config = parse(NAMES, &["sample.prompt = Once upon a time", "train.out_dir=2026-run"]).unwrap();
+    assert_eq!(config.sample.as_ref().unwrap().prompt, "Once upon a time");
+    assert_eq!(config.train.out_dir, Path::new("2026-run"));
+}
+
+#[test]
+fn a_problem_is_shown_with_its_place() {
+    let text = NAMES.replace("n_embd", "n_emdb");
+    let expected = "unknown key `n_emdb` in [model]\n --> run.toml:4:1\n  |\n4 | n_emdb = 64\n  | ^^^^^^\n  \
+                    = did you mean `n_embd`?";
+    check_error(&text, &[], &["run.toml: 2 problems", expected, "[model] lacks `n_embd`\n --> run.toml:2:2"]);
+    check_error(
+        NAMES,
+        &["train.steps=ten"],
+        &["`steps` takes a whole number, found the string \"ten\"\n --> --set 'train.steps=ten', column 13\n  |\n \
+           | train.steps=ten\n  |             ^^^"],
+    );
+}
+
+#[test]
+fn problems_of_one_setting() {
+    for (set, expected) in [
+        ("model.n_embd=0", "`n_embd` must be at least 1, found 0"),
+        ("model.n_embd=-3", "`n_embd` must be at least 1, found -3"),
+        ("model.n_embd=3000000000", "`n_embd` must be at most 2147483647"),
+        ("model.n_embd=64.0", "`n_embd` takes a whole number, found the number 64.0"),
+        ("model.n_embd=99999999999999999999", "does not fit 64 bits"),
+        ("model.n_head=5", "`n_embd` 64 is not a multiple of `n_head` 5"),
+        ("model.n_layer=100000", "`n_layer` must be at most 4096"),
+        ("model.n_positions=8", "`seq_len` 16 is more than the model's `n_positions` 8"),
+        ("model.arch=\"gtp2\"", "did you mean \"gpt2\"?"),
+        ("model.arch=7", "`arch` takes one of \"llama\", \"gpt2\", found the whole number 7"),
+        ("model.hidden_size=64", "GPT-2's word for it is `n_embd`"),
+        ("model.bias=\"no\"", "`bias` takes true or false, found the string \"no\""),
+        ("model.seq_len=4", "it belongs in [train]"),
+        ("model.n_embd=[1]", "found a list of 1"),
+        ("model.layer_norm_epsilon=0", "must be a finite number more than 0, found 0.0"),
+        ("model.n_inner=2147483647", "parameters; the most is 2^40"),
+        ("data.tokenizer=\"tokenizer.json\"", "tokenizer files are not read yet"),
+        ("data.tokenizer=\"bytes\"", "did you mean \"byte\"?"),
+        ("data.train=[]", "an empty list"),
+        ("data.train=[\"\"]", "an empty path"),
+        ("data.train=[1]", "`train` takes a path in quotes or a list of paths, found the whole number 1"),
+        ("data.val_fraction=1.0", "at least 0 and less than 1, found 1.0"),
+        ("data.token_dtype=\"uint16\"", "is for token shards"),
+        ("data.documents=\"none\"\ndata.packing=false", "this one has a line break"),
+        ("data.order=\"random\"", "`order` is one of \"shuffle\", \"sequential\", found \"random\""),
+        ("optimizer.learning_rate=nan", "must be a finite number more than 0, found NaN"),
+        ("optimizer.learning_rate=inf", "found inf"),
+        ("optimizer.learning_rate=0", "found 0.0"),
+        ("optimizer.betas=[0.9]", "`betas` takes two numbers such as [0.9, 0.95], found a list of 1"),
+        ("optimizer.betas=[0.9, 1]", "at least 0 and less than 1, found 1.0"),
+        ("optimizer.weight_decay=-0.1", "0 or more, found -0.1"),
+        ("schedule.decay_fraction=0.1", "`decay_fraction` is for kind = \"wsd\", found kind = \"constant\""),
+        ("schedule.min_learning_rate=1", "is more than [optimizer]'s `learning_rate` 0.001"),
+        ("train.steps=0", "`steps` must be at least 1"),
+        ("train.seed=-1", "`seed` must be at least 0"),
+        ("train.precision=\"fp16\"", "`precision` is one of \"bfloat16\", \"float32\", found \"fp16\""),
+        ("train.seq_len=2147483647", "the most is 2^40"),
+        ("train.lr=1", "the key is `learning_rate`, in [optimizer]"),
+        ("sample.top_p=0", "more than 0 and at most 1"),
+        ("sample.temprature=1", "did you mean `temperature`?"),
+        ("runtime.device=\"gpu\"", "`device` is one of \"auto\", \"cpu\", \"cuda\""),
+        ("compile.require=[\"flash_attention\"]", "[compile] is reserved for a later version"),
+        ("parallel.data=2", "[parallel] is reserved"),
+        ("optimiser.eps=1", "did you mean `optimizer`?"),
+        ("train=5", "`train` is a section, found the whole number 5"),
+        ("steps", "expected key=value after --set"),
+        ("train.steps=", "a value is TOML"),
+        ("train..steps=1", "not TOML"),
+        ("data.train=[\"a\"", "not TOML"),
+    ] {
+        check_error(NAMES, &[set], &[expected]);
+    }
+}
+
+#[test]
+fn problems_of_a_llama() {
+    for (sets, expected) in [
+        (&["model.num_key_value_heads=4"][..], "`num_attention_heads` 6 is not a multiple of `num_key_value_heads` 4"),
+        (&["model.head_dim=63"], "a head is 63 wide, which must be even"),
+        (&["data.tokenizer=char", "model.vocab_size=0"], "`vocab_size` must be at least 1"),
+        (&["data.train=names.txt"], "looks like text"),
+        (&["data.documents=lines"], "documents = \"lines\" is for text"),
+        (&["data.packing=false"], "packing = false is for documents"),
+        (&["data.val=a.bin", "data.val_fraction=0.1"], "say one of them"),
+        (&["optimizer.kind=adam"], "kind = \"adam\" has no weight decay"),
+        (&["schedule.kind=constant"], "`decay_fraction` is for kind = \"wsd\""),
+    ] {
+        check_error(LLAMA, sets, &[expected]);
+    }
+    let no_vocabulary = LLAMA.replace("vocab_size = 4096\n", "");
+    check_error(&no_vocabulary, &[], &["[model] lacks `vocab_size`, which token shards need"]);
+    let no_head = LLAMA.replace("head_dim = 64\n", "").replace("hidden_size = 384", "hidden_size = 386");
+    check_error(&no_head, &[], &["`hidden_size` 386 is not a multiple of `num_attention_heads` 6"]);
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    check_error(
+        "[model]\narch = \"llama\"\nhidden_size = \"x\"\n[train]\nsteps = 0\nsede = 1\n",
+        &["runtime.device=tpu"],
+        &[
+            "`hidden_size` takes a whole number",
+            "lacks `intermediate_size`",
+            "the section [data] is missing",
+            "the section [optimizer] is missing",
+            "`steps` must be at least 1",
+            "did you mean `seed`?",
+            "`device` is one of",
+        ],
+    );
+    check_error("a = \nb = 1\nc = [\n", &[], &["not TOML"]);
+    check_error("", &[], &["the section [model] is missing"]);
+}
+
+#[test]
+fn what_may_change_when_a_run_is_continued() {
+    let saved = parse(NAMES, &[]).unwrap();
+    let now = parse(NAMES, &["train.steps=200", "model.n_embd=128", "data.order=sequential"]).unwrap();
+    let differences = now.differences(&saved).unwrap();
+    let refused: Vec<&str> = differences.iter().filter(|d| !d.allowed).map(|d| d.key.as_str()).collect();
+    assert_eq!(refused, ["data.order", "model.n_embd", "model.n_inner"]);
+    assert_eq!(differences.iter().filter(|d| d.allowed).map(|d| d.key.as_str()).collect::<Vec<_>>(), ["train.steps"]);
+    assert_ne!(saved.hash(), now.hash());
+    assert_eq!(saved.hash(), parse(NAMES, &["train.steps=200", "runtime.device=cpu"]).unwrap().hash());
+}
+
+#[test]
+fn a_tokenizer_must_fit_the_vocabulary() {
+    let config = parse(NAMES, &["model.vocab_size=20"]).unwrap();
+    let error = config.with_tokenizer_size(27).unwrap_err();
+    assert!(error.message().contains("`vocab_size` 20 is less than the tokenizer's 27 tokens"), "{error}");
+    assert!(error.message().contains("--set 'model.vocab_size=20'"), "{error}");
+    assert_eq!(
+        parse(NAMES, &["model.vocab_size=64"]).unwrap().with_tokenizer_size(27).unwrap().model.vocab_size(),
+        Some(64)
+    );
+}
+
+#[test]
+fn files_that_are_not_configs() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Config::read(folder.path(), &[]).unwrap_err();
+    assert!(error.message().ends_with("is a folder; give a TOML file"), "{error}");
+    let error = Config::read(&folder.path().join("none.toml"), &[]).unwrap_err();
+    assert!(error.message().ends_with("none.toml: no such file or directory"), "{error}");
+    let path = folder.path().join("latin1.toml");
+    std::fs::write(&path, b"# caf\xe9").unwrap();
+    let error = Config::read(&path, &[]).unwrap_err();
+    assert!(error.message().ends_with("is not UTF-8 text: byte 5 does not belong"), "{error}");
+}
+
+#[test]
+fn relative_data_is_found_beside_the_config() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("names.txt"), "a\nb\n").unwrap();
+    let path = folder.path().join("names.toml");
+    std::fs::write(&path, NAMES).unwrap();
+    let config = Config::read(&path, &[]).unwrap();
+    assert_eq!(config.data.train, [folder.path().join("names.txt")]);
+    assert_eq!(config.train.out_dir, Path::new("runs/names"));
+    let config = Config::read(&path, &["data.train=n*.txt".to_owned()]).unwrap();
+    assert_eq!(config.data.train, [folder.path().join("n*.txt")]);
+}
+
+/// The examples of the repository hold, and say the same when read back.
+#[test]
+fn the_examples_hold() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            let config = Config::read(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config, "{}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count} examples");
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(
+        text in "\\PC*|(\\[?[a-z_]{1,6}\\]?( ?= ?[0-9\"a-z.\\[\\]{}-]{0,6})?\n){0,8}",
+        set in "\\PC{0,20}|[a-z.]{1,8}=\\PC{0,8}",
+    ) {
+        _ = parse(&text, &[]);
+        _ = parse(NAMES, &[&set]);
+    }
+
+    #[test]
+    fn no_bytes_panic(at in 0..LLAMA.len(), byte: u8) {
+        let mut bytes = LLAMA.as_bytes().to_vec();
+        bytes[at] = byte;
+        _ = parse(&String::from_utf8_lossy(&bytes), &[]);
+    }
+
+    #[test]
+    fn numbers_of_any_size_do_not_panic(a: i64, b in 1..=i32::MAX, c in 1..=i32::MAX, d in 1..5000) {
+        let sets = [
+            format!("model.hidden_size={b}"),
+            format!("model.num_attention_heads={c}"),
+            format!("model.num_key_value_heads={c}"),
+            format!("model.num_hidden_layers={d}"),
+            format!("model.vocab_size={b}"),
+            format!("train.seq_len={b}"),
+            format!("train.micro_batch_size={c}"),
+            format!("train.seed={a}"),
+        ];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        if let Ok(config) = parse(LLAMA, &sets) {
+            _ = config.with_tokenizer_size(1);
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! From what was written to settings that hold: types, ranges, and the rules between keys.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
+use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
+use super::settings::{
+    DataConfig, DeviceKind, Documents, OptimizerConfig, OptimizerKind, Order, Precision, RuntimeConfig, SampleConfig,
+    ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+};
+use super::source::{Place, Problem};
+use super::tree::{Kind, Table};
+
+/// The largest number of elements of a weight set or an activation: 4 TiB of f32. It is far beyond any device, and
+/// keeps every product of sizes far from overflow.
+const MOST_ELEMENTS: u128 = 1 << 40;
+
+/// The most blocks: graphs grow with them, and the deepest published Transformer (DeepNet) has 1000.
+const MOST_LAYERS: usize = 4096;
+
+/// Sections that mean something in a later version.
+const RESERVED: [&str; 3] = ["compile", "parallel", "distributed"];
+
+/// What depends on where the config was read.
+pub(super) struct Origin<'a> {
+    /// The folder relative paths are looked for in after the current one.
+    pub(super) folder: &'a Path,
+    /// The config file's name without its ending, for the default `out_dir`.
+    pub(super) stem: &'a str,
+}
+
+/// The settings of `tree`, unless there are problems.
+pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Vec<Problem>> {
+    let problems = RefCell::new(Vec::new());
+    let root = Section::new("", tree, None, &problems);
+    for name in RESERVED {
+        if let Some(node) = root.node(name) {
+            let message = format!("[{name}] is reserved for a later version");
+            root.problem(name, Problem::new(node.place, message).help("remove it"));
+        }
+    }
+    let empty = Table::new();
+    // The keys of a section that is absent are not asked for one by one.
+    let ignored = RefCell::new(Vec::new());
+    let section = |name: &'static str, required: bool| match root.node(name) {
+        Some(node) => match &node.kind {
+            Kind::Table(table) => Section::new(name, table, tree.get(name).map(|entry| entry.key), &problems),
+            Kind::String(_)
+            | Kind::Integer(_)
+            | Kind::Oversized(_)
+            | Kind::Float(_)
+            | Kind::Boolean(_)
+            | Kind::Datetime(_)
+            | Kind::Array(_) => {
+                let message = format!("`{name}` is a section, found {}", node.kind.describe());
+                root.problem(name, Problem::new(node.place, message).help(format!("write it as [{name}]")));
+                Section::new(name, &empty, None, &ignored)
+            }
+        },
+        None if required => {
+            root.problem(name, Problem::new(None, format!("the section [{name}] is missing")));
+            Section::new(name, &empty, None, &ignored)
+        }
+        None => Section::new(name, &empty, None, &problems),
+    };
+    let (model, data, optimizer) = (section("model", true), section("data", true), section("optimizer", true));
+    let (schedule, train, runtime) = (section("schedule", false), section("train", true), section("runtime", false));
+    let sample = root.has("sample").then(|| section("sample", false));
+    root.node("sample");
+
+    let train_config = read_train(&train, origin);
+    let model_config = read_model(&model, &train, &train_config, origin);
+    let data_config = read_data(&data, origin);
+    let optimizer_config = read_optimizer(&optimizer);
+    let schedule_config = read_schedule(&schedule, optimizer_config.learning_rate, optimizer.sound(&["learning_rate"]));
+    let sample_config = sample.as_ref().map(read_sample);
+    let runtime_config = read_runtime(&runtime, origin);
+
+    if data_config.tokenizer.is_none() && data.sound(&["tokenizer"]) {
+        model.require(&["vocab_size"], model_config.vocab_size().is_some(), || {
+            "[model] lacks `vocab_size`, which token shards need: nothing else tells how many tokens there are"
+                .to_owned()
+        });
+    }
+    for section in [model, data, optimizer, schedule, train, runtime].into_iter().chain(sample) {
+        section.finish(elsewhere);
+    }
+    root.finish(|_| None);
+
+    let settings = Settings {
+        model: model_config,
+        data: data_config,
+        optimizer: optimizer_config,
+        schedule: schedule_config,
+        train: train_config,
+        sample: sample_config,
+        runtime: runtime_config,
+    };
+    if problems.borrow().is_empty() {
+        let place = |key: &str| match tree.get("model").map(|entry| &entry.node.kind) {
+            Some(Kind::Table(table)) => table.get(key).map(|entry| entry.node.place),
+            Some(_) | None => None,
+        };
+        problems.borrow_mut().extend(absurd_sizes(&settings, place("vocab_size")));
+    }
+    let problems = problems.into_inner();
+    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+}
+
+/// Products of sizes that no machine holds. `place` is shown.
+pub(super) fn absurd_sizes(settings: &Settings, place: Option<Place>) -> Option<Problem> {
+    // Without a vocabulary size there is a tokenizer, whose size is looked at when it is known.
+    let vocab_size = settings.model.vocab_size().unwrap_or(1);
+    let parameters = settings.model.num_parameters(vocab_size);
+    if parameters > MOST_ELEMENTS {
+        let message =
+            format!("the model would have {parameters} parameters; the most is 2^40, about {MOST_ELEMENTS:.0e}");
+        return Some(Problem::new(place, message).help("look at the sizes in [model]"));
+    }
+    let (heads, widest) = match &settings.model {
+        ModelConfig::Llama(m) => {
+            let attention = m.num_attention_heads.saturating_mul(m.head_dim);
+            (m.num_attention_heads, m.intermediate_size.max(m.hidden_size).max(attention))
+        }
+        ModelConfig::Gpt2(m) => (m.n_head, m.n_inner.max(m.n_embd.saturating_mul(3))),
+    };
+    let TrainConfig { micro_batch_size, grad_accum_steps, seq_len, .. } = settings.train;
+    let product = |factors: &[usize]| factors.iter().fold(1u128, |product, &n| product.saturating_mul(n as u128));
+    let largest = [
+        (
+            "the tokens of a step (grad_accum_steps * micro_batch_size * seq_len)",
+            [grad_accum_steps, micro_batch_size, seq_len, 1],
+        ),
+        (
+            "the logits of a micro-batch (micro_batch_size * seq_len * vocab_size)",
+            [micro_batch_size, seq_len, vocab_size, 1],
+        ),
+        (
+            "the activations of a micro-batch (micro_batch_size * seq_len * width)",
+            [micro_batch_size, seq_len, widest, 1],
+        ),
+        (
+            "the attention of a micro-batch (micro_batch_size * heads * seq_len^2)",
+            [micro_batch_size, heads, seq_len, seq_len],
+        ),
+    ];
+    largest.into_iter().find(|(_, factors)| product(factors) > MOST_ELEMENTS).map(|(what, factors)| {
+        let message = format!("{what} would be {} elements; the most is 2^40, {MOST_ELEMENTS}", product(&factors));
+        Problem::new(place, message).help("look at the sizes in [train] and [model]")
+    })
+}
+
+fn read_model(
+    section: &Section<'_>,
+    train_section: &Section<'_>,
+    train: &TrainConfig,
+    origin: &Origin<'_>,
+) -> ModelConfig {
+    section.present("arch");
+    let arch = section.choice("arch");
+    let vocab_size = section.optional_size("vocab_size");
+    let tie = |default| section.boolean_or("tie_word_embeddings", default);
+    let initializer_range = section.number_or("initializer_range", 0.02, &NOT_NEGATIVE);
+    let init_from = section.path("init_from").map(|path| find(path, origin.folder));
+    let Some(arch) = arch else {
+        // Which keys are known depends on the architecture, so none is called unknown here.
+        ARCH_KEYS.iter().for_each(|key| _ = section.node(key));
+        return ModelConfig::Gpt2(Gpt2Config {
+            vocab_size,
+            n_embd: 1,
+            n_layer: 1,
+            n_head: 1,
+            n_positions: train.seq_len,
+            n_inner: 1,
+            activation_function: Activation::GeluNew,
+            normalization: Normalization::LayerNorm,
+            embedding_norm: false,
+            final_norm: true,
+            layer_norm_epsilon: 1.0,
+            bias: true,
+            tie_word_embeddings: tie(true),
+            initializer_range,
+            init_from,
+        });
+    };
+    match arch {
+        Arch::Llama => {
+            let hidden_size = section.size("hidden_size");
+            let num_hidden_layers = section.size("num_hidden_layers");
+            let heads = section.size("num_attention_heads");
+            let kv_heads = section.size_or("num_key_value_heads", heads);
+            let given = section.optional_size("head_dim");
+            let head_dim = given.unwrap_or_else(|| {
+                section.require(&["num_attention_heads", "hidden_size"], hidden_size.is_multiple_of(heads), || {
+                    format!(
+                        "`hidden_size` {hidden_size} is not a multiple of `num_attention_heads` {heads}, and there is no \
+                         `head_dim`"
+                    )
+                });
+                (hidden_size / heads).max(1)
+            });
+            let key = if given.is_some() { "head_dim" } else { "num_attention_heads" };
+            section.require(&[key, "hidden_size"], head_dim.is_multiple_of(2), || {
+                format!("a head is {head_dim} wide, which must be even: rotary positions turn pairs of numbers")
+            });
+            section.require(&["num_key_value_heads", "num_attention_heads"], heads.is_multiple_of(kv_heads), || {
+                format!("`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}")
+            });
+            limit_layers(section, "num_hidden_layers", num_hidden_layers);
+            ModelConfig::Llama(LlamaConfig {
+                vocab_size,
+                hidden_size,
+                num_hidden_layers,
+                num_attention_heads: heads,
+                num_key_value_heads: kv_heads,
+                head_dim,
+                intermediate_size: section.size("intermediate_size"),
+                rope_theta: section.number_or("rope_theta", 10_000.0, &POSITIVE),
+                rms_norm_eps: section.number_or("rms_norm_eps", 1e-5, &POSITIVE),
+                tie_word_embeddings: tie(false),
+                initializer_range,
+                init_from,
+            })
+        }
+        Arch::Gpt2 => {
+            let (n_embd, n_layer, n_head) = (section.size("n_embd"), section.size("n_layer"), section.size("n_head"));
+            section.require(&["n_head", "n_embd"], n_embd.is_multiple_of(n_head), || {
+                format!("`n_embd` {n_embd} is not a multiple of `n_head` {n_head}")
+            });
+            limit_layers(section, "n_layer", n_layer);
+            let n_positions = section.size_or("n_positions", train.seq_len);
+            if section.sound(&["n_positions"]) {
+                train_section.require(&["seq_len"], train.seq_len <= n_positions, || {
+                    format!("`seq_len` {} is more than the model's `n_positions` {n_positions}", train.seq_len)
+                });
+            }
+            ModelConfig::Gpt2(Gpt2Config {
+                vocab_size,
+                n_embd,
+                n_layer,
+                n_head,
+                n_positions,
+                n_inner: section.size_or("n_inner", n_embd.saturating_mul(4)),
+                activation_function: section.choice_or("activation_function", Activation::GeluNew),
+                normalization: section.choice_or("normalization", Normalization::LayerNorm),
+                embedding_norm: section.boolean_or("embedding_norm", false),
+                final_norm: section.boolean_or("final_norm", true),
+                layer_norm_epsilon: section.number_or("layer_norm_epsilon", 1e-5, &POSITIVE),
+                bias: section.boolean_or("bias", true),
+                tie_word_embeddings: tie(true),
+                initializer_range,
+                init_from,
+            })
+        }
+    }
+}
+
+/// Keys that only some architectures have.
+const ARCH_KEYS: [&str; 18] = [
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "rope_theta",
+    "rms_norm_eps",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
+    "n_inner",
+    "activation_function",
+    "normalization",
+    "embedding_norm",
+    "final_norm",
+    "layer_norm_epsilon",
+];
+
+fn limit_layers(section: &Section<'_>, key: &'static str, layers: usize) {
+    section.require(&[key], layers <= MOST_LAYERS, || format!("`{key}` must be at most {MOST_LAYERS}, found {layers}"));
+}
+
+fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
+    section.present("train");
+    let find_all = |paths: Vec<&str>| paths.into_iter().map(|path| find(path, origin.folder)).collect::<Vec<_>>();
+    let written = section.paths("train");
+    let looks_like_text = written.iter().copied().find(|path| {
+        let ending = Path::new(path).extension().and_then(|ending| ending.to_str());
+        matches!(ending, Some("txt" | "md" | "text" | "csv" | "json" | "jsonl"))
+    });
+    let (train, val) = (find_all(written), find_all(section.paths("val")));
+    let tokenizer = read_tokenizer(section);
+    let is_text = tokenizer.is_some();
+    if let Some(path) = looks_like_text {
+        section.require(&["train", "tokenizer"], is_text, || {
+            format!(
+                "{path:?} looks like text, and without `tokenizer` the files are token shards; say \
+                 tokenizer = \"char\" or \"byte\""
+            )
+        });
+    }
+    let documents = section.choice_or("documents", Documents::None);
+    let lines = documents == Documents::Lines;
+    section.require(&["documents", "tokenizer"], is_text || !lines, || {
+        "documents = \"lines\" is for text: it needs `tokenizer`".to_owned()
+    });
+    let packing = section.boolean_or("packing", !lines);
+    section.require(&["packing", "documents"], packing || lines, || {
+        "packing = false is for documents = \"lines\": running text and token shards have no document bounds".to_owned()
+    });
+    let token_dtype = section.choice::<TokenDType>("token_dtype");
+    section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
+        "`token_dtype` is for token shards, and `tokenizer` says the files are text".to_owned()
+    });
+    section.require(&["val_fraction"], val.is_empty() || !section.has("val_fraction"), || {
+        "`val_fraction` holds out a part of `train`, but `val` gives held-out files; say one of them".to_owned()
+    });
+    let default_fraction = if is_text { 0.1 } else { 0.0 };
+    let val_fraction = section.number_or("val_fraction", default_fraction, &BELOW_ONE);
+    DataConfig {
+        train,
+        val_fraction: val.is_empty().then_some(val_fraction),
+        val,
+        tokenizer,
+        documents,
+        packing,
+        order: section.choice_or("order", Order::Shuffle),
+        token_dtype,
+    }
+}
+
+fn read_tokenizer(section: &Section<'_>) -> Option<TokenizerKind> {
+    if let Some(Kind::String(text)) = section.node("tokenizer").map(|node| &node.kind)
+        && (text.ends_with(".json") || text.contains('/'))
+    {
+        let problem = Problem::new(section.place("tokenizer"), "tokenizer files are not read yet")
+            .help("\"char\" and \"byte\" tokenize text; for another tokenizer, give its token shards as `train`");
+        section.problem("tokenizer", problem);
+        return None;
+    }
+    section.choice("tokenizer")
+}
+
+fn read_optimizer(section: &Section<'_>) -> OptimizerConfig {
+    let kind = section.choice_or("kind", OptimizerKind::AdamW);
+    let default_decay = match kind {
+        OptimizerKind::AdamW => 0.1,
+        OptimizerKind::Adam => 0.0,
+    };
+    let weight_decay = section.number_or("weight_decay", default_decay, &NOT_NEGATIVE);
+    section.require(&["weight_decay", "kind"], kind == OptimizerKind::AdamW || weight_decay == 0.0, || {
+        "kind = \"adam\" has no weight decay; say kind = \"adamw\" for it".to_owned()
+    });
+    OptimizerConfig {
+        kind,
+        learning_rate: section.number("learning_rate", &POSITIVE),
+        betas: read_betas(section).unwrap_or([0.9, 0.95]),
+        eps: section.number_or("eps", 1e-8, &POSITIVE),
+        weight_decay,
+        grad_clip_norm: section.number_or("grad_clip_norm", 1.0, &NOT_NEGATIVE),
+    }
+}
+
+fn read_betas(section: &Section<'_>) -> Option<[f64; 2]> {
+    let node = section.node("betas")?;
+    if let Kind::Array(items) = &node.kind
+        && let [first, second] = items.as_slice()
+    {
+        let (first, second) =
+            (section.number_at("betas", first, &BELOW_ONE), section.number_at("betas", second, &BELOW_ONE));
+        return Some([first?, second?]);
+    }
+    let message = format!("`betas` takes two numbers such as [0.9, 0.95], found {}", node.kind.describe());
+    section.problem("betas", Problem::new(node.place, message));
+    None
+}
+
+fn read_schedule(section: &Section<'_>, learning_rate: f64, sound: bool) -> ScheduleConfig {
+    let kind = section.choice_or("kind", ScheduleKind::Constant);
+    let min_learning_rate = section.number_or("min_learning_rate", 0.0, &NOT_NEGATIVE);
+    section.require(&["min_learning_rate"], !sound || min_learning_rate <= learning_rate, || {
+        format!(
+            "`min_learning_rate` {min_learning_rate:?} is more than [optimizer]'s `learning_rate` {learning_rate:?}"
+        )
+    });
+    section.require(&["min_learning_rate", "kind"], kind != ScheduleKind::Constant || min_learning_rate == 0.0, || {
+        "kind = \"constant\" has no `min_learning_rate`: the rate does not fall".to_owned()
+    });
+    let decay_fraction = section.number_or("decay_fraction", 0.1, &FRACTION);
+    let wsd = kind == ScheduleKind::Wsd;
+    section.require(&["decay_fraction", "kind"], wsd || !section.has("decay_fraction"), || {
+        format!("`decay_fraction` is for kind = \"wsd\", found kind = \"{kind}\"")
+    });
+    ScheduleConfig {
+        kind,
+        warmup_steps: section.count_or("warmup_steps", 0),
+        min_learning_rate,
+        decay_fraction: wsd.then_some(decay_fraction),
+    }
+}
+
+fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
+    TrainConfig {
+        steps: section.positive("steps"),
+        seq_len: section.size("seq_len"),
+        micro_batch_size: section.size("micro_batch_size"),
+        grad_accum_steps: section.size_or("grad_accum_steps", 1),
+        precision: section.choice_or("precision", Precision::Float32),
+        seed: section.count_or("seed", 1337),
+        eval_every: section.count_or("eval_every", 250),
+        eval_batches: section.count_or("eval_batches", 0),
+        save_every: section.count_or("save_every", 1000),
+        log_every: section.count_or("log_every", 0),
+        out_dir: match section.path("out_dir") {
+            Some(path) => PathBuf::from(path),
+            None => Path::new("runs").join(origin.stem),
+        },
+    }
+}
+
+fn read_sample(section: &Section<'_>) -> SampleConfig {
+    let default = SampleConfig::default();
+    SampleConfig {
+        count: section.size_or("count", default.count),
+        max_new_tokens: section.size_or("max_new_tokens", default.max_new_tokens),
+        temperature: section.number_or("temperature", default.temperature, &NOT_NEGATIVE),
+        top_k: usize::try_from(section.count_or("top_k", 0)).unwrap_or(usize::MAX),
+        top_p: section.number_or("top_p", default.top_p, &PROBABILITY),
+        prompt: section.string("prompt", "a text in quotes").unwrap_or_default().to_owned(),
+    }
+}
+
+fn read_runtime(section: &Section<'_>, origin: &Origin<'_>) -> RuntimeConfig {
+    let threads = section.count_or("threads", 0);
+    // The most processors Linux can be built for; more is surely a slip.
+    section.require(&["threads"], threads <= 8192, || format!("`threads` must be at most 8192, found {threads}"));
+    RuntimeConfig {
+        device: section.choice_or("device", DeviceKind::Auto),
+        plugin: section.path("plugin").map(|path| find(path, origin.folder)),
+        threads: usize::try_from(threads).unwrap_or(0),
+    }
+}
+
+/// The absolute form of a path or pattern: in the current folder if it is there, else beside the config file if it is
+/// there, else in the current folder, where it will be reported missing.
+fn find(path: &str, folder: &Path) -> PathBuf {
+    let here = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
+    if exists(&here) {
+        return here;
+    }
+    let beside = std::path::absolute(folder.join(path)).unwrap_or_else(|_| folder.join(path));
+    if exists(&beside) { beside } else { here }
+}
+
+fn exists(path: &Path) -> bool {
+    path.exists()
+        || path
+            .to_str()
+            .and_then(|pattern| glob::glob(pattern).ok())
+            .is_some_and(|mut matches| matches.any(|path| path.is_ok()))
+}
+
+/// Where a key belongs that was written in the wrong place, or in another program's word.
+fn elsewhere(key: &str) -> Option<String> {
+    let hint = match key {
+        "n_embd" => "a Llama's word for it is `hidden_size`",
+        "n_layer" => "a Llama's word for it is `num_hidden_layers`",
+        "n_head" => "a Llama's word for it is `num_attention_heads`",
+        "n_inner" => "a Llama's word for it is `intermediate_size`",
+        "hidden_size" => "GPT-2's word for it is `n_embd`",
+        "num_hidden_layers" => "GPT-2's word for it is `n_layer`",
+        "num_attention_heads" => "GPT-2's word for it is `n_head`",
+        "intermediate_size" => "GPT-2's word for it is `n_inner`",
+        "lr" => "the key is `learning_rate`, in [optimizer]",
+        "learning_rate" | "weight_decay" | "betas" | "grad_clip_norm" => "it belongs in [optimizer]",
+        "warmup_steps" | "min_learning_rate" | "decay_fraction" => "it belongs in [schedule]",
+        "block_size" | "context_length" | "max_position_embeddings" => "the length of a row is `seq_len`, in [train]",
+        "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
+        "max_steps" | "max_iters" => "the key is `steps`, in [train]",
+        "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "seed" | "out_dir" => {
+            "it belongs in [train]"
+        }
+        "vocab_size" | "init_from" => "it belongs in [model]",
+        "tokenizer" => "it belongs in [data]",
+        "device" | "plugin" | "threads" => "it belongs in [runtime]",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,213 @@
+//! The run folder: claimed by one process, known to be writable, before any device is touched.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result, reason};
+
+/// A run folder that this process may write to. Nobody else can open it as long as this lives.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Where `fresh` put what was there.
+    moved_to: Option<PathBuf>,
+    /// Held for its lock.
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Opens `train.out_dir` of `config`, making it if need be, to continue what is there or to begin.
+    ///
+    /// # Errors
+    /// If the folder is a file, cannot be made or written, or another process has it open.
+    pub fn open(config: &Config) -> Result<RunFolder> {
+        RunFolder::claim(config, None)
+    }
+
+    /// Opens `train.out_dir` of `config` empty: a folder with content gets another name, the first free of `<name>-1`,
+    /// `<name>-2` and so on.
+    ///
+    /// # Errors
+    /// As `open`; and if the old folder cannot be renamed.
+    pub fn open_fresh(config: &Config) -> Result<RunFolder> {
+        let path = &config.train.out_dir;
+        let occupied = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+        if !occupied {
+            return RunFolder::claim(config, None);
+        }
+        // Whoever trains in the folder would go on writing to it under its new name.
+        let old = RunFolder::claim(config, None)?;
+        let free = free_name(path);
+        fs::rename(path, &free).map_err(|error| {
+            let message =
+                format!("cannot rename {} to {}, to begin afresh: {}", path.display(), free.display(), reason(&error));
+            config.error_at("train.out_dir", message)
+        })?;
+        drop(old);
+        RunFolder::claim(config, Some(free))
+    }
+
+    fn claim(config: &Config, moved_to: Option<PathBuf>) -> Result<RunFolder> {
+        let path = &config.train.out_dir;
+        let fail = |what: &str, error: io::Error| {
+            let message = format!("{what} the run folder {}: {}", path.display(), reason(&error));
+            config.error_at("train.out_dir", message)
+        };
+        if path.exists() && !path.is_dir() {
+            let message = format!("the run folder {} is a file; name a folder, or a path that is free", path.display());
+            return Err(config.error_at("train.out_dir", message));
+        }
+        fs::create_dir_all(path).map_err(|error| fail("cannot make", error))?;
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK))
+            .map_err(|error| fail("cannot write to", error))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(RunFolder { path: path.clone(), moved_to, _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another process is training in {}; name another folder", path.display());
+                Err(config.error_at("train.out_dir", message))
+            }
+            Err(TryLockError::Error(error)) => Err(fail("cannot lock", error)),
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where `open_fresh` put the old folder, if there was one.
+    pub fn moved_to(&self) -> Option<&Path> {
+        self.moved_to.as_deref()
+    }
+
+    /// The newest checkpoint that is whole.
+    ///
+    /// # Errors
+    /// As `checkpoint::newest_valid`.
+    pub fn newest_checkpoint(&self) -> Result<checkpoint::Newest> {
+        checkpoint::newest_valid(&self.path)
+    }
+
+    /// The config the run was started with; `None` when there is none.
+    ///
+    /// # Errors
+    /// If `config.toml` cannot be read or is no config.
+    pub fn saved_config(&self) -> Result<Option<Config>> {
+        let path = self.path.join(CONFIG);
+        if path.exists() { Config::read(&path, &[]).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes the resolved config as `config.toml`, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save_config(&self, config: &Config) -> Result<()> {
+        let path = self.path.join(CONFIG);
+        replace_file(&path, config.to_toml()?.as_bytes())
+            .map_err(|error| Error::cannot_write("the resolved config", &path, &error))
+    }
+}
+
+const CONFIG: &str = "config.toml";
+
+/// Empty; it stays, since removing a locked file would let two processes hold a lock each.
+const LOCK: &str = ".lock";
+
+fn free_name(path: &Path) -> PathBuf {
+    let name = path.file_name().map_or_else(Default::default, |name| name.to_os_string());
+    let mut number = 1u64;
+    loop {
+        let mut free = name.clone();
+        free.push(format!("-{number}"));
+        let free = path.with_file_name(free);
+        // A dangling link is no free name, though it does not "exist".
+        if free.symlink_metadata().is_err() {
+            return free;
+        }
+        number += 1;
+    }
+}
+
+/// Puts `content` in place of the file at `path` so that a reader, or a crash, sees the old or the new.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    io::Write::write_all(&mut file, content)?;
+    file.as_file().sync_all()?;
+    // Temporary files are for their owner only; results are as readable as other files.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+    }
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::tests::config_in;
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_in(&folder.path().join("a/b"));
+        let run = RunFolder::open(&config).unwrap();
+        let error = RunFolder::open(&config).unwrap_err();
+        assert!(error.message().contains("another process is training in") && error.exit_code() == 2, "{error}");
+        assert!(RunFolder::open_fresh(&config).is_err());
+        drop(run);
+        RunFolder::open(&config).unwrap();
+    }
+
+    #[test]
+    fn fresh_keeps_the_old_folder_under_a_free_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_in(&folder.path().join("run"));
+        fs::create_dir(folder.path().join("run-1")).unwrap();
+        assert_eq!(RunFolder::open_fresh(&config).unwrap().moved_to(), None, "nothing to keep");
+        fs::write(folder.path().join("run/mine"), "x").unwrap();
+        let run = RunFolder::open_fresh(&config).unwrap();
+        assert_eq!(run.moved_to(), Some(folder.path().join("run-2").as_path()));
+        assert_eq!(fs::read_to_string(folder.path().join("run-2/mine")).unwrap(), "x");
+        assert!(!folder.path().join("run/mine").exists());
+    }
+
+    #[test]
+    fn the_config_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_in(&folder.path().join("run"));
+        let run = RunFolder::open(&config).unwrap();
+        assert_eq!(run.saved_config().unwrap(), None);
+        run.save_config(&config).unwrap();
+        assert_eq!(run.saved_config().unwrap(), Some(config));
+        assert_eq!(run.newest_checkpoint().unwrap(), checkpoint::Newest::default());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_a_folder_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        for (out_dir, expected) in [
+            (file.clone(), "is a file; name a folder"),
+            (file.join("below"), "cannot make the run folder"),
+            (PathBuf::from("/proc/no/such"), "cannot make the run folder"),
+        ] {
+            for error in [RunFolder::open(&config_in(&out_dir)), RunFolder::open_fresh(&config_in(&out_dir))] {
+                let error = error.unwrap_err();
+                assert!(error.message().contains(expected) && error.exit_code() == 2, "{error}");
+                assert!(error.message().contains("out_dir = "), "the place is shown: {error}");
+            }
+        }
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+}

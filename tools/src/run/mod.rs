@@ -1,0 +1,27 @@
+//! A run on disk and on the screen: its folder, its metrics, its progress.
+
+mod folder;
+mod metrics;
+mod progress;
+
+pub use folder::RunFolder;
+pub use metrics::{EvalMetrics, Event, MetricsFile, Start, TrainMetrics};
+pub use progress::Progress;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Config, RawConfig};
+
+    /// A config whose run folder is `out_dir`.
+    pub(super) fn config_in(out_dir: &Path) -> Config {
+        let text = format!(
+            "model = {{ arch = \"gpt2\", vocab_size = 9, n_embd = 4, n_layer = 1, n_head = 1 }}\n\
+             data = {{ train = \"/x.bin\" }}\noptimizer = {{ learning_rate = 1 }}\n\
+             [train]\nsteps = 1\nseq_len = 4\nmicro_batch_size = 2\nout_dir = {:?}\n",
+            out_dir.display().to_string()
+        );
+        RawConfig::parse(Path::new("run.toml"), &text, &[]).and_then(RawConfig::validate).unwrap()
+    }
+}
