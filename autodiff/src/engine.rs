@@ -1,0 +1,293 @@
+//! The pass: forward through a region, keeping what the rules need, then in reverse, accumulating cotangents.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lmc_graph::ops::Op;
+use lmc_graph::{Builder, Copier, DType, Func, Location, NodeId, RegionId, TensorType, Value, ValueId};
+
+use crate::activity::Activity;
+use crate::error::DiffError;
+use crate::rules;
+
+/// The function that returns what `func` returns, then the gradients of result 0, a float scalar, for the parameters
+/// `wrt`, in order; zeros for one that the result does not depend on.
+///
+/// # Errors
+/// If result 0 is not a float scalar, if a parameter of `wrt` does not exist or is not of floats, or if the result
+/// depends on one through an op without a derivative.
+pub fn value_and_grad(func: &Func, wrt: &[usize]) -> Result<Func, DiffError> {
+    scalar_loss(func)?;
+    Ok(lmc_graph::dce(&differentiate(func, wrt, Seeds::Loss)?))
+}
+
+/// The function that returns the gradients of `func`'s result 0, a float scalar, for the parameters `wrt`, in order;
+/// zeros for one that the result does not depend on.
+///
+/// # Errors
+/// As [`value_and_grad`].
+pub fn grad(func: &Func, wrt: &[usize]) -> Result<Func, DiffError> {
+    scalar_loss(func)?;
+    let mut func = differentiate(func, wrt, Seeds::Loss)?;
+    let num_results = func.result_names.len() - wrt.len();
+    let body = func.body();
+    let gradients = func.result_values()[num_results..].to_vec();
+    let names = func.result_names.split_off(num_results);
+    func.set_results(body, gradients);
+    func.result_names = names;
+    // The results that took over parameters' memory are gone.
+    func.params.iter_mut().for_each(|param| param.donated_to = None);
+    Ok(lmc_graph::dce(&func))
+}
+
+/// The function that takes what `func` takes, then a cotangent named `ct.<result>` for each float result, and returns what `func` returns, then
+/// the cotangents of the parameters `wrt`, in order; zeros for one that no result depends on.
+///
+/// A result without a name is called by its index, as in `ct.0`.
+///
+/// # Errors
+/// If a parameter of `wrt` does not exist or is not of floats, or if a float result depends on one through an op without
+/// a derivative.
+pub fn vjp(func: &Func, wrt: &[usize]) -> Result<Func, DiffError> {
+    Ok(lmc_graph::dce(&differentiate(func, wrt, Seeds::Params)?))
+}
+
+/// Where the cotangents of the function's results come from.
+enum Seeds {
+    /// 1 for result 0, none for the others.
+    Loss,
+    /// A parameter for each float result.
+    Params,
+}
+
+fn scalar_loss(func: &Func) -> Result<(), DiffError> {
+    let found = func.result_types();
+    match found.first() {
+        Some(loss) if loss.rank() == 0 && loss.dtype.is_float() => Ok(()),
+        Some(loss) => {
+            Err(request(func, format!("result 0, the loss, must be a float scalar such as f32[], found {loss}")))
+        }
+        None => Err(request(func, "result 0, the loss, must be a float scalar, found no results".into())),
+    }
+}
+
+fn request(func: &Func, reason: String) -> DiffError {
+    DiffError::Request { func: func.name.clone(), reason }
+}
+
+fn differentiate(func: &Func, wrt: &[usize], seeds: Seeds) -> Result<Func, DiffError> {
+    let types = func.param_types();
+    for &index in wrt {
+        let Some(ty) = types.get(index) else {
+            return Err(request(func, format!("there is no parameter {index}, only {}", types.len())));
+        };
+        if !ty.dtype.is_float() {
+            let name = &func.params[index].name;
+            return Err(request(func, format!("parameter {index}, `{name}`, is {ty}: only floats have a gradient")));
+        }
+    }
+    let mut error = None;
+    let mut result = Builder::build(&func.name, |builder| {
+        build_vjp(builder, func, wrt, seeds).unwrap_or_else(|refused| {
+            error = Some(refused);
+            Vec::new()
+        })
+    });
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let gradients = wrt.iter().map(|&index| format!("grad.{}", func.params[index].name));
+    result.result_names = func.result_names.iter().cloned().chain(gradients).collect();
+    Ok(result)
+}
+
+fn build_vjp<'g>(builder: Builder<'g>, func: &Func, wrt: &[usize], seeds: Seeds) -> Result<Vec<Value<'g>>, DiffError> {
+    let mut args = Vec::new();
+    for (param, ty) in func.params.iter().zip(func.param_types()) {
+        let arg = builder.param(&param.name, ty);
+        if let Some(result) = param.donated_to {
+            builder.donate(arg, result);
+        }
+        args.push(arg);
+    }
+    let cts: Vec<Option<Value<'g>>> = match seeds {
+        Seeds::Loss => {
+            let location = Location { scope: "vjp()".into(), ..Location::unknown() };
+            let one = builder.at(location, || builder.full(func.ty(func.result_values()[0]), 1.0));
+            let others = std::iter::repeat_n(None, func.result_values().len() - 1);
+            std::iter::once(Some(one)).chain(others).collect()
+        }
+        Seeds::Params => (func.result_types().into_iter().zip(&func.result_names).enumerate())
+            .map(|(index, (ty, name))| {
+                let name = if name.is_empty() { format!("ct.{index}") } else { format!("ct.{name}") };
+                ty.dtype.is_float().then(|| builder.param(&name, ty))
+            })
+            .collect(),
+    };
+    let wrt: Vec<ValueId> = wrt.iter().map(|&index| func.param_values()[index]).collect();
+    let mut pass = Pass::new(builder, func, &wrt);
+    let mut results = pass.record(func.body(), &args);
+    let cts = pass.reverse(func.body(), &cts)?;
+    results.extend(wrt.iter().map(|&param| pass.cotangent_or_zeros(&cts, param)));
+    Ok(results)
+}
+
+/// The cotangents of the operands `args` of a call of `func`, from those of its results; what `func` computes is
+/// computed here.
+///
+/// # Panics
+/// If `func` has an op without a derivative on the way.
+pub(crate) fn vjp_of_call<'g>(
+    builder: Builder<'g>,
+    func: &Func,
+    args: &[Value<'g>],
+    cts: &[Option<Value<'g>>],
+) -> Vec<Option<Value<'g>>> {
+    let mut pass = Pass::new(builder, func, func.param_values());
+    pass.record(func.body(), args);
+    let found = pass.reverse(func.body(), cts).unwrap_or_else(|error| panic!("{error}"));
+    func.param_values().iter().map(|param| found.get(param).copied()).collect()
+}
+
+/// Cotangents of values of the function that is differentiated.
+pub(crate) type Cotangents<'g> = BTreeMap<ValueId, Value<'g>>;
+
+/// The differentiation of one function, inside of another one under construction.
+pub(crate) struct Pass<'f, 'g> {
+    pub(crate) builder: Builder<'g>,
+    pub(crate) func: &'f Func,
+    /// What stands for each value of `func`: in the forward pass, and where the backward pass computes it again.
+    pub(crate) copy: Copier<'f, 'g>,
+    activity: Activity,
+    /// The carries of the scans on the way, stacked: what each iteration began with.
+    saved: HashMap<NodeId, Vec<Value<'g>>>,
+}
+
+impl<'f, 'g> Pass<'f, 'g> {
+    /// The differentiation of `func` for its values `wrt`, which has recorded nothing yet.
+    pub(crate) fn new(builder: Builder<'g>, func: &'f Func, wrt: &[ValueId]) -> Pass<'f, 'g> {
+        let activity = Activity::new(func, wrt);
+        Pass { builder, func, copy: Copier::new(builder, func), activity, saved: HashMap::new() }
+    }
+
+    /// Computes `region` with `args` in place of its parameters, so that [`Pass::reverse`] can follow, and returns its
+    /// results.
+    pub(crate) fn record(&mut self, region: RegionId, args: &[Value<'g>]) -> Vec<Value<'g>> {
+        let region = self.func.region(region);
+        for (&param, &arg) in region.params.iter().zip(args) {
+            self.copy.map(param, arg);
+        }
+        for &id in &region.nodes {
+            let node = self.func.node(id);
+            if let Op::Scan(op) = &node.op
+                && node.results.iter().any(|&result| self.is_active(result))
+            {
+                let saved = rules::control::record_scan(self, op, node);
+                self.saved.insert(id, saved);
+            } else {
+                self.copy.node(id);
+            }
+        }
+        region.results.iter().map(|&value| self.copy.get(value)).collect()
+    }
+
+    /// The cotangents of a recorded region's parameters and of what it captures, from those of its results.
+    ///
+    /// # Errors
+    /// If a cotangent arrives at an op without a derivative.
+    pub(crate) fn reverse(
+        &mut self,
+        region: RegionId,
+        results: &[Option<Value<'g>>],
+    ) -> Result<Cotangents<'g>, DiffError> {
+        let (builder, func) = (self.builder, self.func);
+        let region = func.region(region);
+        let mut cts = Cotangents::new();
+        for (&value, &ct) in region.results.iter().zip(results) {
+            self.accumulate(&mut cts, value, ct);
+        }
+        for &id in region.nodes.iter().rev() {
+            let node = func.node(id);
+            let of_results: Vec<Option<Value<'g>>> = node.results.iter().map(|value| cts.remove(value)).collect();
+            if of_results.iter().all(Option::is_none) {
+                continue;
+            }
+            let scope = format!("vjp({})", node.location.scope).into();
+            let location = Location { scope, ..node.location.clone() };
+            builder.at(location, || {
+                for (value, ct) in rules::cotangents(self, id, &of_results)? {
+                    self.check(id, value, ct);
+                    self.accumulate(&mut cts, value, Some(ct));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(cts)
+    }
+
+    /// Adds to the cotangent of `value`, if it needs one; or of its source, if `ct` is of that wider type.
+    fn accumulate(&self, cts: &mut Cotangents<'g>, value: ValueId, ct: Option<Value<'g>>) {
+        let Some(ct) = ct.filter(|_| self.is_active(value)) else { return };
+        let target = if ct.dtype() == self.func.ty(value).dtype { value } else { self.source(value) };
+        cts.entry(target).and_modify(|sum| *sum = *sum + ct).or_insert(ct);
+    }
+
+    /// Panics unless `ct`, which the rule of `node` returned for `value`, has the type of `value` or of its source.
+    fn check(&self, node: NodeId, value: ValueId, ct: Value<'g>) {
+        let (expected, found) = (self.func.ty(value), ct.ty());
+        if found != *expected && found != expected.with_dtype(self.wanted(value)) {
+            let node = self.func.node(node);
+            panic!("the rule of {} ({}) returned {found} for {value}: {expected}", node.op.name(), node.location);
+        }
+    }
+
+    /// The cotangent of `value`, or zeros, for a place where a tensor is owed.
+    pub(crate) fn cotangent_or_zeros(&self, cts: &Cotangents<'g>, value: ValueId) -> Value<'g> {
+        cts.get(&value).copied().unwrap_or_else(|| self.builder.full(self.func.ty(value), 0.0))
+    }
+
+    /// Whether `value` needs a cotangent.
+    pub(crate) fn is_active(&self, value: ValueId) -> bool {
+        self.activity.is_active(value)
+    }
+
+    /// The operand of the `convert` that made `value` from a wider float, and so on upwards; else `value` itself.
+    ///
+    /// A cotangent of the source is the same as one of `value`, only better: it is not rounded to the narrow type. So a
+    /// rule may return a cotangent of either type.
+    fn source(&self, value: ValueId) -> ValueId {
+        let (func, mut source) = (self.func, value);
+        while let Some(node) = func.defining_node(source).map(|node| func.node(node))
+            && let (Op::Convert(_), &[operand]) = (&node.op, &node.operands[..])
+            && func.ty(operand).dtype.is_float()
+            && func.ty(operand).dtype.size() > func.ty(source).dtype.size()
+        {
+            source = operand;
+        }
+        source
+    }
+
+    /// The element type in which a cotangent of `value` is most welcome: that of its source.
+    pub(crate) fn wanted(&self, value: ValueId) -> DType {
+        self.func.ty(self.source(value)).dtype
+    }
+
+    /// The values around `region` that may get a cotangent from it, as a first guess.
+    pub(crate) fn capture_sources(&self, region: RegionId) -> Vec<ValueId> {
+        let captures = self.func.captures(region).into_iter();
+        let mut sources: Vec<ValueId> =
+            captures.filter(|&value| self.is_active(value)).map(|value| self.source(value)).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        sources
+    }
+
+    /// The carries that [`Pass::record`] kept of a scan, stacked.
+    pub(crate) fn saved_carries(&self, scan: NodeId) -> Vec<Value<'g>> {
+        self.saved[&scan].clone()
+    }
+
+    /// The types of these values.
+    pub(crate) fn types(&self, values: &[ValueId]) -> Vec<TensorType> {
+        values.iter().map(|&value| self.func.ty(value).clone()).collect()
+    }
+}
