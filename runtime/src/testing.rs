@@ -1,5 +1,7 @@
 //! What the tests with a device share. The plugin is found or fetched as the program does it.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::LazyLock;
 
 use crate::plugin::{Locations, find_or_install};
@@ -19,6 +21,14 @@ pub(crate) fn client() -> &'static Client {
         Client::new(&plugin(), &options).expect("a client")
     });
     &CLIENT
+}
+
+/// Writes an executable shell script. Another process writes it: a file that this one has open for writing, if only in
+/// the copy of a child that another test is about to start, cannot be executed.
+pub(crate) fn write_script(path: &Path, text: &str) {
+    let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
+    let status = Command::new("sh").args(["-c", write, "sh"]).arg(path).arg(text).status().expect("sh runs");
+    assert!(status.success());
 }
 
 /// A module `@m` with a `@main` of these arguments, results and body.

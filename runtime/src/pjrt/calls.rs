@@ -644,7 +644,15 @@ impl BufferHandle {
     ///
     /// A host layout could be asked for, but the CPU plugin (PJRT 0.81) copies the bytes as they are whatever it is.
     pub(crate) fn to_host(&self, size: usize) -> Result<Vec<u8>, PjrtError> {
-        let mut bytes = vec![0u8; size];
+        // Before the host's memory is taken: an execution that failed may have been to make more than there is.
+        self.wait()?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| PjrtError {
+            function: "PJRT_Buffer_ToHostBuffer",
+            code: ErrorCode::ResourceExhausted,
+            message: format!("the host has no {size} bytes to copy the buffer to"),
+        })?;
+        bytes.resize(size, 0u8);
         let mut args = PJRT_Buffer_ToHostBuffer_Args::new();
         args.src = self.buffer;
         args.dst = bytes.as_mut_ptr().cast::<c_void>();

@@ -214,12 +214,12 @@ fn file_name(path: &Path) -> String {
 mod tests {
     use std::collections::BTreeMap;
     use std::io::Write;
-    use std::os::unix::fs::PermissionsExt;
 
     use zip::write::SimpleFileOptions;
 
     use super::*;
     use crate::plugin::WheelFile;
+    use crate::testing::write_script;
 
     /// The bytes of an archive with one file.
     fn archive(name: &str) -> Vec<u8> {
@@ -237,9 +237,8 @@ mod tests {
         fs::write(&wheel, archive(inside)).expect("written");
         let python = dir.path().join("python");
         // The last but one argument is the folder.
-        let text = format!("#!/bin/sh\nfor dir; do before=$last; last=$dir; done; cd \"$before\"\n{script}\n");
-        fs::write(&python, text.replace("WHEEL", &wheel.display().to_string())).expect("written");
-        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("made executable");
+        let text = format!("for dir; do before=$last; last=$dir; done; cd \"$before\"\n{script}");
+        write_script(&python, &text.replace("WHEEL", &wheel.display().to_string()));
         let file = WheelFile { file: "p-1.whl".into(), sha256: sha256_of(&wheel).expect("read") };
         let files = BTreeMap::from([(std::env::consts::ARCH.to_owned(), file)]);
         let wheels = vec![Wheel { distribution: "p".into(), version: "1".into(), files }];

@@ -168,9 +168,9 @@ fn python_package(plugin: &Managed, python: &str) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::testing::write_script;
 
     fn locations(cache: &Path) -> Locations {
         Locations { explicit: None, from_environment: None, cache: cache.to_owned(), offline: true }
@@ -199,8 +199,7 @@ mod tests {
     fn answer(script: &str) -> Result<PathBuf, String> {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let python = dir.path().join("python");
-        fs::write(&python, format!("#!/bin/sh\n{script}\n")).expect("written");
-        fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("made executable");
+        write_script(&python, script);
         let name = python.to_string_lossy().into_owned();
         python_package(managed_plugin("cpu").expect("cpu"), &name).map_err(|why| why.replace(&name, "PYTHON"))
     }
