@@ -20,22 +20,24 @@ pub(super) fn scan(
     let Scan { num_carry, length, reverse } = *op;
     let (carries, xs) = x.split_at(num_carry);
     let stacked_types = &result_types[num_carry..];
+    let stacked: Vec<Value> =
+        stacked_types.iter().map(|ty| shape::full(e, ty, &Literal::zeros(TensorType::scalar(ty.dtype)))).collect();
     if length == 0 {
         // Nothing runs, and the stacked results have no elements.
-        let empty: Vec<Value> =
-            stacked_types.iter().map(|ty| shape::constant(e, &Literal::zeros(ty.clone()))).collect();
-        return [carries, &empty].concat();
+        return [carries, &stacked].concat();
     }
     let location = e.location.clone();
     let counter_dtype = if i32::try_from(length).is_ok() { DType::I32 } else { DType::I64 };
     let counter_type = TensorType::scalar(counter_dtype);
-    let number = |e: &mut Emitter<'_>, n: usize| shape::full(e, &counter_type, n as f64);
+    let number = |e: &mut Emitter<'_>, n: usize| {
+        let bytes = n.to_le_bytes()[..counter_dtype.size()].to_vec();
+        shape::constant(e, &Literal::from_bytes(counter_type.clone(), bytes).expect("as many bytes as the type has"))
+    };
     let zero = number(e, 0);
     let one = number(e, 1);
     let limit = number(e, length);
     let last = if reverse { Some(number(e, length - 1)) } else { None };
-    let stacked: Vec<Value> = stacked_types.iter().map(|ty| shape::full(e, ty, 0.0)).collect();
-    let init = [&[zero.clone()], carries, &stacked].concat();
+    let init = [std::slice::from_ref(&zero), carries, &stacked].concat();
 
     let (values, state) = open_while(e, &init);
     let more = elementwise::compare(e, ComparisonDirection::Lt, &state[0], &limit);

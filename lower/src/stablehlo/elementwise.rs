@@ -17,10 +17,13 @@ pub(super) fn binary(e: &mut Emitter<'_>, op: BinaryOp, lhs: &Value, rhs: &Value
 }
 
 pub(super) fn compare(e: &mut Emitter<'_>, direction: ComparisonDirection, lhs: &Value, rhs: &Value) -> Value {
-    let order = match lhs.ty.dtype {
-        dtype if dtype.is_float() => "FLOAT",
-        dtype if dtype.is_signed_int() => "SIGNED",
-        _ => "UNSIGNED",
+    let dtype = lhs.ty.dtype;
+    let order = if dtype.is_float() {
+        "FLOAT"
+    } else if dtype.is_signed_int() {
+        "SIGNED"
+    } else {
+        "UNSIGNED"
     };
     compare_in(e, direction, order, lhs, rhs)
 }

@@ -71,14 +71,14 @@ pub(super) fn gather(e: &mut Emitter<'_>, op: &Gather, x: &Value, start_indices:
 /// Narrow floats are added and multiplied in f32 and rounded once: element by element a bf16 sum of ones would stop at
 /// 256, where 1 is less than half of the distance to the next number.
 pub(super) fn scatter(e: &mut Emitter<'_>, op: &Scatter, x: &Value, indices: &Value, updates: &Value) -> Value {
-    let computation = match op.update_computation {
-        ScatterOp::Add => Some(BinaryOp::Add),
-        ScatterOp::Multiply => Some(BinaryOp::Multiply),
-        ScatterOp::Maximum => Some(BinaryOp::Maximum),
-        ScatterOp::Minimum => Some(BinaryOp::Minimum),
-        ScatterOp::Replace => None,
+    let (computation, accumulates) = match op.update_computation {
+        ScatterOp::Add => (Some(BinaryOp::Add), true),
+        ScatterOp::Multiply => (Some(BinaryOp::Multiply), true),
+        ScatterOp::Maximum => (Some(BinaryOp::Maximum), false),
+        ScatterOp::Minimum => (Some(BinaryOp::Minimum), false),
+        ScatterOp::Replace => (None, false),
     };
-    if !computation.is_some_and(|computation| accumulates_in_f32(computation, x.ty.dtype)) {
+    if !(accumulates && accumulates_in_f32(x.ty.dtype)) {
         return scatter_with(e, op, computation, x, indices, updates);
     }
     let wide_x = elementwise::convert(e, x, DType::F32);
@@ -124,19 +124,15 @@ fn scatter_with(
          #stablehlo.scatter<{numbers}>, unique_indices = {unique_indices}}}> ({{",
         names(&operands)
     ));
-    let [there, update] = block(e, [&TensorType::scalar(x.ty.dtype); 2]);
+    let element = TensorType::scalar(x.ty.dtype);
+    let arguments = e.arguments([&element, &element]);
+    e.block_label(&arguments);
+    let [there, update] = &arguments[..] else { unreachable!("two types were given") };
     let combined = match computation {
-        Some(computation) => elementwise::binary(e, computation, &there, &update),
-        None => update,
+        Some(computation) => elementwise::binary(e, computation, there, update),
+        None => update.clone(),
     };
     e.return_values(&[combined]);
     e.close(&format!("}}) : ({}) -> {}", types(&operands), tensor(&x.ty)));
     results.remove(0)
-}
-
-/// The head of a block, `^bb0(%arg0: …):`, and its arguments.
-pub(super) fn block<const N: usize>(e: &mut Emitter<'_>, types: [&TensorType; N]) -> [Value; N] {
-    let arguments = e.arguments(types);
-    e.block_label(&arguments);
-    <[Value; N]>::try_from(arguments).expect("an argument a type")
 }

@@ -163,3 +163,201 @@ impl<'f> Frame<'f> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::ops::{RngAlgorithm, Scan, Scatter, ScatterOp, SortDirection};
+    use lmc_graph::{Builder, DType, Literal, Location};
+
+    use super::*;
+
+    const PLAIN: Options = Options { locations: false };
+
+    fn ty(dtype: DType, shape: &[usize]) -> TensorType {
+        TensorType::new(dtype, shape)
+    }
+
+    /// Compares the lines between the function's head and its end, without their indentation.
+    #[track_caller]
+    fn check(build: impl for<'g> FnOnce(Builder<'g>) -> Vec<lmc_graph::Value<'g>>, expected: &str) {
+        let text = lower(&Builder::build("f", build), &Target::generic(), &PLAIN).text;
+        let (_, body) = text.split_once("{\n    ").expect("the function's head ends its line");
+        let body = body.strip_suffix("\n  }\n}\n").expect("the function and the module end");
+        let lines = body.lines().map(|line| line.strip_prefix("    ").unwrap_or(line));
+        assert_eq!(lines.collect::<Vec<_>>().join("\n"), expected.trim());
+    }
+
+    #[test]
+    fn head_of_the_function() {
+        let func = Builder::build("train step", |b| {
+            let x = b.param("model.x", ty(DType::F32, &[3]));
+            let y = b.param("", ty(DType::BF16, &[]));
+            b.donate(x, 0);
+            let location = Location { scope: "a.b".into(), file: "m.rs".into(), line: 7 };
+            vec![b.at(location, || x.exp()), y]
+        });
+        let target = Target { num_devices: 2, ..Target::generic() };
+        assert_eq!(
+            lower(&func, &target, &Options { locations: true }).text,
+            "\
+module @\"train step\" attributes {mhlo.num_partitions = 2 : i32, mhlo.num_replicas = 1 : i32} {
+  func.func public @main(
+    %arg0: tensor<3xf32> {tf.aliasing_output = 0 : i32} loc(\"model.x\"),
+    %arg1: tensor<bf16>
+  ) -> (tensor<3xf32>, tensor<bf16>) {
+    %0 = stablehlo.exponential %arg0 : tensor<3xf32> loc(#loc1)
+    return %0, %arg1 : tensor<3xf32>, tensor<bf16> loc(#loc2)
+  }
+}
+#loc1 = loc(\"a.b\"(\"m.rs\":7:0))
+#loc2 = loc(unknown)
+"
+        );
+    }
+
+    #[test]
+    fn scan_is_a_while_over_a_counter() {
+        check(
+            |b| {
+                let xs = b.param("xs", ty(DType::F32, &[4, 2]));
+                let attributes = Scan { num_carry: 1, length: 4, reverse: true };
+                let init = b.param("init", ty(DType::F32, &[2]));
+                let scanned = b.scan_with(attributes, &[init], &[xs], |c, x| (vec![c[0] + x[0]], vec![c[0]]));
+                [scanned.carries, scanned.stacked].concat()
+            },
+            "
+%0 = stablehlo.constant dense<0.0> : tensor<4x2xf32>
+%1 = stablehlo.constant dense<0> : tensor<i32>
+%2 = stablehlo.constant dense<1> : tensor<i32>
+%3 = stablehlo.constant dense<4> : tensor<i32>
+%4 = stablehlo.constant dense<3> : tensor<i32>
+%5:3 = stablehlo.while(%arg2 = %1, %arg3 = %arg1, %arg4 = %0) : tensor<i32>, tensor<2xf32>, tensor<4x2xf32>
+cond {
+  %6 = stablehlo.compare LT, %arg2, %3, SIGNED : (tensor<i32>, tensor<i32>) -> tensor<i1>
+  stablehlo.return %6 : tensor<i1>
+} do {
+  %7 = stablehlo.subtract %4, %arg2 : tensor<i32>
+  %8 = stablehlo.dynamic_slice %arg0, %7, %1, sizes = [1, 2] : (tensor<4x2xf32>, tensor<i32>, tensor<i32>) -> tensor<1x2xf32>
+  %9 = stablehlo.reshape %8 : (tensor<1x2xf32>) -> tensor<2xf32>
+  %10 = stablehlo.add %arg3, %9 : tensor<2xf32>
+  %11 = stablehlo.reshape %arg3 : (tensor<2xf32>) -> tensor<1x2xf32>
+  %12 = stablehlo.dynamic_update_slice %arg4, %11, %7, %1 : (tensor<4x2xf32>, tensor<1x2xf32>, tensor<i32>, tensor<i32>) -> tensor<4x2xf32>
+  %13 = stablehlo.add %arg2, %2 : tensor<i32>
+  stablehlo.return %13, %10, %12 : tensor<i32>, tensor<2xf32>, tensor<4x2xf32>
+}
+return %5#1, %5#2 : tensor<2xf32>, tensor<4x2xf32>",
+        );
+        // Without iterations there is no loop, and no slice of a tensor without elements.
+        check(
+            |b| {
+                let xs = b.param("xs", ty(DType::F32, &[0, 2]));
+                b.scan(&[], &[xs], 0, |_, x| (vec![], vec![x[0]])).stacked
+            },
+            "
+%0 = stablehlo.constant dense<> : tensor<0x2xf32>
+return %0 : tensor<0x2xf32>",
+        );
+    }
+
+    #[test]
+    fn regions_and_blocks() {
+        check(
+            |b| {
+                let (p, x) = (b.param("p", ty(DType::Bool, &[])), b.param("x", ty(DType::F32, &[])));
+                b.if_else(p, || vec![b.remat(|| vec![x + x])[0]], || vec![x.stop_gradient()])
+            },
+            "
+%0 = \"stablehlo.if\"(%arg0) ({
+  %1 = stablehlo.add %arg1, %arg1 : tensor<f32>
+  stablehlo.return %1 : tensor<f32>
+}, {
+  stablehlo.return %arg1 : tensor<f32>
+}) : (tensor<i1>) -> tensor<f32>
+return %0 : tensor<f32>",
+        );
+        check(
+            |b| {
+                let (keys, values) = (b.param("k", ty(DType::F32, &[3])), b.param("v", ty(DType::I32, &[3])));
+                let (keys, values) = keys.sort_by_key(values, 0, SortDirection::Descending);
+                vec![keys, values]
+            },
+            "
+%0:2 = \"stablehlo.sort\"(%arg0, %arg1) <{dimension = 0 : i64, is_stable = true}> ({
+^bb0(%arg2: tensor<f32>, %arg3: tensor<f32>, %arg4: tensor<i32>, %arg5: tensor<i32>):
+  %1 = stablehlo.compare GT, %arg2, %arg3, TOTALORDER : (tensor<f32>, tensor<f32>) -> tensor<i1>
+  stablehlo.return %1 : tensor<i1>
+}) : (tensor<3xf32>, tensor<3xi32>) -> (tensor<3xf32>, tensor<3xi32>)
+return %0#0, %0#1 : tensor<3xf32>, tensor<3xi32>",
+        );
+    }
+
+    #[test]
+    fn narrow_floats_accumulate_in_f32() {
+        check(
+            |b| {
+                let x = b.param("x", ty(DType::BF16, &[3]));
+                vec![x.sum(&[0]), x.max(&[0])]
+            },
+            "
+%0 = stablehlo.convert %arg0 : (tensor<3xbf16>) -> tensor<3xf32>
+%1 = stablehlo.constant dense<0.0> : tensor<f32>
+%2 = stablehlo.reduce(%0 init: %1) applies stablehlo.add across dimensions = [0] : (tensor<3xf32>, tensor<f32>) -> tensor<f32>
+%3 = stablehlo.convert %2 : (tensor<f32>) -> tensor<bf16>
+%4 = stablehlo.constant dense<0xFF80> : tensor<bf16>
+%5 = stablehlo.reduce(%arg0 init: %4) applies stablehlo.maximum across dimensions = [0] : (tensor<3xbf16>, tensor<bf16>) -> tensor<bf16>
+return %3, %5 : tensor<bf16>, tensor<bf16>",
+        );
+        check(
+            |b| {
+                let (x, updates) = (b.param("x", ty(DType::BF16, &[4])), b.param("u", ty(DType::BF16, &[2])));
+                let attributes = Scatter {
+                    update_window_dims: vec![],
+                    inserted_window_dims: vec![0],
+                    input_batching_dims: vec![],
+                    scatter_indices_batching_dims: vec![],
+                    scatter_dims_to_operand_dims: vec![0],
+                    index_vector_dim: 1,
+                    indices_are_sorted: false,
+                    unique_indices: true,
+                    update_computation: ScatterOp::Add,
+                };
+                vec![x.scatter(b.param("i", ty(DType::I32, &[2])), updates, attributes)]
+            },
+            "
+%0 = stablehlo.convert %arg0 : (tensor<4xbf16>) -> tensor<4xf32>
+%1 = stablehlo.convert %arg1 : (tensor<2xbf16>) -> tensor<2xf32>
+%2 = \"stablehlo.scatter\"(%0, %arg2, %1) <{indices_are_sorted = false, scatter_dimension_numbers = #stablehlo.scatter<inserted_window_dims = [0], scatter_dims_to_operand_dims = [0], index_vector_dim = 1>, unique_indices = true}> ({
+^bb0(%arg3: tensor<f32>, %arg4: tensor<f32>):
+  %3 = stablehlo.add %arg3, %arg4 : tensor<f32>
+  stablehlo.return %3 : tensor<f32>
+}) : (tensor<4xf32>, tensor<2xi32>, tensor<2xf32>) -> tensor<4xf32>
+%4 = stablehlo.convert %2 : (tensor<4xf32>) -> tensor<4xbf16>
+return %4 : tensor<4xbf16>",
+        );
+    }
+
+    #[test]
+    fn what_stablehlo_or_xla_spell_differently() {
+        check(
+            |b| {
+                let (state, bits) = b
+                    .param("key", ty(DType::U64, &[2]))
+                    .rng_bit_generator(RngAlgorithm::ThreeFry, ty(DType::I32, &[3]));
+                vec![state, bits]
+            },
+            "
+%0:2 = stablehlo.rng_bit_generator %arg0, algorithm = THREE_FRY : (tensor<2xui64>) -> (tensor<2xui64>, tensor<3xui32>)
+%1 = stablehlo.bitcast_convert %0#1 : (tensor<3xui32>) -> tensor<3xi32>
+return %0#0, %1 : tensor<2xui64>, tensor<3xi32>",
+        );
+        // Ops without effect, as they have no results.
+        check(
+            |b| {
+                b.optimization_barrier(&[]);
+                b.while_loop(&[], |_| b.constant(Literal::scalar(false)), |_| vec![]);
+                vec![]
+            },
+            "return",
+        );
+    }
+}

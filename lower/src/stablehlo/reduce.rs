@@ -8,11 +8,11 @@ use super::emitter::{Emitter, Value, names, types};
 use super::shape;
 use super::syntax::{list, results, tensor};
 
-/// Whether combining many elements of this type goes through f32: rounding every partial result to a narrow float loses
-/// digits that the reference, which rounds once, keeps. XLA's CPU backend leaves an error of 2 units in the last place
-/// in a bf16 sum of 4096 numbers otherwise.
-pub(super) fn accumulates_in_f32(op: BinaryOp, dtype: DType) -> bool {
-    matches!(op, BinaryOp::Add | BinaryOp::Multiply) && matches!(dtype, DType::BF16 | DType::F16)
+/// Whether sums and products of this type go through f32: rounding every partial result to a narrow float loses digits
+/// that the reference, which rounds once, keeps. XLA's CPU backend leaves an error of 2 units in the last place in a
+/// bf16 sum of 4096 numbers otherwise.
+pub(super) fn accumulates_in_f32(dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16)
 }
 
 pub(super) fn reduce(e: &mut Emitter<'_>, op: &Reduce, x: &Value, ty: &TensorType) -> Value {
@@ -20,23 +20,19 @@ pub(super) fn reduce(e: &mut Emitter<'_>, op: &Reduce, x: &Value, ty: &TensorTyp
     if dimensions.is_empty() {
         return x.clone();
     }
-    let op = match op {
-        ReduceOp::Add => BinaryOp::Add,
-        ReduceOp::Multiply => BinaryOp::Multiply,
-        ReduceOp::Maximum => BinaryOp::Maximum,
-        ReduceOp::Minimum => BinaryOp::Minimum,
-        ReduceOp::And => BinaryOp::And,
-        ReduceOp::Or => BinaryOp::Or,
+    let accumulates = match op {
+        ReduceOp::Add | ReduceOp::Multiply => true,
+        ReduceOp::Maximum | ReduceOp::Minimum | ReduceOp::And | ReduceOp::Or => false,
     };
-    if !accumulates_in_f32(op, ty.dtype) {
-        return reduce_with(e, op, x, dimensions, ty);
+    if !(accumulates && accumulates_in_f32(ty.dtype)) {
+        return reduce_with(e, *op, x, dimensions, ty);
     }
     let wide = elementwise::convert(e, x, DType::F32);
-    let wide = reduce_with(e, op, &wide, dimensions, &ty.with_dtype(DType::F32));
+    let wide = reduce_with(e, *op, &wide, dimensions, &ty.with_dtype(DType::F32));
     elementwise::convert(e, &wide, ty.dtype)
 }
 
-fn reduce_with(e: &mut Emitter<'_>, op: BinaryOp, x: &Value, dimensions: &[usize], ty: &TensorType) -> Value {
+fn reduce_with(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, dimensions: &[usize], ty: &TensorType) -> Value {
     let init = shape::constant(e, &neutral(op, ty.dtype));
     let op = format!(
         "stablehlo.reduce({} init: {}) applies stablehlo.{} across dimensions = {} : ({}, {}) -> {}",
@@ -51,32 +47,32 @@ fn reduce_with(e: &mut Emitter<'_>, op: BinaryOp, x: &Value, dimensions: &[usize
     e.op(&op, ty)
 }
 
-/// The neutral element of the op of a reduction.
-///
-/// # Panics
-/// For ops that no reduction has.
-fn neutral(op: BinaryOp, dtype: DType) -> Literal {
+/// The neutral element of a reduction's op.
+fn neutral(op: ReduceOp, dtype: DType) -> Literal {
     let ty = TensorType::scalar(dtype);
-    let bytes = match op {
-        BinaryOp::Add | BinaryOp::Or => return Literal::zeros(ty),
-        BinaryOp::Multiply => return Literal::from_f64s(ty, &[1.0]),
-        BinaryOp::Maximum => return least(dtype),
-        BinaryOp::Minimum if dtype.is_float() => return Literal::from_f64s(ty, &[f64::INFINITY]),
-        // The greatest integer has all bits set, but for the sign.
-        BinaryOp::Minimum if dtype.is_signed_int() => [vec![0xFF; dtype.size() - 1], vec![0x7F]].concat(),
-        BinaryOp::And if dtype == DType::Bool => vec![1],
-        BinaryOp::Minimum | BinaryOp::And => vec![0xFF; dtype.size()],
-        BinaryOp::Subtract
-        | BinaryOp::Divide
-        | BinaryOp::Remainder
-        | BinaryOp::Power
-        | BinaryOp::Atan2
-        | BinaryOp::Xor
-        | BinaryOp::ShiftLeft
-        | BinaryOp::ShiftRightArithmetic
-        | BinaryOp::ShiftRightLogical => panic!("no reduction by {}", op.name()),
-    };
+    match op {
+        ReduceOp::Add | ReduceOp::Or => Literal::zeros(ty),
+        ReduceOp::Multiply => Literal::from_f64s(ty, &[1.0]),
+        ReduceOp::Maximum => least(dtype),
+        ReduceOp::Minimum => greatest(dtype),
+        ReduceOp::And if dtype == DType::Bool => Literal::scalar(true),
+        ReduceOp::And => from_bytes(ty, vec![0xFF; dtype.size()]),
+    }
+}
+
+fn from_bytes(ty: TensorType, bytes: Vec<u8>) -> Literal {
     Literal::from_bytes(ty, bytes).expect("as many bytes as the type has")
+}
+
+/// The greatest element of a type: ∞ for floats.
+fn greatest(dtype: DType) -> Literal {
+    let ty = TensorType::scalar(dtype);
+    if dtype.is_float() {
+        return Literal::from_f64s(ty, &[f64::INFINITY]);
+    }
+    // All bits are set, of a signed integer but for the sign.
+    let top = if dtype.is_signed_int() { 0x7F } else { 0xFF };
+    from_bytes(ty, [vec![0xFF; dtype.size() - 1], vec![top]].concat())
 }
 
 /// The least element of a type: -∞ for floats.
@@ -87,8 +83,7 @@ fn least(dtype: DType) -> Literal {
     }
     // Of a signed integer, the sign bit alone.
     let top = if dtype.is_signed_int() { 0x80 } else { 0x00 };
-    let bytes = [vec![0x00; dtype.size() - 1], vec![top]].concat();
-    Literal::from_bytes(ty, bytes).expect("as many bytes as the type has")
+    from_bytes(ty, [vec![0x00; dtype.size() - 1], vec![top]].concat())
 }
 
 /// A reduction of pairs of an element and its index, by an operation that is the same in any order.

@@ -17,9 +17,13 @@ pub(super) fn constant(e: &mut Emitter<'_>, value: &Literal) -> Value {
     elementwise::convert(e, &bytes, DType::Bool)
 }
 
-/// A constant of equal elements.
-pub(super) fn full(e: &mut Emitter<'_>, ty: &TensorType, element: f64) -> Value {
-    constant(e, &Literal::from_f64s(ty.clone(), &vec![element; ty.num_elements()]))
+/// A constant whose elements all are `element`, a scalar.
+pub(super) fn full(e: &mut Emitter<'_>, ty: &TensorType, element: &Literal) -> Value {
+    if ty.num_elements() == 0 {
+        return constant(e, &Literal::zeros(ty.clone()));
+    }
+    let element = dense(element).expect("a scalar has a spelling");
+    e.op(&format!("stablehlo.constant {element} : {}", tensor(ty)), ty)
 }
 
 pub(super) fn iota(e: &mut Emitter<'_>, iota_dimension: usize, ty: &TensorType) -> Value {

@@ -112,15 +112,15 @@ fn scalar(dtype: DType, bytes: &[u8]) -> String {
         DType::U64 => u64::read(bytes).to_string(),
         DType::BF16 => {
             let x = bf16::read(bytes);
-            float(x.to_f32(), |read| bf16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
+            float(x.to_f64(), |read| bf16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
         }
         DType::F16 => {
             let x = f16::read(bytes);
-            float(x.to_f32(), |read| f16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
+            float(x.to_f64(), |read| f16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
         }
         DType::F32 => {
             let x = f32::read(bytes);
-            float(x, |read| read as f32 == x).unwrap_or_else(|| hex(bytes))
+            float(f64::from(x), |read| read as f32 == x).unwrap_or_else(|| hex(bytes))
         }
         DType::F64 => {
             let x = f64::read(bytes);
@@ -129,16 +129,18 @@ fn scalar(dtype: DType, bytes: &[u8]) -> String {
     }
 }
 
-/// A finite number in decimal, with the point that MLIR's floats need. `None` when it is not finite or when `is_exact`
-/// denies the f64 that the decimals say, which is what MLIR reads before it rounds to the element type.
-fn float(x: impl Into<f64> + std::fmt::Debug + Copy, is_exact: impl Fn(f64) -> bool) -> Option<String> {
-    // `Debug` writes the fewest digits that tell the number from its neighbours, `1e-7` without a point.
-    let digits = format!("{x:?}");
-    let read: f64 = digits.parse().ok()?;
-    if !x.into().is_finite() || !is_exact(read) {
+/// The fewest decimals that are read back as `x`, with the point that MLIR's floats need; `None` when it is not finite.
+///
+/// `is_exact` tells whether an f64 becomes `x` when it is rounded to the element type: MLIR too reads decimals as f64.
+fn float(x: f64, is_exact: impl Fn(f64) -> bool) -> Option<String> {
+    if !x.is_finite() {
         return None;
     }
+    // 17 digits, one of them before the point, tell every f64 from its neighbours.
+    let rounded = |decimals: usize| format!("{x:.decimals$e}").parse::<f64>().ok().filter(|&read| is_exact(read));
+    let digits = format!("{:?}", (0..=16).find_map(rounded)?);
     Some(match digits.split_once('e') {
+        // `Debug` writes `1e-7`.
         Some((mantissa, exponent)) if !mantissa.contains('.') => format!("{mantissa}.0e{exponent}"),
         Some(_) | None => digits,
     })
@@ -170,8 +172,10 @@ mod tests {
         check(Literal::scalar(f32::NAN), "dense<0x7FC00000>");
         check(Literal::scalar(f64::NEG_INFINITY), "dense<0xFFF0000000000000>");
         check(Literal::scalar(bf16::INFINITY), "dense<0x7F80>");
-        check(Literal::scalar(bf16::from_f32(0.1)), "dense<0.10009766>");
-        check(Literal::scalar(f16::MIN_POSITIVE_SUBNORMAL), "dense<5.9604645e-8>");
+        check(Literal::scalar(bf16::from_f32(0.1)), "dense<0.1>");
+        check(Literal::scalar(f16::MIN_POSITIVE_SUBNORMAL), "dense<6.0e-8>");
+        check(Literal::scalar(0.1f32 + 0.2f32), "dense<0.3>");
+        check(Literal::scalar(0.1f64 + 0.2f64), "dense<0.30000000000000004>");
         check(Literal::scalar(true), "dense<true>");
         check(Literal::scalar(u64::MAX), "dense<18446744073709551615>");
         check(Literal::new([2, 2], &[1i8, -128, 3, 4]), "dense<[[1, -128], [3, 4]]>");
