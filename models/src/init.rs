@@ -6,7 +6,7 @@
 
 use std::f64::consts::{FRAC_PI_2, LN_2, SQRT_2};
 
-use lmc_graph::{DType, Literal, TensorType};
+use lmc_graph::{DType, Literal};
 
 use crate::params::{Init, ParamSpec, Params};
 
@@ -15,47 +15,52 @@ use crate::params::{Init, ParamSpec, Params};
 /// # Panics
 /// If a parameter is not f32.
 pub fn initialize(specs: &Params<ParamSpec>, seed: u64) -> Params<Literal> {
-    let mut values: Vec<Vec<f32>> = specs
-        .values()
-        .map(|spec| {
-            assert!(spec.ty.dtype == DType::F32, "parameters are f32, found {}", spec.ty);
-            let element = if spec.init == Init::Ones { 1.0 } else { 0.0 };
-            vec![element; spec.ty.num_elements()]
-        })
-        .collect();
+    let mut values: Vec<Vec<u8>> = specs.values().map(constant_bytes).collect();
     fill_normal(specs, seed, &mut values);
     let mut values = values.into_iter();
     specs.map(|_, spec| {
-        let elements = values.next().expect("one value a spec");
-        Literal::new(spec.ty.shape.clone(), &elements)
+        let bytes = values.next().expect("one value a spec");
+        Literal::from_bytes(spec.ty.clone(), bytes).expect("as many bytes as the type takes")
     })
+}
+
+/// The bytes of ones, or of zeros: what is normal is filled later.
+fn constant_bytes(spec: &ParamSpec) -> Vec<u8> {
+    assert!(spec.ty.dtype == DType::F32, "parameters are f32, found {}", spec.ty);
+    match spec.init {
+        Init::Ones => 1f32.to_le_bytes().repeat(spec.ty.num_elements()),
+        Init::Zeros | Init::Normal { .. } => vec![0; spec.ty.num_bytes()],
+    }
 }
 
 /// Zeros of every parameter's type: moments before the first step.
 pub fn zeros(specs: &Params<ParamSpec>) -> Params<Literal> {
-    specs.map(|_, spec| Literal::zeros(TensorType::clone(&spec.ty)))
+    specs.map(|_, spec| Literal::zeros(spec.ty.clone()))
 }
 
 /// A part of a parameter that is filled at once.
 struct Chunk<'a> {
-    elements: &'a mut [f32],
+    bytes: &'a mut [u8],
     path_hash: u64,
     /// The number of blocks before the chunk.
     block: u64,
     std: f64,
 }
 
-/// Elements of a chunk, a multiple of the four of a block; a few milliseconds of work.
-const CHUNK: usize = 1 << 18;
+/// Elements of a block: what one call of the generator gives.
+const BLOCK: usize = 4;
+
+/// Blocks of a chunk; a few milliseconds of work.
+const CHUNK: usize = 1 << 16;
 
 /// Fills what is normal, on all processors.
-fn fill_normal(specs: &Params<ParamSpec>, seed: u64, values: &mut [Vec<f32>]) {
+fn fill_normal(specs: &Params<ParamSpec>, seed: u64, values: &mut [Vec<u8>]) {
     let mut chunks = Vec::new();
-    for ((path, spec), elements) in specs.iter().zip(values) {
+    for ((path, spec), bytes) in specs.iter().zip(values) {
         if let Init::Normal { std } = spec.init {
             let path_hash = fnv1a(path.as_bytes());
-            let parts = elements.chunks_mut(CHUNK).zip((0..).step_by(CHUNK / 4));
-            chunks.extend(parts.map(|(elements, block)| Chunk { elements, path_hash, block, std }));
+            let parts = bytes.chunks_mut(CHUNK * BLOCK * size_of::<f32>()).zip((0..).step_by(CHUNK));
+            chunks.extend(parts.map(|(bytes, block)| Chunk { bytes, path_hash, block, std }));
         }
     }
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(chunks.len()).max(1);
@@ -72,10 +77,11 @@ fn fill_normal(specs: &Params<ParamSpec>, seed: u64, values: &mut [Vec<f32>]) {
 
 impl Chunk<'_> {
     fn fill(self, seed: u64) {
-        for (block, elements) in (self.block..).zip(self.elements.chunks_mut(4)) {
-            let normals = normals(philox4x32([low(block), high(block), low(self.path_hash), high(self.path_hash)], seed));
-            for (element, normal) in elements.iter_mut().zip(normals) {
-                *element = (self.std * normal) as f32;
+        let Chunk { bytes, path_hash, block, std } = self;
+        for (block, bytes) in (block..).zip(bytes.chunks_mut(BLOCK * size_of::<f32>())) {
+            let normals = normals(philox4x32([low(block), high(block), low(path_hash), high(path_hash)], seed));
+            for (bytes, normal) in bytes.chunks_exact_mut(size_of::<f32>()).zip(normals) {
+                bytes.copy_from_slice(&((std * normal) as f32).to_le_bytes());
             }
         }
     }
@@ -109,7 +115,7 @@ fn philox4x32(mut counter: [u32; 4], key: u64) -> [u32; 4] {
 }
 
 /// Four standard normal numbers from 128 random bits (Box and Muller 1958).
-fn normals(bits: [u32; 4]) -> [f64; 4] {
+fn normals(bits: [u32; 4]) -> [f64; BLOCK] {
     let pair = |u: u32, v: u32| {
         // u is in (0, 1], so that its logarithm is finite; v is in [0, 1).
         let radius = (-2.0 * ln((f64::from(u) + 1.0) * 2f64.powi(-32))).sqrt();
@@ -139,7 +145,8 @@ fn sin_cos_turns(turns: f64) -> (f64, f64) {
     let x = (turns * 4.0 - f64::from(quarter)) * FRAC_PI_2;
     let square = x * x;
     // Taylor series: 1/(2n+1)! and 1/(2n)! with alternating signs, highest first.
-    let sine = [1.0 / 6_227_020_800.0, -1.0 / 39_916_800.0, 1.0 / 362_880.0, -1.0 / 5_040.0, 1.0 / 120.0, -1.0 / 6.0, 1.0];
+    let sine =
+        [1.0 / 6_227_020_800.0, -1.0 / 39_916_800.0, 1.0 / 362_880.0, -1.0 / 5_040.0, 1.0 / 120.0, -1.0 / 6.0, 1.0];
     let cosine = [
         -1.0 / 87_178_291_200.0,
         1.0 / 479_001_600.0,

@@ -150,3 +150,31 @@ pub fn cross_entropy_sum<'g>(logits: Value<'g>, labels: Value<'g>) -> (Value<'g>
     let all: Vec<usize> = (0..vocab).collect();
     (losses.sum(&all), counted.convert(DType::F32).sum(&all))
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Literal, eval};
+
+    use super::*;
+
+    #[test]
+    fn cross_entropy_is_torchs() {
+        let func = Builder::build("f", |b| {
+            let logits = b.param("logits", TensorType::new(DType::F32, [2, 2, 3]));
+            let labels = b.param("labels", TensorType::new(DType::I32, [2, 2]));
+            let (sum, count) = cross_entropy_sum(logits, labels);
+            vec![sum, count]
+        });
+        let logits = [1f32, 2.0, -1.0, 0.5, 0.0, 3.0, 100.0, -100.0, 0.0, -2.0, -2.0, -2.0];
+        let check = |labels: [i32; 4], sum: f64, count: f64| {
+            let args = [Literal::new([2, 2, 3], &logits), Literal::new([2, 2], &labels)];
+            let found: Vec<f64> =
+                eval(&func, &args).expect("the arguments fit").iter().flat_map(Literal::to_f64s).collect();
+            assert!((found[0] - sum).abs() < 1e-4 && found[1] == count, "{labels:?}: {found:?}, not {sum} of {count}");
+        };
+        // torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+        // of torch 2.15.
+        check([1, -100, 1, 2], 201.447632, 3.0);
+        check([-100; 4], 0.0, 0.0);
+    }
+}

@@ -60,7 +60,13 @@ impl AdamW {
     /// # Panics
     /// If the types differ.
     #[track_caller]
-    pub fn update<'g>(&self, before: Updated<'g>, gradient: Value<'g>, step: StepScalars<'g>, decay: bool) -> Updated<'g> {
+    pub fn update<'g>(
+        &self,
+        before: Updated<'g>,
+        gradient: Value<'g>,
+        step: StepScalars<'g>,
+        decay: bool,
+    ) -> Updated<'g> {
         let Updated { weight, first_moment, second_moment } = before;
         let first_moment = first_moment * self.beta1 + gradient * (1.0 - self.beta1);
         let second_moment = second_moment * self.beta2 + gradient * gradient * (1.0 - self.beta2);
@@ -87,7 +93,10 @@ impl AdamW {
         }
         for (field, number) in [("eps", self.eps), ("weight_decay", self.weight_decay)] {
             if !(number.is_finite() && number >= 0.0) {
-                return Err(ConfigError { field, reason: format!("must be a finite number, at least 0, found {number}") });
+                return Err(ConfigError {
+                    field,
+                    reason: format!("must be a finite number, at least 0, found {number}"),
+                });
             }
         }
         Ok(())

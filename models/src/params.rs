@@ -151,8 +151,7 @@ impl<T> Params<T> {
     /// # Errors
     /// The paths that only one side has.
     pub fn zip<U>(self, other: Params<U>) -> Result<Params<(T, U)>, ParamsMismatch> {
-        let missing: Vec<String> =
-            self.keys().filter(|path| other.get(path).is_none()).map(str::to_string).collect();
+        let missing: Vec<String> = self.keys().filter(|path| other.get(path).is_none()).map(str::to_string).collect();
         let unexpected: Vec<String> =
             other.keys().filter(|path| self.get(path).is_none()).map(str::to_string).collect();
         if !missing.is_empty() || !unexpected.is_empty() {
@@ -236,14 +235,11 @@ mod tests {
     #[test]
     fn zip_pairs_by_path() {
         let zipped = params(&[("b", 1), ("a", 2)]).zip(params(&[("a", 20), ("b", 10)]));
-        assert_eq!(zipped.map(|zipped| zipped.into_iter().collect()), Ok(vec![
-            ("b".to_string(), (1, 10)),
-            ("a".to_string(), (2, 20)),
-        ]));
-        let error = params(&[("a", 1), ("b", 2)]).zip(params(&[("b", 1), ("c", 1)])).map_err(|error| error.to_string());
         assert_eq!(
-            error,
-            Err("the parameters differ: 1 missing (a), 1 unexpected (c)".into())
+            zipped.map(|zipped| zipped.into_iter().collect()),
+            Ok(vec![("b".to_string(), (1, 10)), ("a".to_string(), (2, 20)),])
         );
+        let error = params(&[("a", 1), ("b", 2)]).zip(params(&[("b", 1), ("c", 1)])).map_err(|error| error.to_string());
+        assert_eq!(error, Err("the parameters differ: 1 missing (a), 1 unexpected (c)".into()));
     }
 }

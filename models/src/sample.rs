@@ -60,7 +60,7 @@ pub fn generate_func(model: &ModelConfig, shape: GenerateShape, precision: Preci
         let sampling = Sampling { temperature, top_k, top_p };
         let scanned = b.scan(&[tokens, length, key], &[], max_new_tokens, |state, _| {
             let [tokens, length, key] = [state[0], state[1], state[2]];
-            let inputs = [&[tokens, length - length.full_like(1.0)], &weights[..]].concat();
+            let inputs = [&[tokens, length - 1.0], &weights[..]].concat();
             let logits = b.call(&next_logits, &inputs)[0];
             let (key, next) = b.scope("sample", || sampling.sample(logits, key));
             let (tokens, length) = b.scope("append", || append(tokens, length, next));
@@ -91,9 +91,9 @@ fn append<'g>(tokens: Value<'g>, length: Value<'g>, next: Value<'g>) -> (Value<'
     let limit = b.scalar(DType::I32, context as f64);
     let shifted = b.concatenate(&[tokens.slice_dim(1, 1..context), tokens.slice_dim(1, 0..1)], 1);
     let tokens = length.greater_equal(limit).select(shifted, tokens);
-    let position = length.minimum(limit - limit.full_like(1.0));
+    let position = length.minimum(limit - 1.0);
     let tokens = tokens.dynamic_update_slice(next.reshape(&[batch, 1]), &[position.full_like(0.0), position]);
-    (tokens, (length + length.full_like(1.0)).minimum(limit))
+    (tokens, (length + 1.0).minimum(limit))
 }
 
 /// How a token is drawn.
@@ -168,4 +168,104 @@ fn cumulative_sum(x: Value<'_>) -> Value<'_> {
         let shift = i64::try_from(span).expect("sizes are below 2^63");
         sum + sum.pad(zero, &[0, shift], &[0, -shift], &[0, 0])
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Literal, eval};
+
+    use super::*;
+    use crate::architectures::gpt2::Gpt2Config;
+    use crate::init::initialize;
+
+    /// Tokens drawn for `rows` equal rows of logits.
+    fn draw(row: &[f32], rows: usize, temperature: f32, top_k: i32, top_p: f32) -> Vec<i32> {
+        let func = Builder::build("draw", |b| {
+            let logits = b.param("logits", TensorType::new(DType::F32, [rows, row.len()]));
+            let key = b.param("key", TensorType::new(DType::U64, [2]));
+            let [temperature, top_p] =
+                ["temperature", "top_p"].map(|name| b.param(name, TensorType::scalar(DType::F32)));
+            let top_k = b.param("top_k", TensorType::scalar(DType::I32));
+            let (_, tokens) = Sampling { temperature, top_k, top_p }.sample(logits, key);
+            vec![tokens]
+        });
+        let args = [
+            Literal::new([rows, row.len()], &row.repeat(rows)),
+            Literal::new([2], &[42u64, 0]),
+            Literal::scalar(temperature),
+            Literal::scalar(top_p),
+            Literal::scalar(top_k),
+        ];
+        eval(&func, &args).expect("the arguments fit")[0].elements()
+    }
+
+    #[test]
+    fn tokens_have_their_probabilities() {
+        const ROWS: usize = 2000;
+        // Probabilities 0.1, 0.4, 0.3, 0.2 at temperature 1.
+        let row = [0.1f32, 0.4, 0.3, 0.2].map(f32::ln);
+        let check = |temperature: f32, top_k: i32, top_p: f32, expected: [f64; 4]| {
+            let tokens = draw(&row, ROWS, temperature, top_k, top_p);
+            for (token, p) in expected.into_iter().enumerate() {
+                let share = tokens.iter().filter(|&&found| found == token as i32).count() as f64 / ROWS as f64;
+                // 4 standard errors of a share; a probability of 0 or 1 is exact.
+                let tolerance = 4.0 * (p * (1.0 - p) / ROWS as f64).sqrt();
+                assert!(
+                    (share - p).abs() <= tolerance,
+                    "T {temperature} k {top_k} p {top_p}: {token} in {share}, not {p}"
+                );
+            }
+        };
+        check(1.0, 0, 1.0, [0.1, 0.4, 0.3, 0.2]);
+        check(1.0, 9, 1.0, [0.1, 0.4, 0.3, 0.2]);
+        // Squares of the probabilities, normalized.
+        check(0.5, 0, 1.0, [0.01 / 0.3, 0.16 / 0.3, 0.09 / 0.3, 0.04 / 0.3]);
+        check(1.0, 2, 1.0, [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0]);
+        check(1.0, 0, 0.5, [0.0, 4.0 / 7.0, 3.0 / 7.0, 0.0]);
+        check(1.0, 0, 0.8, [0.0, 4.0 / 9.0, 3.0 / 9.0, 2.0 / 9.0]);
+        // Of the two that top-k leaves, the first has 4/7 of the probability.
+        check(1.0, 2, 0.5, [0.0, 1.0, 0.0, 0.0]);
+        check(1.0, 0, 0.0, [0.0, 1.0, 0.0, 0.0]);
+        check(1.0, 1, 1.0, [0.0, 1.0, 0.0, 0.0]);
+        check(0.0, 0, 1.0, [0.0, 1.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn sums_up_to_each() {
+        let func = Builder::build("f", |b| vec![cumulative_sum(b.param("x", TensorType::new(DType::F32, [1, 5])))]);
+        let sums = eval(&func, &[Literal::new([1, 5], &[1f32, 2.0, 3.0, 4.0, 5.0])]).expect("the argument fits");
+        assert_eq!(sums, [Literal::new([1, 5], &[1f32, 3.0, 6.0, 10.0, 15.0])]);
+    }
+
+    /// What generation without chance gives is the most likely token after each text, computed by the model itself on
+    /// the window alone.
+    #[test]
+    fn the_window_follows_the_text() {
+        const CONTEXT: usize = 4;
+        const NEW: usize = 6;
+        let config = Gpt2Config { initializer_range: 0.5, ..Gpt2Config::new(7, CONTEXT, 8, 1, 2) };
+        let model = ModelConfig::Gpt2(config);
+        let shape = GenerateShape { batch: 2, context: CONTEXT, max_new_tokens: NEW };
+        let (func, specs) = generate_func(&model, shape, Precision::Float32);
+        let weights: Vec<Literal> = initialize(&specs, 3).into_values().collect();
+        let prompts = [[3, 1], [5, 2]];
+        let tokens: Vec<i32> = prompts.iter().flat_map(|prompt| [prompt[0], prompt[1], 6, 6]).collect();
+        let mut args = weights.clone();
+        args.extend([Literal::new([2, CONTEXT], &tokens), Literal::scalar(2i32), Literal::new([2], &[1u64, 0])]);
+        args.extend([Literal::scalar(0f32), Literal::scalar(0i32), Literal::scalar(1f32)]);
+        let found = eval(&func, &args).expect("the arguments fit")[0].elements::<i32>();
+        for (prompt, found) in prompts.iter().zip(found.chunks(NEW)) {
+            let mut text = prompt.to_vec();
+            for _ in 0..NEW {
+                let window = &text[text.len().saturating_sub(CONTEXT)..];
+                let (func, _) = crate::loss::logits_func(&model, 1, window.len(), Precision::Float32);
+                let args = [&[Literal::new([1, window.len()], window)], &weights[..]].concat();
+                let logits = eval(&func, &args).expect("the arguments fit")[0].to_f64s();
+                let last = &logits[logits.len() - 7..];
+                let best = (0..7).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap_or_default();
+                text.push(best as i32);
+            }
+            assert_eq!(found, &text[prompt.len()..]);
+        }
+    }
 }

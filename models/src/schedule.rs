@@ -102,7 +102,10 @@ impl Schedule {
     pub fn validate(&self) -> Result<(), ConfigError> {
         for (field, rate) in [("learning_rate", self.learning_rate), ("min_learning_rate", self.min_learning_rate)] {
             if !(rate.is_finite() && rate >= 0.0) {
-                return Err(ConfigError { field, reason: format!("must be a finite number, at least 0, found {rate}") });
+                return Err(ConfigError {
+                    field,
+                    reason: format!("must be a finite number, at least 0, found {rate}"),
+                });
             }
         }
         if self.min_learning_rate > self.learning_rate {
@@ -122,7 +125,19 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use lmc_graph::{Builder, DType, Literal, TensorType, eval};
+
     use super::*;
+
+    /// What the graph computes for each of these steps.
+    fn in_graph(schedule: &Schedule, steps: i32) -> Vec<f64> {
+        let func = Builder::build("f", |b| {
+            let step = b.param("step", TensorType::scalar(DType::I32));
+            vec![schedule.learning_rate(step)]
+        });
+        let at = |step| eval(&func, &[Literal::scalar::<i32>(step)]).expect("the argument fits")[0].to_f64s()[0];
+        (0..steps).map(at).collect()
+    }
 
     #[test]
     fn learning_rates() {
@@ -134,9 +149,16 @@ mod tests {
             total_steps,
         };
         let check = |schedule: Schedule, expected: &[f64]| {
+            let in_graph = in_graph(&schedule, expected.len() as i32);
             for (step, &expected) in expected.iter().enumerate() {
                 let found = schedule.learning_rate_at(step);
                 assert!((found - expected).abs() < 1e-12, "{schedule:?} at {step}: {found}, not {expected}");
+                // A few roundings of numbers up to 1 in f32.
+                let found = in_graph[step];
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{schedule:?} at {step} in the graph: {found}, not {expected}"
+                );
             }
         };
         check(schedule(ScheduleKind::Constant, 0.0, 0, 2), &[0.8, 0.8, 0.8]);
@@ -146,14 +168,10 @@ mod tests {
         check(schedule(ScheduleKind::Linear, 0.4, 2, 6), &[0.4, 0.8, 0.8, 0.7, 0.6, 0.5, 0.4]);
         check(schedule(ScheduleKind::Linear, 0.0, 9, 2), &[0.8 / 9.0, 1.6 / 9.0]);
         let middle = 0.5 * 0.8;
-        check(schedule(ScheduleKind::Cosine, 0.0, 0, 4), &[
-            0.8,
-            middle + middle * 0.5f64.sqrt(),
-            middle,
-            middle - middle * 0.5f64.sqrt(),
-            0.0,
-            0.0,
-        ]);
+        check(
+            schedule(ScheduleKind::Cosine, 0.0, 0, 4),
+            &[0.8, middle + middle * 0.5f64.sqrt(), middle, middle - middle * 0.5f64.sqrt(), 0.0, 0.0],
+        );
         let wsd = |decay_fraction| ScheduleKind::Wsd { decay_fraction };
         check(schedule(wsd(0.0), 0.0, 2, 4), &[0.4, 0.8, 0.8, 0.8, 0.8]);
         check(schedule(wsd(0.4), 0.0, 2, 10), &[0.4, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.6, 0.4, 0.2, 0.0]);

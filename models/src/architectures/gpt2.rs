@@ -6,7 +6,9 @@ use lmc_graph::Value;
 
 use crate::architectures::{ConfigError, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
-use crate::layers::{causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, relu, rms_normalize, tied_logits};
+use crate::layers::{
+    causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, relu, rms_normalize, tied_logits,
+};
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
 

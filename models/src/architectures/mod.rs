@@ -143,3 +143,184 @@ fn check_positive(numbers: &[(&'static str, f64)]) -> Result<(), ConfigError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::ops::{Convert, Op};
+    use lmc_graph::{DType, Func};
+
+    use super::gpt2::{ActivationFunction, Normalization};
+    use super::*;
+    use crate::loss::loss_func;
+    use crate::scope::Precision;
+
+    /// The 100M Llama of the comparisons with PyTorch and JAX.
+    fn llama_100m() -> LlamaConfig {
+        LlamaConfig {
+            vocab_size: 32000,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            num_key_value_heads: 4,
+            head_dim: 64,
+            intermediate_size: 2048,
+            rope_theta: 10000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: true,
+            initializer_range: 0.02,
+        }
+    }
+
+    fn tiny_llama() -> LlamaConfig {
+        LlamaConfig {
+            vocab_size: 11,
+            hidden_size: 8,
+            num_hidden_layers: 1,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 4,
+            intermediate_size: 12,
+            tie_word_embeddings: false,
+            ..llama_100m()
+        }
+    }
+
+    /// Karpathy's microgpt.
+    fn microgpt() -> Gpt2Config {
+        Gpt2Config {
+            activation_function: ActivationFunction::Relu,
+            tie_word_embeddings: false,
+            normalization: Normalization::RmsNorm,
+            bias: false,
+            embedding_norm: true,
+            final_norm: false,
+            ..Gpt2Config::new(27, 16, 16, 1, 4)
+        }
+    }
+
+    #[test]
+    fn parameters_are_counted() {
+        let check = |model: ModelConfig, expected: usize| {
+            assert_eq!(model.validate(), Ok(()));
+            assert_eq!(model.num_params(), expected, "{model:?}");
+            let loss = loss_func(&model, 1, 2, Precision::Float32);
+            assert_eq!(loss.specs.num_elements(), expected, "{model:?}");
+        };
+        check(ModelConfig::Llama(llama_100m()), 100_092_672);
+        check(ModelConfig::Llama(tiny_llama()), 2 * 88 + 3 * 8 + 2 * 128 + 2 * 64 + 3 * 96);
+        check(ModelConfig::Gpt2(microgpt()), 4192);
+        // The published model's.
+        let small = Gpt2Config::new(50257, 1024, 768, 12, 12);
+        check(ModelConfig::Gpt2(small.clone()), 124_439_808);
+        check(ModelConfig::Gpt2(Gpt2Config { bias: false, ..small.clone() }), 124_337_664);
+        let options = Gpt2Config { n_inner: Some(100), embedding_norm: true, final_norm: false, ..small };
+        // The feed-forward layers shrink from 3072 elements to 100, each with 2 * 768 weights and a bias.
+        check(ModelConfig::Gpt2(options), 124_439_808 - 12 * (3072 - 100) * (2 * 768 + 1));
+        assert_eq!(ModelConfig::Llama(llama_100m()).flops_per_token(2048), 713_687_040.0);
+    }
+
+    #[test]
+    fn paths_are_hugging_faces() {
+        let paths = |model: ModelConfig| -> Vec<String> {
+            loss_func(&model, 1, 2, Precision::Float32).specs.keys().map(str::to_string).collect()
+        };
+        assert_eq!(
+            paths(ModelConfig::Llama(tiny_llama())),
+            [
+                "model.embed_tokens.weight",
+                "model.layers.0.input_layernorm.weight",
+                "model.layers.0.self_attn.q_proj.weight",
+                "model.layers.0.self_attn.k_proj.weight",
+                "model.layers.0.self_attn.v_proj.weight",
+                "model.layers.0.self_attn.o_proj.weight",
+                "model.layers.0.post_attention_layernorm.weight",
+                "model.layers.0.mlp.gate_proj.weight",
+                "model.layers.0.mlp.up_proj.weight",
+                "model.layers.0.mlp.down_proj.weight",
+                "model.norm.weight",
+                "lm_head.weight",
+            ]
+        );
+        assert_eq!(
+            paths(ModelConfig::Gpt2(Gpt2Config::new(11, 4, 8, 1, 2))),
+            [
+                "transformer.wte.weight",
+                "transformer.wpe.weight",
+                "transformer.h.0.ln_1.weight",
+                "transformer.h.0.ln_1.bias",
+                "transformer.h.0.attn.c_attn.weight",
+                "transformer.h.0.attn.c_attn.bias",
+                "transformer.h.0.attn.c_proj.weight",
+                "transformer.h.0.attn.c_proj.bias",
+                "transformer.h.0.ln_2.weight",
+                "transformer.h.0.ln_2.bias",
+                "transformer.h.0.mlp.c_fc.weight",
+                "transformer.h.0.mlp.c_fc.bias",
+                "transformer.h.0.mlp.c_proj.weight",
+                "transformer.h.0.mlp.c_proj.bias",
+                "transformer.ln_f.weight",
+                "transformer.ln_f.bias",
+            ]
+        );
+    }
+
+    /// The products and attentions of a function whose operands are not of `dtype`, or are but copies of narrower ones.
+    fn slow_products(func: &Func, dtype: DType) -> Vec<String> {
+        let is_slow = |value| {
+            let widened = func.defining_node(value).is_some_and(|node| {
+                let node = func.node(node);
+                matches!(&node.op, Op::Convert(Convert { dtype }) if dtype.size() > func.ty(node.operands[0]).dtype.size())
+            });
+            widened || func.ty(value).dtype != dtype
+        };
+        let nodes = func.walk(func.body()).into_iter().map(|node| func.node(node));
+        let products = nodes.filter(|node| {
+            let op = &node.op;
+            matches!(op, Op::DotGeneral(_) | Op::ScaledDotProductAttention(_))
+                && node.operands.iter().any(|&value| is_slow(value))
+        });
+        products.map(|node| format!("{} {}", node.op.name(), node.location)).collect()
+    }
+
+    #[test]
+    fn products_are_in_the_compute_type() {
+        for model in [ModelConfig::Llama(tiny_llama()), ModelConfig::Gpt2(Gpt2Config::new(11, 4, 8, 2, 2))] {
+            for precision in [Precision::Float32, Precision::BFloat16] {
+                let loss = loss_func(&model, 2, 4, precision);
+                let wrt: Vec<usize> = (2..loss.func.params.len()).collect();
+                let gradient = lmc_autodiff::value_and_grad(&loss.func, &wrt).expect("the loss has a derivative");
+                for func in [&loss.func, &gradient] {
+                    assert_eq!(slow_products(func, precision.compute_dtype()), Vec::<String>::new());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_impossible_sizes() {
+        let check = |model: ModelConfig, expected: &str| {
+            assert_eq!(model.validate().map_err(|error| error.to_string()), Err(expected.to_string()));
+        };
+        let llama = |change: fn(&mut LlamaConfig)| {
+            let mut config = tiny_llama();
+            change(&mut config);
+            ModelConfig::Llama(config)
+        };
+        let gpt2 = |change: fn(&mut Gpt2Config)| {
+            let mut config = microgpt();
+            change(&mut config);
+            ModelConfig::Gpt2(config)
+        };
+        check(llama(|c| c.vocab_size = 0), "`vocab_size` must be between 1 and 16777216, found 0");
+        check(llama(|c| c.hidden_size = 1 << 40), "`hidden_size` must be between 1 and 16777216, found 1099511627776");
+        check(
+            llama(|c| c.num_key_value_heads = 3),
+            "`num_key_value_heads` must divide num_attention_heads = 4, found 3",
+        );
+        let odd = "`head_dim` must be even, as rotary positions turn pairs of elements, found 5";
+        check(llama(|c| c.head_dim = 5), odd);
+        check(llama(|c| c.rms_norm_eps = f64::NAN), "`rms_norm_eps` must be a finite number above 0, found NaN");
+        check(gpt2(|c| c.n_head = 3), "`n_head` must divide n_embd = 16, found 3");
+        check(gpt2(|c| c.n_inner = Some(0)), "`n_inner` must be between 1 and 16777216, found 0");
+    }
+}
