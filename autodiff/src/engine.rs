@@ -291,3 +291,125 @@ impl<'f, 'g> Pass<'f, 'g> {
         values.iter().map(|&value| self.func.ty(value).clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Builder, DType, Func, Literal, TensorType, Value, eval, text, verify};
+
+    use super::{grad, value_and_grad, vjp};
+
+    fn f32(shape: &[usize]) -> TensorType {
+        TensorType::new(DType::F32, shape)
+    }
+
+    /// `x : f32[3]`, `steps : i32[]`, `w : f32[3]` to a loss, an integer and a vector.
+    fn three_results() -> Func {
+        let mut func = Builder::build("three", |b| {
+            let (x, steps, w) =
+                (b.param("x", f32(&[3])), b.param("steps", TensorType::scalar(DType::I32)), b.param("w", f32(&[3])));
+            let y = b.scope("layer", || x * w);
+            b.donate(w, 2);
+            vec![y.sum(&[0]), steps + 1.0, y]
+        });
+        func.result_names = ["loss", "", "y"].map(String::from).to_vec();
+        func
+    }
+
+    #[test]
+    fn results_and_parameters_keep_their_names() {
+        let names = |func: &Func| -> (Vec<String>, Vec<String>) {
+            verify(func).unwrap_or_else(|error| panic!("{error}"));
+            (func.params.iter().map(|param| param.name.clone()).collect(), func.result_names.clone())
+        };
+        let func = three_results();
+        let words = |words: &[&str]| -> Vec<String> { words.iter().map(ToString::to_string).collect() };
+        let both = value_and_grad(&func, &[2, 0]).expect("all have derivatives");
+        assert_eq!(names(&both), (words(&["x", "steps", "w"]), words(&["loss", "", "y", "grad.w", "grad.x"])));
+        assert_eq!(both.params[2].donated_to, Some(2));
+        let only = grad(&func, &[2, 0]).expect("all have derivatives");
+        assert_eq!(names(&only), (words(&["x", "steps", "w"]), words(&["grad.w", "grad.x"])));
+        assert_eq!(only.params[2].donated_to, None);
+        let pull = vjp(&func, &[0]).expect("all have derivatives");
+        let params = words(&["x", "steps", "w", "ct.loss", "ct.y"]);
+        assert_eq!(names(&pull), (params, words(&["loss", "", "y", "grad.x"])));
+    }
+
+    #[test]
+    fn a_vjp_multiplies_with_the_cotangents() {
+        let pull = vjp(&three_results(), &[0, 2]).expect("all have derivatives");
+        let vector = |elements: [f32; 3]| Literal::new([3], &elements);
+        let args = [
+            vector([1.0, 2.0, 3.0]),
+            Literal::scalar(4_i32),
+            vector([5.0, 6.0, 7.0]),
+            Literal::scalar(10_f32),
+            vector([0.0, 1.0, 2.0]),
+        ];
+        let results = eval(&pull, &args).expect("the arguments fit");
+        assert_eq!(results[3..], [vector([50.0, 66.0, 84.0]), vector([10.0, 22.0, 36.0])]);
+    }
+
+    #[test]
+    fn backward_nodes_have_the_location_of_their_forward_nodes() {
+        let func = grad(&three_results(), &[0]).expect("all have derivatives");
+        let printed = text::print(&func);
+        let nodes = func.walk(func.body()).into_iter().map(|node| func.node(node));
+        let multiply: Vec<String> =
+            nodes.filter(|node| node.op.name() == "multiply").map(|node| node.location.to_string()).collect();
+        let [location] = &multiply[..] else { panic!("one product:\n{printed}") };
+        assert!(location.contains("engine.rs:") && location.ends_with(" in vjp(layer)"), "{location}");
+    }
+
+    #[test]
+    fn only_what_depends_on_the_parameters_is_differentiated() {
+        // A `while` that no cotangent reaches, or that comes after a `stop_gradient`, is no obstacle.
+        let func = Builder::build("detached", |b| {
+            let (x, y) = (b.param("x", f32(&[])), b.param("y", f32(&[])));
+            let double = |z| b.while_loop(&[z], |z| z[0].less(z[0].full_like(9.0)), |z| vec![z[0] * 2.0])[0];
+            vec![x * double(y) + x * double(x.stop_gradient()), double(x)]
+        });
+        grad(&func, &[0]).expect("no cotangent reaches a `while`");
+        assert!(grad(&func, &[1]).is_err());
+    }
+
+    #[test]
+    fn refusals_say_where_and_why() {
+        let line = line!() + 3;
+        let func = Builder::build("loop", |b| {
+            let x = b.param("x", f32(&[]));
+            let y = b.scope("model", || b.while_loop(&[x], |x| x[0].less(x[0].full_like(9.0)), |x| vec![x[0] * 2.0]));
+            vec![y[0]]
+        });
+        let error = grad(&func, &[0]).expect_err("a while has no derivative").to_string();
+        let file = file!();
+        assert_eq!(
+            error,
+            format!(
+                "error: while: reverse-mode differentiation needs a loop of known length: use `scan`\n  \
+                 --> {file}:{line} in model\n > | while : (f32[]) -> (f32[])"
+            )
+        );
+        let func = three_results();
+        let cases: [(fn(&Func) -> Result<Func, crate::DiffError>, &str); 2] = [
+            (|func| grad(func, &[1]), "parameter 1, `steps`, is i32[]: only floats have a gradient"),
+            (|func| vjp(func, &[0, 7]), "there is no parameter 7, only 3"),
+        ];
+        for (differentiate, reason) in cases {
+            let error = differentiate(&func).expect_err("the request does not fit").to_string();
+            assert_eq!(error, format!("error: cannot differentiate `three`: {reason}"));
+        }
+        let losses: [(fn(Value<'_>) -> Vec<Value<'_>>, &str); 3] = [
+            (|x| vec![x], "result 0, the loss, must be a float scalar such as f32[], found f32[3]"),
+            (
+                |x| vec![x.argmax(0, DType::I32)],
+                "result 0, the loss, must be a float scalar such as f32[], found i32[]",
+            ),
+            (|_| vec![], "result 0, the loss, must be a float scalar, found no results"),
+        ];
+        for (loss, reason) in losses {
+            let func = Builder::build("loss", |b| loss(b.param("x", f32(&[3]))));
+            let error = value_and_grad(&func, &[0]).expect_err("the loss does not fit").to_string();
+            assert_eq!(error, format!("error: cannot differentiate `loss`: {reason}"));
+        }
+    }
+}

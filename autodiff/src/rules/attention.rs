@@ -51,3 +51,69 @@ fn of_decomposition<'g>(
     });
     engine::vjp_of_call(x[0].builder(), &func, x, cts)
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+    use lmc_graph::{Builder, DType, Func, TensorType, Value, text};
+
+    use crate::check::{check, count};
+
+    const MASKS: [(AttentionMask, Option<usize>); 3] =
+        [(AttentionMask::Full, None), (AttentionMask::Causal, None), (AttentionMask::Causal, Some(2))];
+
+    fn attributes((mask, sliding_window): (AttentionMask, Option<usize>)) -> ScaledDotProductAttention {
+        ScaledDotProductAttention { scale: 0.6, mask, sliding_window }
+    }
+
+    #[test]
+    fn attention_with_and_without_groups() {
+        for mask in MASKS {
+            check(&[&[2, 3, 2, 2], &[2, 3, 2, 2], &[2, 3, 2, 3]], |x| {
+                x[0].scaled_dot_product_attention(x[1], x[2], attributes(mask)).0
+            });
+            check(&[&[1, 3, 4, 2], &[1, 4, 2, 2], &[1, 4, 2, 1]], |x| {
+                x[0].scaled_dot_product_attention(x[1], x[2], attributes(mask)).0.sine()
+            });
+        }
+    }
+
+    #[test]
+    fn the_log_sum_exp_has_a_derivative() {
+        for mask in MASKS {
+            check(&[&[1, 3, 2, 2], &[1, 3, 1, 2], &[1, 3, 1, 2]], |x| {
+                let (output, log_sum_exp) = x[0].scaled_dot_product_attention(x[1], x[2], attributes(mask));
+                output * log_sum_exp.transpose(&[0, 2, 1]).broadcast_in_dim(&output.shape(), &[0, 1, 2])
+            });
+            check(&[&[1, 3, 2, 2], &[1, 3, 1, 2], &[1, 3, 1, 2]], |x| {
+                x[0].scaled_dot_product_attention(x[1], x[2], attributes(mask)).1
+            });
+        }
+    }
+
+    #[test]
+    fn the_derivative_is_one_op_and_that_of_it_has_the_models_location() {
+        let ty = |heads| TensorType::new(DType::BF16, [2, 8, heads, 4]);
+        let attention = Builder::build("attention", |b| {
+            let x: Vec<Value<'_>> = [4, 2, 2].into_iter().map(|heads| b.param("x", ty(heads))).collect();
+            let (output, _) = b.scope("attn", || x[0].scaled_dot_product_attention(x[1], x[2], attributes(MASKS[1])));
+            vec![output.convert(DType::F32).sum(&[0, 1, 2, 3])]
+        });
+        let grad = crate::grad(&attention, &[0, 1, 2]).expect("attention has a derivative");
+        assert_eq!(count(&grad, "scaled_dot_product_attention_backward"), 1, "{}", text::print(&grad));
+        assert_eq!(count(&grad, "dot_general"), 0);
+        let scopes = |func: &Func, op: &str| -> Vec<String> {
+            let nodes = func.walk(func.body()).into_iter().map(|node| func.node(node));
+            let mut scopes: Vec<String> =
+                nodes.filter(|node| node.op.name() == op).map(|node| node.location.to_string()).collect();
+            scopes.sort();
+            scopes.dedup();
+            scopes
+        };
+        let [location] = &scopes(&grad, "scaled_dot_product_attention_backward")[..] else { panic!("one location") };
+        assert!(location.contains("attention.rs:") && location.ends_with(" in vjp(attn)"), "{location}");
+        let second = crate::vjp(&grad, &[0]).expect("so has its derivative");
+        let products = scopes(&second, "dot_general");
+        assert!(products.iter().all(|scope| scope.contains("attention.rs:") && scope.contains("attn")), "{products:?}");
+    }
+}

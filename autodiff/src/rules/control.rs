@@ -207,3 +207,220 @@ fn try_region<'g>(
     });
     error.map_or(Ok(region), Err)
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::ops::Scan;
+    use lmc_graph::{Builder, DType, Tensor, TensorType, text};
+
+    use crate::check::{Random, check, check_func, check_in, count, gradients};
+
+    fn f32(shape: &[usize]) -> TensorType {
+        TensorType::new(DType::F32, shape)
+    }
+
+    #[test]
+    fn scans_with_carries_slices_and_captures() {
+        for reverse in [false, true] {
+            // A recurrent layer: the captured matrix is used in every iteration.
+            check(&[&[2, 3], &[4, 2, 3], &[3, 3]], |x| {
+                let attributes = Scan { num_carry: 1, length: 4, reverse };
+                let scanned = x[0].builder().scan_with(attributes, &[x[0]], &[x[1]], |h, slice| {
+                    let h = (h[0].dot(x[2]) + slice[0]).tanh();
+                    (vec![h], vec![h * slice[0]])
+                });
+                scanned.carries[0] * scanned.stacked[0].sum(&[0])
+            });
+        }
+    }
+
+    #[test]
+    fn scans_of_which_only_a_part_is_used() {
+        // The second carry depends on itself alone, the first on all; of the stacked results the first on no carry.
+        for used in 0..4 {
+            check(&[&[3], &[4, 3], &[3]], |x| {
+                let scanned = x[0].builder().scan(&[x[0], x[2]], &[x[1]], 4, |h, slice| {
+                    let next = (h[0] * h[1] + slice[0]).sine();
+                    (vec![next, (h[1] * h[1]).tanh()], vec![slice[0] * slice[0], next])
+                });
+                [scanned.carries, scanned.stacked].concat()[used]
+            });
+        }
+    }
+
+    #[test]
+    fn cotangents_that_come_to_a_carry_from_another_one() {
+        // The result is the last of three carries, which are passed on: cotangents reach the first two rounds later.
+        check(&[&[2], &[2], &[2]], |x| {
+            let scanned = x[0].builder().scan(x, &[], 5, |h, _| (vec![h[0].sine(), h[0] * h[1], h[1] * h[2]], vec![]));
+            scanned.carries[2]
+        });
+        // A carry that every iteration forgets.
+        check(&[&[2], &[2]], |x| {
+            let scanned = x[0].builder().scan(&[x[0]], &[], 3, |_, _| (vec![x[1] * x[1]], vec![]));
+            scanned.carries[0] * x[0]
+        });
+    }
+
+    #[test]
+    fn scans_with_a_counter() {
+        check(&[&[2], &[2]], |x| {
+            let b = x[0].builder();
+            let scanned = b.scan(&[b.scalar(DType::I32, 1.0), x[0]], &[], 4, |h, _| {
+                let factor = h[0].convert(DType::F32).broadcast_in_dim(&[2], &[]);
+                (vec![h[0] + 1.0, (h[1] * factor * x[1]).sine()], vec![h[0]])
+            });
+            scanned.carries[1] * scanned.stacked[0].convert(DType::F32).sum(&[0])
+        });
+    }
+
+    #[test]
+    fn scans_over_nothing_and_without_carries() {
+        check(&[&[2], &[0, 2]], |x| {
+            let scanned = x[0].builder().scan(&[x[0]], &[x[1]], 0, |h, slice| (vec![h[0] * slice[0]], vec![]));
+            scanned.carries[0] * x[0]
+        });
+        check(&[&[2], &[3, 2]], |x| {
+            x[0].builder().scan(&[], &[x[1]], 3, |_, slice| (vec![], vec![(slice[0] * x[0]).exp()])).stacked[0]
+        });
+    }
+
+    #[test]
+    fn nested_scans() {
+        check(&[&[2], &[3, 2], &[2, 2]], |x| {
+            let b = x[0].builder();
+            let outer = b.scan(&[x[0]], &[x[1]], 3, |h, slice| {
+                let inner = b.scan(&[h[0]], &[x[2]], 2, |h, weight| {
+                    let h = (h[0] * weight[0] + slice[0]).sine();
+                    (vec![h], vec![h * x[0]])
+                });
+                (vec![inner.carries[0]], vec![inner.stacked[0].sum(&[0])])
+            });
+            outer.carries[0] * outer.stacked[0].sum(&[0])
+        });
+    }
+
+    #[test]
+    fn branches() {
+        for sign in [1.0, -1.0] {
+            check_in(0.5..1.5, &[&[3], &[3], &[3]], |x| {
+                let b = x[0].builder();
+                let pred = (x[0].sum(&[0]) * sign).greater(b.scalar(DType::F32, 0.0));
+                let results =
+                    b.if_else(pred, || vec![x[0] * x[1], x[0].exp()], || vec![x[2].sine(), x[1] * x[1] * x[2]]);
+                results[0] * results[1]
+            });
+        }
+        // Branches that return what they capture, or nothing that matters.
+        check(&[&[3], &[3]], |x| {
+            let b = x[0].builder();
+            let pred = x[0].sum(&[0]).greater(x[1].sum(&[0]));
+            b.if_else(pred, || vec![x[0]], || vec![x[0].full_like(2.0)])[0] * x[1]
+        });
+        check(&[&[3]], |x| {
+            let b = x[0].builder();
+            let pred = x[0].sum(&[0]).greater(b.scalar(DType::F32, 0.0));
+            b.if_else(pred, || vec![x[0].floor()], || vec![x[0].stop_gradient()])[0] * x[0]
+        });
+    }
+
+    #[test]
+    fn remats() {
+        check(&[&[3], &[3]], |x| {
+            let b = x[0].builder();
+            let y = x[0].exp();
+            let results = b.remat(|| vec![(y * x[1]).sine(), x[1] * x[1], x[0]]);
+            results[0] * results[1] + results[2] * y
+        });
+    }
+
+    #[test]
+    fn what_remat_computes_is_computed_again_behind_a_barrier() {
+        let func = Builder::build("remat", |b| {
+            let x = b.param("x", f32(&[3]));
+            vec![b.remat(|| vec![x.exp().sine()])[0].sum(&[0])]
+        });
+        let grad = crate::value_and_grad(&func, &[0]).expect("remat has a derivative");
+        let printed = text::print(&grad);
+        assert_eq!((count(&grad, "exponential"), count(&grad, "optimization_barrier")), (2, 1), "{printed}");
+        assert_eq!((count(&grad, "sine"), count(&grad, "remat")), (1, 1), "{printed}");
+    }
+
+    #[test]
+    fn control_flow_in_control_flow() {
+        check(&[&[2], &[4, 2], &[2]], |x| {
+            let b = x[0].builder();
+            let scanned = b.scan(&[b.scalar(DType::I32, 0.0), x[0]], &[x[1]], 4, |h, slice| {
+                let is_even = h[0].remainder(h[0].full_like(2.0)).equal(h[0].full_like(0.0));
+                let next = b.if_else(
+                    is_even,
+                    || b.remat(|| vec![(h[1] * x[2] + slice[0]).sine()]),
+                    || {
+                        let inner = b.scan(&[h[1]], &[], 2, |h, _| (vec![(h[0] * slice[0]).tanh()], vec![]));
+                        vec![inner.carries[0]]
+                    },
+                );
+                (vec![h[0] + 1.0, next[0]], vec![next[0] * h[1]])
+            });
+            scanned.carries[1] + scanned.stacked[0].sum(&[0])
+        });
+        check(&[&[2], &[2]], |x| {
+            let b = x[0].builder();
+            b.remat(|| {
+                let y = x[0] * x[1];
+                b.scan(&[y], &[], 3, |h, _| (b.remat(|| vec![(h[0] * x[1]).sine()]), vec![])).carries
+            })[0]
+        });
+    }
+
+    #[test]
+    fn a_loop_to_third_order() {
+        let func = Builder::build("cube", |b| {
+            let x = b.param("x", f32(&[2]));
+            let w = b.param("w", f32(&[2]));
+            let scanned = b.scan(&[x], &[], 3, |h, _| (vec![(h[0] * w).sine()], vec![]));
+            vec![scanned.carries[0].sum(&[0])]
+        });
+        let mut random = Random::new(3);
+        let args: Vec<Tensor> = func.param_types().iter().map(|ty| random.tensor(ty, &(0.5..1.0))).collect();
+        check_func(&func, &args, 3);
+    }
+
+    #[test]
+    fn a_power_by_multiplication_in_a_loop() {
+        let power = gradients(&[&[3.0]], |x| {
+            x[0].builder().scan(&[x[0].full_like(1.0)], &[], 4, |y, _| (vec![y[0] * x[0]], vec![])).carries[0]
+        });
+        assert_eq!(power, [[4.0 * 27.0]]);
+    }
+
+    #[test]
+    fn a_scan_keeps_only_the_carries_that_its_derivative_needs() {
+        let func = Builder::build("sum", |b| {
+            let xs = b.param("xs", f32(&[5, 2]));
+            let zero = b.full(&f32(&[2]), 0.0);
+            let scanned = b.scan(&[zero], &[xs], 5, |sum, x| (vec![sum[0] + x[0].exp()], vec![]));
+            vec![scanned.carries[0].sum(&[0])]
+        });
+        let grad = crate::value_and_grad(&func, &[0]).expect("scan has a derivative");
+        let scans: Vec<usize> = (grad.walk(grad.body()).into_iter().map(|node| grad.node(node)))
+            .filter(|node| node.op.name() == "scan")
+            .map(|node| node.results.len())
+            .collect();
+        assert_eq!(scans, [1, 2], "the sum; its cotangent and those of the slices:\n{}", text::print(&grad));
+    }
+
+    #[test]
+    fn a_barrier_has_a_barrier() {
+        check(&[&[3], &[3]], |x| {
+            let y = x[0].builder().optimization_barrier(&[x[0] * x[0], x[1], x[0]]);
+            y[0] * y[2]
+        });
+        let func = Builder::build("barrier", |b| {
+            let x = b.param("x", f32(&[3]));
+            vec![b.optimization_barrier(&[x, x * x])[1].sum(&[0])]
+        });
+        let grad = crate::grad(&func, &[0]).expect("a barrier has a derivative");
+        assert_eq!(count(&grad, "optimization_barrier"), 1, "{}", text::print(&grad));
+    }
+}

@@ -75,3 +75,75 @@ pub(crate) fn sort<'g>(op: &Sort, keys: Value<'g>, cts: &[Option<Value<'g>>]) ->
     let mut sorted = sorted.into_iter().skip(1);
     cts.iter().map(|ct| ct.and_then(|_| sorted.next())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::ops::{Op, ReduceOp, Sort, SortDirection};
+    use lmc_graph::{DType, Value};
+
+    use crate::check::{check, check_in, gradients};
+
+    #[test]
+    fn reductions() {
+        for op in [ReduceOp::Add, ReduceOp::Multiply, ReduceOp::Maximum, ReduceOp::Minimum] {
+            for dimensions in [&[0][..], &[1], &[2], &[0, 2], &[2, 1], &[0, 1, 2]] {
+                check_in(0.5..1.2, &[&[2, 3, 4]], |x| (x[0] * x[0]).reduce(op, dimensions).sine());
+            }
+        }
+        check(&[&[1, 5]], |x| x[0].product(&[0]) * x[0].product(&[1]));
+        check(&[&[2, 0], &[2]], |x| x[1] * x[0].product(&[1]) + x[0].sum(&[1]));
+    }
+
+    #[test]
+    fn a_product_with_zeros_has_a_derivative() {
+        assert_eq!(gradients(&[&[2.0, 0.0, 3.0]], |x| x[0].product(&[0])), [[0.0, 6.0, 0.0]]);
+        assert_eq!(gradients(&[&[2.0, 0.0, 0.0]], |x| x[0].product(&[0])), [[0.0; 3]]);
+        check(&[&[4]], |x| {
+            (x[0] * x[0].builder().constant(lmc_graph::Literal::new([4], &[1_f32, 0.0, 0.0, 1.0]))).product(&[0])
+        });
+    }
+
+    #[test]
+    fn ties_split_evenly() {
+        assert_eq!(gradients(&[&[1.0, 3.0, 3.0, 2.0]], |x| x[0].max(&[0])), [[0.0, 0.5, 0.5, 0.0]]);
+        assert_eq!(gradients(&[&[1.0, 1.0, 1.0, 2.0]], |x| x[0].min(&[0]) * 3.0), [[1.0, 1.0, 1.0, 0.0]]);
+    }
+
+    #[test]
+    fn argmax_has_none() {
+        assert_eq!(
+            gradients(&[&[1.0, 3.0]], |x| x[0].argmax(0, DType::I32).convert(DType::F32) * x[0].sum(&[0])),
+            [[1.0, 1.0]]
+        );
+    }
+
+    fn sort<'g>(x: &[Value<'g>], dimension: usize, direction: SortDirection) -> Vec<Value<'g>> {
+        x[0].builder().push(Op::Sort(Sort { dimension, is_stable: true, direction }), x, &[])
+    }
+
+    #[test]
+    fn sorts() {
+        for direction in [SortDirection::Ascending, SortDirection::Descending] {
+            for dimension in [0, 1] {
+                check(&[&[3, 4]], |x| sort(x, dimension, direction)[0].exp());
+                check(&[&[3, 4], &[3, 4], &[3, 4]], |x| {
+                    let sorted = sort(x, dimension, direction);
+                    sorted[0] * sorted[1] * sorted[2] * x[1]
+                });
+                // Keys without a cotangent, and integers on the way.
+                check(&[&[3, 4], &[3, 4]], |x| {
+                    let sorted = sort(&[x[0], x[0].convert(DType::I32), x[1].exp()], dimension, direction);
+                    sorted[2].exp()
+                });
+            }
+        }
+        // Equal keys keep their order.
+        assert_eq!(
+            gradients(&[&[1.0, 0.0, 1.0, 0.0], &[1.0, 2.0, 3.0, 4.0]], |x| {
+                let (_, values) = x[0].sort_by_key(x[1], 0, SortDirection::Descending);
+                values * values.slice_dim(0, 0..1).broadcast_in_dim(&[4], &[0])
+            }),
+            [vec![0.0; 4], vec![11.0, 1.0, 1.0, 1.0]]
+        );
+    }
+}

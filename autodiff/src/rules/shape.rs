@@ -61,7 +61,7 @@ pub(crate) fn pad<'g>(op: &Pad, x: Value<'g>, value: Value<'g>, ct: Value<'g>) -
 }
 
 /// A scalar zero of the element type of `x`.
-pub(crate) fn zero<'g>(x: Value<'g>) -> Value<'g> {
+fn zero<'g>(x: Value<'g>) -> Value<'g> {
     x.builder().scalar(x.dtype(), 0.0)
 }
 
