@@ -511,3 +511,94 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_Client_FulfillAliasBuffer: Unused,
     pub(crate) PJRT_LoadedExecutable_GetDeviceAssignment: Unused,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes as a C compiler gives them for the header of version 0.81, on a machine with 64-bit pointers.
+    #[test]
+    fn structs_are_as_large_as_in_c() {
+        // Without the room behind the fields. `multi_slice_config` is newer than 0.81.
+        let with_room = [
+            ("PJRT_Error_Destroy_Args", mem::offset_of!(PJRT_Error_Destroy_Args, room), 24),
+            ("PJRT_Error_Message_Args", mem::offset_of!(PJRT_Error_Message_Args, room), 40),
+            ("PJRT_Error_GetCode_Args", mem::offset_of!(PJRT_Error_GetCode_Args, room), 32),
+            ("PJRT_Plugin_Initialize_Args", mem::offset_of!(PJRT_Plugin_Initialize_Args, room), 16),
+            ("PJRT_Plugin_Attributes_Args", mem::offset_of!(PJRT_Plugin_Attributes_Args, room), 32),
+            ("PJRT_Event_Destroy_Args", mem::offset_of!(PJRT_Event_Destroy_Args, room), 24),
+            ("PJRT_Event_IsReady_Args", mem::offset_of!(PJRT_Event_IsReady_Args, room), 32),
+            ("PJRT_Event_Await_Args", mem::offset_of!(PJRT_Event_Await_Args, room), 24),
+            ("PJRT_Client_Create_Args", mem::offset_of!(PJRT_Client_Create_Args, room), 88),
+            ("PJRT_Client_Destroy_Args", mem::offset_of!(PJRT_Client_Destroy_Args, room), 24),
+            ("PJRT_Client_PlatformName_Args", mem::offset_of!(PJRT_Client_PlatformName_Args, room), 40),
+            ("PJRT_Client_PlatformVersion_Args", mem::offset_of!(PJRT_Client_PlatformVersion_Args, room), 40),
+            ("PJRT_Client_AddressableDevices_Args", mem::offset_of!(PJRT_Client_AddressableDevices_Args, room), 40),
+            ("PJRT_Program", mem::offset_of!(PJRT_Program, room), 48),
+            ("PJRT_Client_Compile_Args", mem::offset_of!(PJRT_Client_Compile_Args, room), 56),
+            (
+                "PJRT_Client_BufferFromHostBuffer_Args",
+                mem::offset_of!(PJRT_Client_BufferFromHostBuffer_Args, room),
+                120,
+            ),
+            ("PJRT_Device_GetDescription_Args", mem::offset_of!(PJRT_Device_GetDescription_Args, room), 32),
+            ("PJRT_DeviceDescription_Id_Args", mem::offset_of!(PJRT_DeviceDescription_Id_Args, room), 32),
+            ("PJRT_DeviceDescription_Kind_Args", mem::offset_of!(PJRT_DeviceDescription_Kind_Args, room), 40),
+            (
+                "PJRT_DeviceDescription_DebugString_Args",
+                mem::offset_of!(PJRT_DeviceDescription_DebugString_Args, room),
+                40,
+            ),
+            ("PJRT_Device_MemoryStats_Args", mem::offset_of!(PJRT_Device_MemoryStats_Args, room), 192),
+            ("PJRT_Executable_Destroy_Args", mem::offset_of!(PJRT_Executable_Destroy_Args, room), 24),
+            ("PJRT_LoadedExecutable_Destroy_Args", mem::offset_of!(PJRT_LoadedExecutable_Destroy_Args, room), 24),
+            (
+                "PJRT_LoadedExecutable_GetExecutable_Args",
+                mem::offset_of!(PJRT_LoadedExecutable_GetExecutable_Args, room),
+                32,
+            ),
+            ("PJRT_Executable_NumOutputs_Args", mem::offset_of!(PJRT_Executable_NumOutputs_Args, room), 32),
+            ("PJRT_Executable_Fingerprint_Args", mem::offset_of!(PJRT_Executable_Fingerprint_Args, room), 40),
+            ("PJRT_Executable_GetCostAnalysis_Args", mem::offset_of!(PJRT_Executable_GetCostAnalysis_Args, room), 40),
+            (
+                "PJRT_Executable_GetCompiledMemoryStats_Args",
+                mem::offset_of!(PJRT_Executable_GetCompiledMemoryStats_Args, room),
+                112,
+            ),
+            (
+                "PJRT_Executable_OutputElementTypes_Args",
+                mem::offset_of!(PJRT_Executable_OutputElementTypes_Args, room),
+                40,
+            ),
+            ("PJRT_Executable_OutputDimensions_Args", mem::offset_of!(PJRT_Executable_OutputDimensions_Args, room), 48),
+            ("PJRT_Executable_Serialize_Args", mem::offset_of!(PJRT_Executable_Serialize_Args, room), 56),
+            (
+                "PJRT_Executable_DeserializeAndLoad_Args",
+                mem::offset_of!(PJRT_Executable_DeserializeAndLoad_Args, room),
+                64,
+            ),
+            ("PJRT_ExecuteOptions", mem::offset_of!(PJRT_ExecuteOptions, room), 112 + 8),
+            ("PJRT_LoadedExecutable_Execute_Args", mem::offset_of!(PJRT_LoadedExecutable_Execute_Args, room), 80),
+            ("PJRT_Buffer_Destroy_Args", mem::offset_of!(PJRT_Buffer_Destroy_Args, room), 24),
+            ("PJRT_Buffer_ElementType_Args", mem::offset_of!(PJRT_Buffer_ElementType_Args, room), 32),
+            ("PJRT_Buffer_Dimensions_Args", mem::offset_of!(PJRT_Buffer_Dimensions_Args, room), 40),
+            ("PJRT_Buffer_OnDeviceSizeInBytes_Args", mem::offset_of!(PJRT_Buffer_OnDeviceSizeInBytes_Args, room), 32),
+            ("PJRT_Buffer_GetMemoryLayout_Args", mem::offset_of!(PJRT_Buffer_GetMemoryLayout_Args, room), 104),
+            ("PJRT_Buffer_ToHostBuffer_Args", mem::offset_of!(PJRT_Buffer_ToHostBuffer_Args, room), 56),
+            ("PJRT_Buffer_ReadyEvent_Args", mem::offset_of!(PJRT_Buffer_ReadyEvent_Args, room), 32),
+            ("PJRT_Buffer_UnsafePointer_Args", mem::offset_of!(PJRT_Buffer_UnsafePointer_Args, room), 32),
+        ];
+        let exact = [
+            ("PJRT_Extension_Base", mem::size_of::<PJRT_Extension_Base>(), 24),
+            ("PJRT_Api_Version", mem::size_of::<PJRT_Api_Version>(), 24),
+            ("PJRT_NamedValue", mem::size_of::<PJRT_NamedValue>(), 56),
+            ("PJRT_Buffer_MemoryLayout_Tiled", mem::size_of::<PJRT_Buffer_MemoryLayout_Tiled>(), 56),
+            ("PJRT_Buffer_MemoryLayout_Strides", mem::size_of::<PJRT_Buffer_MemoryLayout_Strides>(), 32),
+            ("PJRT_Buffer_MemoryLayout", mem::size_of::<PJRT_Buffer_MemoryLayout>(), 80),
+            ("PJRT_Api", mem::size_of::<PJRT_Api>(), 984),
+        ];
+        for (name, size, expected) in with_room.into_iter().chain(exact) {
+            assert_eq!(size, expected, "{name}");
+        }
+    }
+}
