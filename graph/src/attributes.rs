@@ -229,3 +229,121 @@ impl<T: AttrValue> AttrValue for Option<T> {
         format!("none or {}", T::expected())
     }
 }
+
+// The macros declare public items.
+#[cfg(test)]
+#[allow(unreachable_pub)]
+mod tests {
+    use super::*;
+
+    words! {
+        /// A direction.
+        pub enum Direction {
+            /// up
+            Up = "UP",
+            /// down
+            Down = "DOWN",
+        }
+    }
+
+    attributes! {
+        /// One attribute of every kind.
+        pub struct Every {
+            /// A size.
+            pub size: usize,
+            /// A float.
+            pub scale: f64,
+            /// A boolean.
+            pub flag: bool,
+            /// Dimensions.
+            pub dimensions: Vec<usize>,
+            /// Paddings.
+            pub paddings: Vec<i64>,
+            /// A word.
+            pub direction: Direction,
+            /// An element type.
+            pub dtype: DType,
+            /// A type.
+            pub output: TensorType,
+            /// A tensor.
+            pub value: Literal,
+            /// Something optional.
+            pub window: Option<usize>,
+        }
+    }
+
+    fn every() -> Every {
+        Every {
+            size: 3,
+            scale: 0.5,
+            flag: true,
+            dimensions: vec![2, 0],
+            paddings: vec![-1],
+            direction: Direction::Down,
+            dtype: DType::BF16,
+            output: TensorType::new(DType::I32, [4]),
+            value: Literal::new([2], &[1u8, 2]),
+            window: None,
+        }
+    }
+
+    fn named(every: &Every) -> Vec<(String, Attr)> {
+        every.to_attrs().into_iter().map(|(name, attr)| (name.to_string(), attr)).collect()
+    }
+
+    #[test]
+    fn struct_and_attributes_are_inverse() {
+        for (direction, window) in Direction::ALL.iter().zip([None, Some(7)]) {
+            let every = Every { direction: *direction, window, ..every() };
+            let mut attrs = named(&every);
+            assert_eq!(Every::from_attrs(&attrs), Ok(every.clone()));
+            // The order does not matter.
+            attrs.reverse();
+            assert_eq!(Every::from_attrs(&attrs), Ok(every));
+        }
+        let text: Vec<String> = named(&every()).iter().map(|(name, attr)| format!("{name} = {attr}")).collect();
+        let expected = "size = 3; scale = 0.5; flag = true; dimensions = [2, 0]; paddings = [-1]; direction = DOWN; \
+                        dtype = bf16; output = i32[4]; value = dense<ui8[2]: 1, 2>; window = none";
+        assert_eq!(text.join("; "), expected);
+    }
+
+    #[test]
+    fn wrong_attributes() {
+        let float = Attr::Float(1.5);
+        let cases = [
+            ("size", Attr::Int(-1), "an integer of at least 0, found -1"),
+            ("scale", Attr::Int(1), "a number with a decimal point, found 1"),
+            ("flag", float.clone(), "true or false, found 1.5"),
+            ("dimensions", Attr::Ints(vec![0, -1]), "a list of integers of at least 0, found [0, -1]"),
+            ("paddings", Attr::Bool(true), "a list of integers, found true"),
+            ("direction", Attr::Word("LEFT".into()), "UP or DOWN, found LEFT"),
+            (
+                "dtype",
+                Attr::Word("f8".into()),
+                "an element type (i1, i8, i16, i32, i64, ui8, ui16, ui32, ui64, bf16, f16, f32, f64), found f8",
+            ),
+            ("output", Attr::Word("f32".into()), "a tensor type such as f32[2,3], found f32"),
+            (
+                "value",
+                Attr::Type(TensorType::scalar(DType::F32)),
+                "a tensor such as dense<f32[2]: 1.0, 2.0>, found f32[]",
+            ),
+            ("window", float, "none or an integer of at least 0, found 1.5"),
+        ];
+        for (name, attr, expected) in cases {
+            let mut attrs = named(&every());
+            attrs.iter_mut().filter(|(key, _)| key == name).for_each(|(_, value)| *value = attr.clone());
+            assert_eq!(Every::from_attrs(&attrs), Err(format!("attribute `{name}`: expected {expected}")));
+            attrs.retain(|(key, _)| key != name);
+            let error = Every::from_attrs(&attrs).expect_err("an attribute is missing");
+            assert!(error.starts_with(&format!("attribute `{name}` is missing; expected ")), "{error}");
+        }
+        let mut attrs = named(&every());
+        attrs.push(attrs[0].clone());
+        assert_eq!(Every::from_attrs(&attrs), Err("attribute `size` is given twice".into()));
+        assert_eq!(
+            refuse_unknown(&[("x".into(), Attr::Int(0))], &["a", "b"]),
+            Err("unknown attribute `x`; known: a, b".into())
+        );
+    }
+}

@@ -4,6 +4,9 @@
 //! their results. A method panics on a wrong shape, with the rendered error and the caller's line: in Rust model code
 //! that is a bug like an index out of bounds. Whatever is fed by files goes through [`Func::push`], which returns errors.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops;

@@ -163,8 +163,8 @@ impl TensorType {
     /// Whether a buffer of this type can exist: the bytes, and the distances between elements even where a dimension
     /// is 0, fit an `isize`. Every value of a function has such a type, so arithmetic on its sizes does not overflow.
     pub fn is_addressable(&self) -> bool {
-        let sizes = self.shape.iter().map(|&size| size.max(1));
-        let bytes = sizes.fold(Some(self.dtype.size()), |bytes: Option<usize>, size| bytes?.checked_mul(size));
+        let mut sizes = self.shape.iter().map(|&size| size.max(1));
+        let bytes = sizes.try_fold(self.dtype.size(), usize::checked_mul);
         bytes.is_some_and(|bytes| isize::try_from(bytes).is_ok())
     }
 

@@ -120,3 +120,26 @@ impl<K: Entity, T> IndexMut<K> for Arena<K, T> {
         &mut self.entries[id.index()]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arena() {
+        let mut arena: Arena<ValueId, &str> = Arena::default();
+        assert!(arena.is_empty());
+        assert_eq!(arena.next_id(), ValueId::new(0));
+        let (a, b) = (arena.push("a"), arena.push("b"));
+        arena[b] = "c";
+        assert_eq!((arena[a], arena[b], arena.len()), ("a", "c", 2));
+        assert_eq!(arena.get(arena.next_id()), None);
+        assert_eq!(arena.iter().collect::<Vec<_>>(), [(a, &"a"), (b, &"c")]);
+    }
+
+    #[test]
+    fn spelling() {
+        assert_eq!(ValueId::new(7).to_string(), "%7");
+        assert_eq!(format!("{:?} {:?}", NodeId::new(0), RegionId::new(12)), "node0 region12");
+    }
+}

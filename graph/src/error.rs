@@ -31,14 +31,14 @@ pub(crate) use require;
 /// Renders as the constraint, then where the model made the node, then the IR around it with the culprit marked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct TypeError {
-    /// The op's name in the text form.
+    /// The op's name in the text form; `func` for a fault of the function itself.
     pub op: String,
     /// The broken constraint.
     pub violation: Violation,
     /// Where the node was made.
     pub location: Location,
     /// Lines of IR before the culprit, and the culprit last.
-    pub context: Vec<String>,
+    pub context: Box<[String]>,
 }
 
 impl fmt::Display for TypeError {

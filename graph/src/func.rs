@@ -218,7 +218,7 @@ impl Func {
         let mut context: Vec<String> =
             self.context_before(region, operands).into_iter().map(|node| crate::text::node_line(self, node)).collect();
         context.push(crate::text::untyped_line(self, op, operands));
-        TypeError { op: op.name().to_string(), violation, location, context }
+        TypeError { op: op.name().to_string(), violation, location, context: context.into() }
     }
 
     /// At most two nodes that explain a failing one: those that define its operands, else the last of the region.
@@ -369,5 +369,78 @@ impl Func {
 
     pub(crate) fn region_mut(&mut self, region: RegionId) -> &mut Region {
         &mut self.regions[region]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::parse;
+
+    const NESTED: &str = "\
+func @f(%0: f32[], %1: f32[]) -> (f32[]) {
+  %2: f32[] = tanh(%1)
+  %8: f32[] = scan(%0) {num_carry = 1, length = 2, reverse = false} ({
+    ^(%3: f32[]):
+    %4: f32[] = sine(%2)
+    %7: f32[] = remat() ({
+      %5: f32[] = add(%4, %0)
+      %6: f32[] = add(%5, %2)
+      return %6
+    })
+    return %7
+  })
+  %9: i1[] = is_finite(%8)
+  %10: f32[] = if(%9) ({
+    return %8
+  }, {
+    %11: f32[] = cosine(%1)
+    return %11
+  })
+  return %10
+}
+";
+
+    #[test]
+    fn walk_goes_in_order_owners_first() {
+        let func = parse("test", NESTED).unwrap_or_else(|error| panic!("{error}"));
+        let names: Vec<&str> = func.walk(func.body()).iter().map(|&node| func.node(node).op.name()).collect();
+        assert_eq!(names, ["tanh", "scan", "sine", "remat", "add", "add", "is_finite", "if", "cosine"]);
+    }
+
+    #[test]
+    fn captures_are_listed_once_in_order_of_use() {
+        let func = parse("test", NESTED).unwrap_or_else(|error| panic!("{error}"));
+        let captures: Vec<String> = func
+            .walk(func.body())
+            .iter()
+            .flat_map(|&node| &func.node(node).regions)
+            .map(|&region| format!("{:?}", func.captures(region)))
+            .collect();
+        // Of the scan, the remat, and the two regions of the if.
+        assert_eq!(captures, ["[%2, %0]", "[%4, %0, %2]", "[%8]", "[%1]"]);
+        assert_eq!(func.captures(func.body()), []);
+    }
+
+    #[test]
+    fn definitions() {
+        let func = parse("test", NESTED).unwrap_or_else(|error| panic!("{error}"));
+        for (value, data) in func.values() {
+            let found = match data.definition {
+                Definition::Param(region, i) => func.region(region).params[i],
+                Definition::Result(node, i) => func.node(node).results[i],
+            };
+            assert_eq!(found, value);
+        }
+    }
+
+    #[test]
+    fn a_refused_node_changes_nothing() {
+        let mut func = parse("test", NESTED).unwrap_or_else(|error| panic!("{error}"));
+        let before = (func.to_string(), func.values().count(), func.num_nodes());
+        let operands = func.param_values().to_vec();
+        let result = func.push(func.body(), Op::Select, &operands, &[], Location::unknown());
+        assert_eq!(result.map_err(|error| error.violation.constraint), Err("I0"));
+        assert_eq!((func.to_string(), func.values().count(), func.num_nodes()), before);
     }
 }

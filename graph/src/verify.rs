@@ -84,7 +84,7 @@ impl Verifier<'_> {
                 op: "func".into(),
                 violation,
                 location: Location::unknown(),
-                context: vec![header_line(self.func)],
+                context: [header_line(self.func)].into(),
             },
         };
         self.errors.push(error);
@@ -138,13 +138,7 @@ impl Verifier<'_> {
     }
 
     /// A value is defined here.
-    fn definition(
-        &mut self,
-        node: Option<NodeId>,
-        value: ValueId,
-        definition: Definition,
-        defined: &mut Vec<ValueId>,
-    ) {
+    fn definition(&mut self, node: Option<NodeId>, value: ValueId, definition: Definition, defined: &mut Vec<ValueId>) {
         let Some(data) = self.func.find_value(value) else {
             return self.report(node, "V1", format!("{value} does not exist"));
         };
@@ -153,8 +147,7 @@ impl Verifier<'_> {
             Definition::Result(node, i) => format!("result {i} of {node}"),
         };
         if data.definition != definition {
-            let message =
-                format!("{value} is {}, it stands as {}", describe(data.definition), describe(definition));
+            let message = format!("{value} is {}, it stands as {}", describe(data.definition), describe(definition));
             return self.report(node, "V4", message);
         }
         if !data.ty.is_addressable() {
@@ -227,16 +220,16 @@ mod tests {
     use super::*;
     use crate::text::parse;
 
-    /// `%0` to `%7`, node0 `add`, node1 the scan's `add`, node2 `scan`, node3 `tanh`.
+    /// Values have their ids for names. node0 is the first `add`, node1 the scan's, node2 the `scan`, node3 the `tanh`.
     const TEXT: &str = "\
 func @f(%0: f32[2] \"x\", %1: f32[3,2]) -> (f32[2]) {
   %2: f32[2] = add(%0, %0) loc(\"a\")
-  %5: f32[2], %6: f32[3,2] = scan(%2, %1) {num_carry = 1, length = 3, reverse = false} ({
+  %6: f32[2], %7: f32[3,2] = scan(%2, %1) {num_carry = 1, length = 3, reverse = false} ({
     ^(%3: f32[2], %4: f32[2]):
-    %7: f32[2] = add(%3, %2) loc(\"b\")
-    return %7, %4
+    %5: f32[2] = add(%3, %2) loc(\"b\")
+    return %5, %4
   }) loc(\"c\")
-  %8: f32[2] = tanh(%5) loc(\"d\")
+  %8: f32[2] = tanh(%6) loc(\"d\")
   return %8
 }
 ";
@@ -275,7 +268,7 @@ func @f(%0: f32[2] \"x\", %1: f32[3,2]) -> (f32[2]) {
         check(|func| func.region_mut(func.body()).results[0] = value(99), &["V1 func: %99 does not exist"]);
         check(
             |func| func.node_mut(node(3)).results[0] = value(99),
-            &["V1 tanh: %99 does not exist", "V3 func: %7 is returned but not defined before, here or around here"],
+            &["V1 tanh: %99 does not exist", "V3 func: %8 is returned but not defined before, here or around here"],
         );
     }
 

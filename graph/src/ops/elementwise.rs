@@ -600,6 +600,8 @@ unary_methods! {
 
 macro_rules! binary_methods {
     ($($(#[$doc:meta])* $method:ident = $op:ident;)*) => {
+        // `add` is also what `+` calls.
+        #[allow(clippy::should_implement_trait)]
         impl<'g> Value<'g> {$(
             $(#[$doc])*
             /// Shapes are broadcast to each other as NumPy does, by `broadcast_in_dim` nodes.

@@ -79,7 +79,7 @@ fn three_fry_bits(key: u64, counter: u64, output: &TensorType) -> (Vec<u64>, Vec
         return (next(num_calls), (0..num_calls).map(|i| join(call(i))).collect());
     }
     let longest = || (0..shape.len()).rev().max_by_key(|&d| shape[d]);
-    let Some(split) = (0..shape.len()).find(|&d| shape[d] % 2 == 0).or_else(longest) else {
+    let Some(split) = (0..shape.len()).find(|&d| shape[d].is_multiple_of(2)).or_else(longest) else {
         return (next(1), vec![u64::from(call(0)[0])]);
     };
     let mut calls = shape.clone();

@@ -43,6 +43,7 @@
 //! order and none was dead, as after [`dce`](crate::dce::dce), and renumbered otherwise. A node without `loc` is
 //! located at its own line of the text.
 
+mod error;
 mod lexer;
 mod number;
 mod parse;
@@ -50,7 +51,8 @@ mod print;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use parse::{ParseError, Parsed, parse, parse_all, parse_each};
+pub use error::ParseError;
+pub use parse::{Parsed, parse, parse_all, parse_each};
 pub use print::{PrintOptions, print, print_with};
 
 pub(crate) use print::{header_line, node_line, untyped_line};

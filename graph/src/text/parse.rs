@@ -1,16 +1,15 @@
 //! From text to functions. Every text gets a function or an error; none makes the parser panic.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use crate::attributes::Attr;
 use crate::dtype::{DType, TensorType};
 use crate::entity::{RegionId, ValueId};
-use crate::error::TypeError;
 use crate::func::{Func, Location};
 use crate::literal::Literal;
 use crate::ops::Op;
+use crate::text::error::ParseError;
 use crate::text::lexer::{Kind, Lexer, Span, Token};
 use crate::text::number::{read_element, read_f64};
 
@@ -20,46 +19,6 @@ const MAX_DEPTH: usize = 128;
 
 /// What the `element ...` literals of one text may take together, in bytes: a few characters could ask for any amount.
 const MAX_SPLAT_BYTES: usize = 1 << 28;
-
-/// A message shows at most so many characters of the source line on each side of the place.
-const MAX_SOURCE_SIDE: usize = 100;
-
-/// A text that is not a function, with the place.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub struct ParseError {
-    /// The path that was given with the text.
-    pub path: String,
-    /// The line, counted from 1.
-    pub line: u32,
-    /// The column in characters, counted from 1.
-    pub column: usize,
-    /// The number of characters of the culprit, at least 1.
-    pub width: usize,
-    /// What was expected, and what was found instead.
-    pub message: String,
-    /// The source line, or the part of it around the place when it is long.
-    pub source_line: String,
-    /// The column in `source_line`, counted from 1.
-    pub source_column: usize,
-    /// The broken constraint, when the text is well-formed and a type rule refuses it.
-    pub type_error: Option<Box<TypeError>>,
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ParseError { path, line, column, width, message, source_line, source_column, type_error } = self;
-        let gutter = " ".repeat(line.to_string().len());
-        writeln!(f, "error: {message}")?;
-        writeln!(f, "{gutter} --> {path}:{line}:{column}")?;
-        writeln!(f, "{gutter}  |")?;
-        writeln!(f, " {line} | {source_line}")?;
-        write!(f, "{gutter}  | {}{}", " ".repeat(source_column - 1), "^".repeat(*width))?;
-        match type_error {
-            Some(error) if *error.location.file != **path => write!(f, "\nnote: made at {}", error.location),
-            Some(_) | None => Ok(()),
-        }
-    }
-}
 
 /// A function and where it stands in the text.
 #[derive(Clone, Debug)]
@@ -79,7 +38,11 @@ pub struct Parsed {
 pub fn parse(path: &str, text: &str) -> Result<Func, ParseError> {
     let mut parser = Parser::new(path, text);
     let func = parser.func()?;
-    if parser.token.kind == Kind::End { Ok(func) } else { Err(parser.expected("the end of the text after one function")) }
+    if parser.token.kind == Kind::End {
+        Ok(func)
+    } else {
+        Err(parser.expected("the end of the text after one function"))
+    }
 }
 
 /// All functions of a text, in order.
@@ -137,31 +100,15 @@ impl<'t> Parser<'t> {
     }
 
     fn error(&self, span: Span, message: String) -> ParseError {
-        let rest = &self.text[span.line_start..];
-        let line = rest.lines().next().unwrap_or("");
-        let column = self.text[span.line_start..span.start].chars().count();
-        let width = self.text[span.start..span.end].chars().count();
-        let skipped = column.saturating_sub(MAX_SOURCE_SIDE);
-        // Tabs and other control characters would put the caret elsewhere.
-        let shown = line.chars().skip(skipped).take(2 * MAX_SOURCE_SIDE);
-        let source_line: String = shown.map(|c| if c.is_control() { ' ' } else { c }).collect();
-        ParseError {
-            path: self.path.to_string(),
-            line: span.line,
-            column: column + 1,
-            width: width.clamp(1, MAX_SOURCE_SIDE),
-            message,
-            source_line,
-            source_column: column - skipped + 1,
-            type_error: None,
-        }
+        ParseError::new(&self.path, self.text, span, message)
     }
 
     /// The error that the token looked at is not `what`.
     fn expected(&self, what: &str) -> ParseError {
-        let message = match &self.token.kind {
-            Kind::Bad(message) => message.clone(),
-            kind => format!("expected {what}, found {}", kind.describe()),
+        let message = if let Kind::Bad(message) = &self.token.kind {
+            message.clone()
+        } else {
+            format!("expected {what}, found {}", self.token.kind.describe())
         };
         self.error(self.token.span, message)
     }
@@ -459,12 +406,9 @@ impl<'t> Parser<'t> {
             }
             let text = match self.token.kind {
                 Kind::Number(text) | Kind::Word(text) => text,
-                Kind::Value(_)
-                | Kind::Name(_)
-                | Kind::String(_)
-                | Kind::Punctuation(_)
-                | Kind::End
-                | Kind::Bad(_) => return Err(self.expected("an element or `>`")),
+                Kind::Value(_) | Kind::Name(_) | Kind::String(_) | Kind::Punctuation(_) | Kind::End | Kind::Bad(_) => {
+                    return Err(self.expected("an element or `>`"));
+                }
             };
             let span = self.advance().span;
             read_element(&mut bytes, ty.dtype, text).map_err(|reason| self.error(span, reason))?;

@@ -58,7 +58,8 @@ impl fmt::Display for Literal {
 
 /// A node on one line, for messages: regions and long literals are abbreviated.
 pub(crate) fn node_line(func: &Func, node: NodeId) -> String {
-    let mut printer = Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
+    let mut printer =
+        Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
     match func.find_node(node) {
         Some(_) => printer.node(node, 0),
         None => write!(printer.out, "{node}").expect("a string takes everything"),
@@ -68,7 +69,8 @@ pub(crate) fn node_line(func: &Func, node: NodeId) -> String {
 
 /// A node that could not be made on one line, for messages: its operands have types as it has no result.
 pub(crate) fn untyped_line(func: &Func, op: &Op, operands: &[ValueId]) -> String {
-    let mut printer = Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
+    let mut printer =
+        Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
     printer.out.push_str(op.name());
     printer.out.push('(');
     printer.list(operands, |printer, &value| printer.typed(value));
@@ -79,7 +81,8 @@ pub(crate) fn untyped_line(func: &Func, op: &Op, operands: &[ValueId]) -> String
 
 /// The first line of a function, for messages.
 pub(crate) fn header_line(func: &Func) -> String {
-    let mut printer = Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
+    let mut printer =
+        Printer { func, out: String::new(), options: PrintOptions { locations: false }, abbreviate: true };
     printer.header();
     printer.out.truncate(printer.out.trim_end().len());
     printer.out
