@@ -6,7 +6,7 @@
 
 mod tensor;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::dtype::TensorType;
 use crate::entity::{Entity, RegionId, ValueId};
