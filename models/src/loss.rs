@@ -140,13 +140,10 @@ pub fn cross_entropy_sum<'g>(logits: Value<'g>, labels: Value<'g>) -> (Value<'g>
     let vocab = shape.len() - 1;
     let wide = |x: Value<'g>| x.broadcast_in_dim(&shape, &(0..vocab).collect::<Vec<_>>());
     let logits = logits.convert(DType::F32);
-    // The maximum only guards against overflow; the result does not depend on it.
-    let max = logits.max(&[vocab]).stop_gradient();
-    let log_sum_exp = (logits - wide(max)).exp().sum(&[vocab]).log() + max;
     let is_label = b.iota(&TensorType::new(DType::I32, shape.clone()), vocab).equal(wide(labels));
     let label_logit = is_label.select(logits, logits.full_like(0.0)).sum(&[vocab]);
     let counted = labels.not_equal(labels.full_like(f64::from(IGNORE_INDEX)));
-    let losses = counted.select(log_sum_exp - label_logit, label_logit.full_like(0.0));
+    let losses = counted.select(logits.log_sum_exp(vocab) - label_logit, label_logit.full_like(0.0));
     let all: Vec<usize> = (0..vocab).collect();
     (losses.sum(&all), counted.convert(DType::F32).sum(&all))
 }

@@ -6,9 +6,7 @@ use lmc_graph::Value;
 
 use crate::architectures::{ConfigError, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
-use crate::layers::{
-    causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, relu, rms_normalize, tied_logits,
-};
+use crate::layers::{causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits};
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
 
@@ -158,7 +156,7 @@ impl Gpt2Config {
         let h = scope.sub("c_fc", |scope| conv1d(scope, x, &widen));
         let h = match self.activation_function {
             ActivationFunction::GeluNew => gelu_new(h),
-            ActivationFunction::Relu => relu(h),
+            ActivationFunction::Relu => h.relu(),
         };
         scope.sub("c_proj", |scope| conv1d(scope, h, &narrow))
     }

@@ -1,7 +1,5 @@
 //! Activation functions and the gated feed-forward layer.
 
-use std::f64::consts::FRAC_2_PI;
-
 use lmc_graph::{DType, Value};
 
 use crate::layers::linear::{Linear, linear};
@@ -36,24 +34,17 @@ pub fn swiglu<'g>(scope: &Scope<'g>, x: Value<'g>, layer: &SwiGlu) -> Value<'g> 
     scope.sub("down_proj", |scope| linear(scope, gated, &narrow))
 }
 
-/// `x / (1 + e^-x)`, computed in f32 and rounded once.
+/// [`Value::silu`], computed in f32 and rounded once.
 #[track_caller]
 fn silu(x: Value<'_>) -> Value<'_> {
-    let wide = x.convert(DType::F32);
-    (wide * wide.logistic()).convert(x.dtype())
+    x.convert(DType::F32).silu().convert(x.dtype())
 }
 
-/// `x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))`, GPT-2's activation (Hendrycks and Gimpel 2016, section 2), computed in
-/// f32 and rounded once.
+/// GPT-2's activation, [`Value::gelu`], computed in f32 and rounded once.
+///
+/// # Panics
+/// If `x` is not of floats.
 #[track_caller]
 pub fn gelu_new(x: Value<'_>) -> Value<'_> {
-    let wide = x.convert(DType::F32);
-    let inner = (wide + wide * wide * wide * 0.044715) * FRAC_2_PI.sqrt();
-    (wide * 0.5 * (inner.tanh() + 1.0)).convert(x.dtype())
-}
-
-/// `max(x, 0)`.
-#[track_caller]
-pub fn relu(x: Value<'_>) -> Value<'_> {
-    x.maximum(x.full_like(0.0))
+    x.convert(DType::F32).gelu().convert(x.dtype())
 }

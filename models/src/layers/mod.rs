@@ -13,7 +13,7 @@ mod rope;
 pub use attention::causal_attention;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
-pub use mlp::{SwiGlu, gelu_new, relu, swiglu};
+pub use mlp::{SwiGlu, gelu_new, swiglu};
 pub use norm::{LayerNorm, layer_norm, rms_norm, rms_normalize};
 pub use rope::{Rope, rotate};
 
@@ -40,7 +40,7 @@ mod tests {
     }
 
     /// The numbers are those of torch.nn.functional in torch 2.15: layer_norm, rms_norm (eps 1e-5), gelu
-    /// (approximate="tanh"), relu.
+    /// (approximate="tanh").
     #[test]
     fn layers_are_torchs() {
         let dimension = ("hidden", 4);
@@ -50,7 +50,6 @@ mod tests {
         check(|scope, x| rms_norm(scope, x, dimension, 1e-5), rms);
         check(|_, x| rms_normalize(x, 1e-5), rms);
         check(|_, x| gelu_new(x), [0.841192007, -0.045402288, 0.345714003, 2.996362686]);
-        check(|_, x| relu(x), [1.0, 0.0, 0.5, 3.0]);
     }
 
     /// Position 0 stays; position `t` turns the pair `(x[0], x[2])` by `t` radians and `(x[1], x[3])` by `t / 100`.
