@@ -32,7 +32,7 @@ pub trait AttrValue: Sized {
     fn expected() -> String;
 }
 
-/// A set of named attributes: what an op's struct of attributes implements through [`attributes!`].
+/// A set of named attributes: what an op's struct of attributes implements through the `attributes!` macro.
 pub trait Attributes: Sized {
     /// Names and values, in the order of declaration.
     fn to_attrs(&self) -> Vec<(&'static str, Attr)>;
