@@ -9,10 +9,16 @@
 //! - Data are addressed by step and row alone, and checkpoints hold tensors by name: no trace of threads or devices.
 
 pub mod checkpoint;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod error;
+pub mod generation;
+pub mod model;
 pub mod run;
 pub mod tokenizer;
+pub mod training;
 
 pub use error::{Error, ErrorKind, Result};

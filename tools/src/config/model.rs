@@ -79,7 +79,7 @@ pub struct Gpt2Config {
     pub n_positions: usize,
     /// Width of the MLP. Default `4 * n_embd`, as in GPT-2.
     pub n_inner: usize,
-    /// The MLP's activation: `"gelu_new"` (tanh form), `"gelu"` (exact) or `"relu"`. Default `"gelu_new"`, as in GPT-2.
+    /// The MLP's activation: `"gelu_new"` (tanh form) or `"relu"`. Default `"gelu_new"`, as in GPT-2.
     pub activation_function: Activation,
     /// `"layer_norm"`, with gains and (if `bias`) biases; or `"rms_norm"`, without either, as in microgpt. Default
     /// `"layer_norm"`.
@@ -106,8 +106,6 @@ choices! {
     Activation {
         /// GELU by its tanh approximation.
         GeluNew = "gelu_new",
-        /// GELU by the error function.
-        Gelu = "gelu",
         /// max(x, 0).
         Relu = "relu",
     }

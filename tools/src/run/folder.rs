@@ -136,7 +136,7 @@ fn free_name(path: &Path) -> PathBuf {
 }
 
 /// Puts `content` in place of the file at `path` so that a reader, or a crash, sees the old or the new.
-pub(super) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     io::Write::write_all(&mut file, content)?;

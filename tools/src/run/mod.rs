@@ -5,6 +5,7 @@ mod metrics;
 mod progress;
 
 pub use folder::RunFolder;
+pub(crate) use folder::replace_file;
 pub use metrics::{EvalMetrics, Event, MetricsFile, Start, TrainMetrics};
 pub use progress::Progress;
 

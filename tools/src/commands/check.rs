@@ -1,0 +1,63 @@
+//! `lmc check`.
+
+use serde_json::json;
+
+use super::{print, print_json};
+use crate::cli::CheckArgs;
+use crate::config::Config;
+use crate::data::Data;
+use crate::error::Result;
+use crate::model::{describe_init, initial_weights, step_config};
+use crate::training::group_digits;
+
+pub(super) fn run(args: CheckArgs) -> Result<()> {
+    let config = Config::read(&args.config.config, &args.config.set)?;
+    let (config, data) = Data::open(&config, None)?;
+    let step_config = step_config(&config)?;
+    let loss = lmc_models::loss_func(
+        &step_config.model,
+        step_config.micro_batch_size,
+        step_config.seq_len,
+        step_config.precision,
+    );
+    if config.model.init_from().is_some() {
+        initial_weights(&config, &loss.specs)?;
+    }
+    let count: usize = loss.specs.values().map(|spec| spec.ty.num_elements()).sum();
+    let flops = step_config.model.flops_per_token(step_config.seq_len);
+    if args.json {
+        let parameters: Vec<_> = loss
+            .specs
+            .iter()
+            .map(|(path, spec)| json!({ "path": path, "shape": spec.ty.shape, "decay": spec.decay }))
+            .collect();
+        return print_json(&json!({
+            "num_parameters": count,
+            "vocab_size": config.model.vocab_size(),
+            "train_tokens": data.train_tokens(),
+            "held_out_tokens": data.held_out_tokens(),
+            "tokens_per_step": config.tokens_per_step(),
+            "flops_per_token": flops,
+            "parameters": parameters,
+        }));
+    }
+    let width = loss.specs.keys().map(str::len).max().unwrap_or(0);
+    let mut text = String::new();
+    for (path, spec) in loss.specs.iter() {
+        let (ty, init) = (spec.ty.to_string(), describe_init(spec.init));
+        text += &format!("{path:width$}  {ty:>16}  {init}{}\n", if spec.decay { ", decays" } else { "" });
+    }
+    text += &format!(
+        "\n{} parameters, vocabulary {}\n{} tokens to train on, {} held out\n{} steps of {} tokens, {:.1} epochs\n\
+         {:.3e} FLOPs a token in training\n",
+        group_digits(count as u64),
+        config.model.vocab_size().map_or_else(String::new, |size| group_digits(size as u64)),
+        group_digits(data.train_tokens()),
+        group_digits(data.held_out_tokens()),
+        group_digits(config.train.steps),
+        group_digits(config.tokens_per_step() as u64),
+        config.train.steps as f64 * data.shape().rows() as f64 / data.rows_per_epoch() as f64,
+        flops,
+    );
+    print(&text)
+}

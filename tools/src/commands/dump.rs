@@ -1,0 +1,49 @@
+//! `lmc dump`.
+
+use std::path::Path;
+
+use lmc_autodiff::value_and_grad;
+use lmc_lower::lower;
+use lmc_models::{loss_func, train_step};
+
+use super::print;
+use crate::cli::{DumpArgs, Stage};
+use crate::config::Config;
+use crate::data::Data;
+use crate::device::{Device, DeviceOptions, cpu_target};
+use crate::error::{Error, Result};
+use crate::model::{differentiation_error, step_config};
+
+pub(super) fn run(args: DumpArgs) -> Result<()> {
+    let config = Config::read(&args.config.config, &args.config.set)?;
+    let (config, _) = Data::open(&config, None)?;
+    let step_config = step_config(&config)?;
+    let loss =
+        || loss_func(&step_config.model, step_config.micro_batch_size, step_config.seq_len, step_config.precision);
+    let step = || train_step(&step_config).map_err(differentiation_error);
+    let text = match args.stage {
+        Stage::Graph => loss().func.to_string(),
+        Stage::Grad => {
+            let loss = loss();
+            let weights: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
+            value_and_grad(&loss.func, &weights).map_err(differentiation_error)?.to_string()
+        }
+        Stage::Stablehlo => lower(&step()?.func, &cpu_target()).text,
+        Stage::Report => lower(&step()?.func, &cpu_target()).report.to_string(),
+        Stage::Optimized => {
+            let plugin = args.plugin.plugin.or_else(|| config.runtime.plugin.clone());
+            let device = Device::open(&DeviceOptions { kind: config.runtime.device, plugin })?;
+            device.optimized_hlo(&step()?.func)?
+        }
+    };
+    match &args.output {
+        None => print(&text),
+        Some(path) => write(path, &text),
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, text: &str) -> Result<()> {
+    crate::run::replace_file(path, text.as_bytes())
+        .map_err(|error| Error::input(format!("cannot write {}: {error}", path.display())))
+}

@@ -1,0 +1,59 @@
+//! `lmc generate`.
+
+use serde_json::json;
+
+use super::saved::SavedRun;
+use super::{print, print_json};
+use crate::cli::GenerateArgs;
+use crate::error::{Error, Result};
+use crate::generation::{Sampling, generate};
+
+pub(super) fn run(args: GenerateArgs) -> Result<()> {
+    let saved = SavedRun::read(&args.run)?;
+    let defaults = saved.config.sample.clone().unwrap_or_default();
+    let sampling = Sampling {
+        count: args.samples.unwrap_or(defaults.count),
+        max_new_tokens: args.max_new_tokens.unwrap_or(defaults.max_new_tokens),
+        temperature: args.temperature.unwrap_or(defaults.temperature),
+        top_k: args.top_k.unwrap_or(defaults.top_k),
+        top_p: args.top_p.unwrap_or(defaults.top_p),
+        prompt: if args.prompt.is_empty() { defaults.prompt } else { args.prompt },
+        seed: args.seed.unwrap_or(saved.config.train.seed),
+    };
+    validate(&sampling)?;
+    let Some(tokenizer) = &saved.checkpoint.tokenizer else {
+        return Err(Error::input(format!(
+            "{} was trained on token shards, and has no tokenizer to read a prompt or write text with",
+            args.run.display()
+        )));
+    };
+    // A wrong prompt is refused before the device is opened.
+    tokenizer.encode_prompt(&sampling.prompt)?;
+    let device = saved.open_device(args.plugin.plugin)?;
+    let weights = saved.weights(&device)?;
+    for text in generate(&device, &saved.step_config, tokenizer, &weights, &sampling)? {
+        if args.json {
+            print_json(&json!({ "prompt": sampling.prompt, "text": text }))?;
+        } else {
+            print(&format!("{text}\n"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses settings that no distribution has.
+fn validate(sampling: &Sampling) -> Result<()> {
+    if !(sampling.temperature.is_finite() && sampling.temperature >= 0.0) {
+        return Err(Error::input(format!("--temperature must be 0 or more, found {}", sampling.temperature)));
+    }
+    if !(sampling.top_p > 0.0 && sampling.top_p <= 1.0) {
+        return Err(Error::input(format!("--top-p must be more than 0 and at most 1, found {}", sampling.top_p)));
+    }
+    for (name, number) in [("--samples", sampling.count), ("--max-new-tokens", sampling.max_new_tokens)] {
+        // The window and the result are held at once; this is far beyond what anyone reads.
+        if number > 1 << 20 {
+            return Err(Error::input(format!("{name} must be at most {}, found {number}", 1 << 20)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! `lmc plugin`.
+
+use lmc_runtime::plugin::{Locations, Search, find, install, managed};
+
+use super::print;
+use crate::cli::PluginCommand;
+use crate::device::print_progress;
+use crate::error::{Error, Result};
+
+pub(super) fn run(command: PluginCommand) -> Result<()> {
+    let locations = Locations::from_environment(None).map_err(|e| Error::input(e.to_string()))?;
+    match command {
+        PluginCommand::List => {
+            let mut text = String::new();
+            for (name, plugin) in managed() {
+                let found = match find(name, &locations).map_err(|e| Error::run(e.to_string()))? {
+                    Search::Found(found) => format!("{} ({})", found.path.display(), found.source),
+                    Search::NotFound { .. } => {
+                        format!("not installed; `lmc plugin install {name}` fetches {} MB", plugin.megabytes)
+                    }
+                };
+                text += &format!("{name:8} {:10} {found}\n", plugin.version);
+            }
+            print(&text)
+        }
+        PluginCommand::Install { name } => {
+            let path = install(&name, &locations, &mut print_progress).map_err(|e| refuse(&e))?;
+            print(&format!("{}\n", path.display()))
+        }
+        PluginCommand::Path { name } => match find(&name, &locations).map_err(|e| refuse(&e))? {
+            Search::Found(found) => print(&format!("{}\n", found.path.display())),
+            Search::NotFound { looked } => Err(Error::run(format!(
+                "the plugin `{name}` is not on this machine:\n  {}\n`lmc plugin install {name}` fetches it",
+                looked.join("\n  ")
+            ))),
+        },
+    }
+}
+
+/// An unknown name is the user's input; everything else a failure of the machine.
+fn refuse(error: &lmc_runtime::PluginError) -> Error {
+    if matches!(error, lmc_runtime::PluginError::UnknownName { .. }) {
+        Error::input(error.to_string())
+    } else {
+        Error::run(error.to_string())
+    }
+}

@@ -1,0 +1,218 @@
+//! A device that is ready to run graphs: the plugin found and loaded, functions lowered for it and compiled.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lmc_graph::{Func, Literal, TensorType};
+use lmc_lower::{Lowered, Platform, PluginIdentity, Report, Target, lower};
+use lmc_runtime::plugin::{Found, Locations, Progress, Source, find_or_install, managed_plugin};
+use lmc_runtime::{
+    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, Plugin,
+};
+
+use crate::config::DeviceKind;
+use crate::error::{Error, Result};
+
+/// Which device to open.
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// The kind of device; `Auto` is the CPU, the only kind there is a plugin for so far.
+    pub kind: DeviceKind,
+    /// The plugin's shared library; `None` looks for it and fetches it if need be.
+    pub plugin: Option<PathBuf>,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> DeviceOptions {
+        DeviceOptions { kind: DeviceKind::Auto, plugin: None }
+    }
+}
+
+/// A client with its compile cache and the target that functions are lowered for.
+#[derive(Debug)]
+pub struct Device {
+    client: Client,
+    target: Target,
+    cache: CompileCache,
+}
+
+impl Device {
+    /// Finds the plugin, fetches it on first use (and says so on stderr), loads it and opens the device.
+    ///
+    /// # Errors
+    /// If the kind of device is not supported, or the plugin cannot be found, fetched, verified or loaded. A plugin
+    /// named by the user is the user's input; anything else is a failure of the machine.
+    pub fn open(options: &DeviceOptions) -> Result<Device> {
+        if options.kind == DeviceKind::Cuda {
+            return Err(Error::input(
+                "device \"cuda\" is not supported by this version of lmc, which runs on the CPU: set runtime.device to \
+                 \"auto\" or \"cpu\"",
+            ));
+        }
+        let found = find_plugin(options.plugin.clone())?;
+        let named = matches!(found.source, Source::Explicit | Source::Environment);
+        let refuse = |message: String| if named { Error::input(message) } else { Error::run(message) };
+        let plugin = Plugin::load(&found.path).map_err(|e| refuse(e.to_string()))?;
+        let client = Client::new(&plugin, &ClientOptions { cpu_device_count: Some(1), ..ClientOptions::default() })
+            .map_err(|e| refuse(e.to_string()))?;
+        let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
+        let target = target_of(&client, &found);
+        Ok(Device { client, target, cache })
+    }
+
+    /// The connection to the plugin.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What functions are lowered for.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// A short name for people: `cpu`, or the product name of a GPU.
+    pub fn name(&self) -> &str {
+        self.client.device().kind()
+    }
+
+    /// Copies a tensor to the device.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn buffer(&self, literal: &Literal) -> Result<Buffer> {
+        self.client.buffer(literal).map_err(run_error)
+    }
+
+    /// Lowers a function for this device.
+    pub fn lower(&self, func: &Func) -> Lowered {
+        lower(func, &self.target)
+    }
+
+    /// Lowers a function and compiles it, or takes it from the compile cache.
+    ///
+    /// # Errors
+    /// When XLA refuses the program, with its message and the model's line.
+    pub fn compile(&self, func: &Func) -> Result<Program> {
+        let start = Instant::now();
+        let lowered = self.lower(func);
+        let (executable, outcome) =
+            self.cache.compile(&self.client, &lowered.text, &self.compile_options()).map_err(run_error)?;
+        let seconds = start.elapsed();
+        tracing::info!("{}: {outcome} in {:.2} s", func.name, seconds.as_secs_f64());
+        Ok(Program { executable, report: lowered.report, outcome, elapsed: seconds })
+    }
+
+    /// The function as XLA compiles it, as HLO text. Compiles it anew.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    pub fn optimized_hlo(&self, func: &Func) -> Result<String> {
+        self.client.optimized_hlo_text(&self.lower(func).text, &self.compile_options()).map_err(run_error)
+    }
+
+    /// Debug options that pay on this device.
+    fn compile_options(&self) -> CompileOptions {
+        match self.target.platform {
+            Platform::Generic => CompileOptions::default(),
+            // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
+            Platform::Cpu => CompileOptions::default().with("xla_cpu_prefer_vector_width", 512_i64),
+        }
+    }
+}
+
+/// The target that a client's programs are lowered for: `runtime` tells what the plugin is, `lower` what that means.
+fn target_of(client: &Client, found: &Found) -> Target {
+    if client.platform_name() != "cpu" {
+        return Target::generic();
+    }
+    match found.source {
+        // It could be any build.
+        Source::Explicit | Source::Environment => Target::cpu(None),
+        Source::Cache | Source::Python => cpu_target(),
+    }
+}
+
+/// The CPU in the plugin that lmc installs.
+pub fn cpu_target() -> Target {
+    let wheel = managed_plugin("cpu").ok().and_then(|plugin| plugin.wheels.first());
+    Target::cpu(wheel.map(|wheel| PluginIdentity { name: wheel.distribution.clone(), version: wheel.version.clone() }))
+}
+
+/// Finds the CPU plugin, or fetches it.
+///
+/// # Errors
+/// If it cannot be found or fetched.
+pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
+    let locations = Locations::from_environment(explicit).map_err(|e| Error::input(e.to_string()))?;
+    find_or_install("cpu", &locations, &mut print_progress).map_err(|e| Error::run(e.to_string()))
+}
+
+/// Tells on stderr what an installation is doing.
+pub fn print_progress(progress: Progress) {
+    match progress {
+        Progress::Waiting { name } => eprintln!("waiting for another process that installs the plugin `{name}`"),
+        Progress::Fetching { name, requirement, megabytes } => {
+            eprintln!("fetching the plugin `{name}` ({requirement}, {megabytes} MB) with pip; once only");
+        }
+        Progress::Unpacking { file, dir } => eprintln!("unpacking {file} into {}", dir.display()),
+    }
+}
+
+/// An error of the device while running.
+pub(crate) fn run_error(error: lmc_runtime::Error) -> Error {
+    Error::run(error.to_string())
+}
+
+/// A function compiled for a device.
+#[derive(Debug)]
+pub struct Program {
+    executable: Executable,
+    report: Report,
+    outcome: CacheOutcome,
+    elapsed: Duration,
+}
+
+impl Program {
+    /// Starts the program and returns its results without waiting for them.
+    ///
+    /// # Errors
+    /// When the arguments are not those of the function, or the device is out of memory.
+    pub fn execute(&self, arguments: Vec<Argument<'_>>) -> Result<Vec<Buffer>> {
+        self.executable.execute(arguments).map_err(run_error)
+    }
+
+    /// Runs the program on host tensors and waits for its results.
+    ///
+    /// # Errors
+    /// As [`Program::execute`], and when the computation fails.
+    pub fn run(&self, device: &Device, arguments: &[Literal]) -> Result<Vec<Literal>> {
+        let buffers: Vec<Buffer> = arguments.iter().map(|x| device.buffer(x)).collect::<Result<_>>()?;
+        let results = self.execute(buffers.into_iter().map(Argument::Donate).collect())?;
+        results.iter().map(|buffer| buffer.to_literal().map_err(run_error)).collect()
+    }
+
+    /// The types of the function's parameters.
+    pub fn argument_types(&self) -> &[TensorType] {
+        self.executable.arguments()
+    }
+
+    /// How each product and each attention was lowered.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Whether the program came from the compile cache, and if not, why.
+    pub fn cache_outcome(&self) -> &CacheOutcome {
+        &self.outcome
+    }
+
+    /// The time that lowering and compiling (or loading) took.
+    pub fn compile_time(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// The compiled program.
+    pub fn executable(&self) -> &Executable {
+        &self.executable
+    }
+}

@@ -1,0 +1,147 @@
+//! From settings to what `models` builds graphs from.
+
+use lmc_graph::Literal;
+use lmc_models::{
+    ActivationFunction, AdamW, Gpt2Config, Init, LlamaConfig, ModelConfig, Normalization, ParamSpec, Params, Precision,
+    Schedule, ScheduleKind, StepConfig, Update, init,
+};
+
+use crate::checkpoint::{Tensors, load_safetensors};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+
+/// The training step that a config asks for.
+///
+/// # Errors
+/// If `model.vocab_size` is not known, or the model takes no such settings.
+pub fn step_config(config: &Config) -> Result<StepConfig> {
+    let train = &config.train;
+    let whole = |key: &str, number: u64| {
+        usize::try_from(number).map_err(|_| config.error_at(key, format!("`{key}` is too large for this machine")))
+    };
+    let schedule = Schedule {
+        kind: match config.schedule.kind {
+            config::ScheduleKind::Constant => ScheduleKind::Constant,
+            config::ScheduleKind::Linear => ScheduleKind::Linear,
+            config::ScheduleKind::Cosine => ScheduleKind::Cosine,
+            config::ScheduleKind::Wsd => {
+                ScheduleKind::Wsd { decay_fraction: config.schedule.decay_fraction.unwrap_or(0.0) }
+            }
+        },
+        learning_rate: config.optimizer.learning_rate,
+        min_learning_rate: config.schedule.min_learning_rate,
+        warmup_steps: whole("schedule.warmup_steps", config.schedule.warmup_steps)?,
+        total_steps: whole("train.steps", train.steps)?,
+    };
+    let optimizer = &config.optimizer;
+    let [beta1, beta2] = optimizer.betas;
+    Ok(StepConfig {
+        model: model_config(config)?,
+        micro_batch_size: train.micro_batch_size,
+        grad_accum_steps: train.grad_accum_steps,
+        seq_len: train.seq_len,
+        precision: match train.precision {
+            config::Precision::Float32 => Precision::Float32,
+            config::Precision::Bfloat16 => Precision::BFloat16,
+        },
+        update: Update {
+            optimizer: AdamW { beta1, beta2, eps: optimizer.eps, weight_decay: optimizer.weight_decay },
+            schedule,
+            grad_clip_norm: optimizer.grad_clip_norm,
+        },
+    })
+}
+
+/// The model that a config asks for.
+fn model_config(config: &Config) -> Result<ModelConfig> {
+    let Some(vocab_size) = config.model.vocab_size() else {
+        return Err(config.error_at("model", "`vocab_size` is not known before the data are read"));
+    };
+    let model = match &config.model {
+        config::ModelConfig::Llama(m) => ModelConfig::Llama(LlamaConfig {
+            vocab_size,
+            hidden_size: m.hidden_size,
+            num_hidden_layers: m.num_hidden_layers,
+            num_attention_heads: m.num_attention_heads,
+            num_key_value_heads: m.num_key_value_heads,
+            head_dim: m.head_dim,
+            intermediate_size: m.intermediate_size,
+            rope_theta: m.rope_theta,
+            rms_norm_eps: m.rms_norm_eps,
+            tie_word_embeddings: m.tie_word_embeddings,
+            initializer_range: m.initializer_range,
+        }),
+        config::ModelConfig::Gpt2(m) => ModelConfig::Gpt2(Gpt2Config {
+            vocab_size,
+            n_positions: m.n_positions,
+            n_embd: m.n_embd,
+            n_layer: m.n_layer,
+            n_head: m.n_head,
+            n_inner: Some(m.n_inner),
+            activation_function: match m.activation_function {
+                config::Activation::GeluNew => ActivationFunction::GeluNew,
+                config::Activation::Relu => ActivationFunction::Relu,
+            },
+            layer_norm_epsilon: m.layer_norm_epsilon,
+            initializer_range: m.initializer_range,
+            tie_word_embeddings: m.tie_word_embeddings,
+            normalization: match m.normalization {
+                config::Normalization::LayerNorm => Normalization::LayerNorm,
+                config::Normalization::RmsNorm => Normalization::RmsNorm,
+            },
+            bias: m.bias,
+            embedding_norm: m.embedding_norm,
+            final_norm: m.final_norm,
+        }),
+    };
+    model.validate().map_err(|error| config.error_at(&format!("model.{}", error.field), error.to_string()))?;
+    Ok(model)
+}
+
+/// The weights to begin with: those of `model.init_from` if it is set, else random ones by `train.seed`.
+///
+/// # Errors
+/// If the file cannot be read, or a weight is missing there, superfluous, or has another shape.
+pub fn initial_weights(config: &Config, specs: &Params<ParamSpec>) -> Result<Params<Literal>> {
+    match config.model.init_from() {
+        None => Ok(init::initialize(specs, config.train.seed)),
+        Some(path) => {
+            let tensors = load_safetensors(path).map_err(|e| config.error_at("model.init_from", e.message()))?;
+            match_weights(tensors, specs).map_err(|reason| {
+                config.error_at("model.init_from", format!("{} does not fit the model: {reason}", path.display()))
+            })
+        }
+    }
+}
+
+/// Tensors by name in the order and with the shapes of a model's parameters.
+///
+/// # Errors
+/// The first parameter without a tensor or with one of another type, or the first tensor without a parameter.
+pub fn match_weights(mut tensors: Tensors, specs: &Params<ParamSpec>) -> Result<Params<Literal>, String> {
+    let weights = specs.try_map(|path, spec| match tensors.remove(path) {
+        None => Err(format!("it has no `{path}`, which the model needs as {}", spec.ty)),
+        Some(tensor) if *tensor.ty() != spec.ty => {
+            Err(format!("`{path}` is {} there, the model needs {}", tensor.ty(), spec.ty))
+        }
+        Some(tensor) => Ok(tensor),
+    })?;
+    match tensors.keys().next() {
+        Some(name) => Err(format!("it has `{name}`, which the model does not")),
+        None => Ok(weights),
+    }
+}
+
+/// An error of a model that cannot be differentiated: a defect of lmc, not of the user's input.
+pub(crate) fn differentiation_error(error: lmc_autodiff::DiffError) -> Error {
+    Error::run(format!("the training step cannot be built: {error}"))
+}
+
+/// How a parameter is filled at first, for people.
+pub fn describe_init(init: Init) -> String {
+    match init {
+        Init::Normal { std } => format!("normal, std {std:.4}"),
+        Init::Zeros => "zeros".to_owned(),
+        Init::Ones => "ones".to_owned(),
+    }
+}

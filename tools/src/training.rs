@@ -1,0 +1,456 @@
+//! The training loop.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use lmc_graph::{Literal, TensorType};
+use lmc_models::step::METRICS;
+use lmc_models::{StepConfig, TrainStep, eval_func, init, loss_func, train_step};
+use lmc_runtime::{Argument, Buffer, process_peak_memory_bytes};
+
+use crate::checkpoint::{self, Checkpoint, Newest, Tensors};
+use crate::config::Config;
+use crate::data::{Batch, Data};
+use crate::device::{Device, DeviceOptions, Program, run_error};
+use crate::error::{Error, Result};
+use crate::generation::{self, Sampling};
+use crate::model::{differentiation_error, initial_weights, match_weights, step_config};
+use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, Start, TrainMetrics};
+
+/// What a call of [`train`] is told beside the config.
+#[derive(Clone, Debug, Default)]
+pub struct TrainOptions {
+    /// Start over, keeping an earlier run in the folder under another name.
+    pub fresh: bool,
+    /// The plugin to load; `None` finds or fetches it.
+    pub plugin: Option<PathBuf>,
+}
+
+/// Set by the first Ctrl-C or SIGTERM; the loop then saves and ends.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Trains what `config` says: continues the newest whole checkpoint of the run folder, or begins. At the end it prints
+/// samples to stdout, if the config asks for them.
+///
+/// # Errors
+/// If data, weights or the run folder do not fit the config (before the device is touched), or something fails while
+/// running; non-finite losses and gradients end the run with an error of their own kind.
+pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
+    let Newest { found, passed_over } =
+        if options.fresh { Newest::default() } else { checkpoint::newest_valid(&config.train.out_dir)? };
+    let saved_tokenizer = found.as_ref().and_then(|(_, saved)| saved.tokenizer.clone());
+    let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
+    let step_config = step_config(&config)?;
+    let step_graph = train_step(&step_config).map_err(differentiation_error)?;
+    // Read before a folder is made or a device opened: a wrong file must not leave traces.
+    let initial = match &found {
+        Some((path, saved)) => saved_state(path, saved, &step_graph)?,
+        None => initial_state(&config, &step_graph)?,
+    };
+
+    let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
+    let changed = match run.saved_config()? {
+        Some(saved) if found.is_some() => allowed_changes(&config, &saved)?,
+        _ => Vec::new(),
+    };
+    run.save_config(&config)?;
+    let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
+    let mut metrics = if found.is_some() { MetricsFile::resume(&run, done)? } else { MetricsFile::create(&run)? };
+    announce(&config, &data, &step_graph, &run, done);
+    for (path, reason) in &passed_over {
+        eprintln!("warning: passed over the checkpoint {}: {reason}", path.display());
+    }
+    changed.iter().for_each(|change| eprintln!("changed: {change}"));
+
+    let device = Device::open(&DeviceOptions { kind: config.runtime.device, plugin: plugin_path(&config, options) })?;
+    let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
+    drop(initial);
+    let start = Start {
+        step: done,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: device.name().to_owned(),
+        num_parameters: num_parameters(&step_graph),
+        tokens_per_step: config.tokens_per_step() as u64,
+        changed,
+    };
+    metrics.record(&if found.is_some() { Event::Resume(start) } else { Event::Start(start) })?;
+    let began = Instant::now();
+    if done < config.train.steps {
+        let step = compile(&device, &step_graph)?;
+        interrupt_on_signals()?;
+        let mut recorder = Recorder::new(&config, metrics, done);
+        let mut evaluator = Evaluator::new(&config, &data, &step_config);
+        let mut steps_done = done;
+        for batch in data.batches(done..config.train.steps)? {
+            let batch = batch?;
+            let results = state.advance(&device, &step, &batch)?;
+            steps_done += 1;
+            // The metrics of the step before are read while this one runs.
+            recorder.started(Running { step: steps_done, tokens: batch.num_labels, results })?;
+            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            let last = steps_done == config.train.steps;
+            let evaluate = evaluator.is_due(steps_done) && !interrupted;
+            let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
+            if evaluate || save {
+                recorder.finish()?;
+            }
+            if evaluate {
+                let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;
+                recorder.evaluated(&evaluation)?;
+            }
+            if save {
+                recorder.saved(&run, &state.checkpoint(&config, &data, &step_graph, steps_done)?)?;
+            }
+            if interrupted {
+                recorder.interrupted(steps_done)?;
+                eprintln!("stopped at step {steps_done}; the same command continues from there");
+                return Ok(());
+            }
+        }
+        recorder.done(config.train.steps, began)?;
+    } else {
+        eprintln!(
+            "{} has all {} steps; train further with --steps N, or start over with --fresh",
+            run.path().display(),
+            config.train.steps
+        );
+    }
+    print_samples(&config, &data, &device, &step_config, state.weights())
+}
+
+/// The plugin that the command line names, else the one of the config.
+fn plugin_path(config: &Config, options: &TrainOptions) -> Option<PathBuf> {
+    options.plugin.clone().or_else(|| config.runtime.plugin.clone())
+}
+
+/// Whether `step` is a multiple of `every`; never for 0.
+fn is_multiple(step: u64, every: u64) -> bool {
+    every != 0 && step.is_multiple_of(every)
+}
+
+/// Says on stderr what is about to be trained.
+fn announce(config: &Config, data: &Data, step: &TrainStep, run: &RunFolder, done: u64) {
+    let train = &config.train;
+    eprintln!(
+        "{} parameters; {} tokens to train on, {} held out; {} steps of {} tokens",
+        group_digits(num_parameters(step)),
+        group_digits(data.train_tokens()),
+        group_digits(data.held_out_tokens()),
+        group_digits(train.steps),
+        group_digits(config.tokens_per_step() as u64),
+    );
+    if let Some(old) = run.moved_to() {
+        eprintln!("the earlier run is now {}", old.display());
+    }
+    match done {
+        0 => eprintln!("run folder {}", run.path().display()),
+        _ => eprintln!("continuing {} from step {done}", run.path().display()),
+    }
+}
+
+fn num_parameters(step: &TrainStep) -> u64 {
+    step.specs.values().map(|spec| spec.ty.num_elements() as u64).sum()
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn group_digits(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// The settings in which a continued run differs from the one that was started, as `key: old -> new`.
+fn allowed_changes(config: &Config, saved: &Config) -> Result<Vec<String>> {
+    let show = |value: &Option<String>| value.clone().unwrap_or_else(|| "(absent)".to_owned());
+    let (allowed, refused): (Vec<_>, Vec<_>) =
+        config.differences(saved)?.into_iter().partition(|difference| difference.allowed);
+    let describe = |difference: &crate::config::Difference| {
+        format!("{}: {} -> {}", difference.key, show(&difference.saved), show(&difference.now))
+    };
+    if let Some(first) = refused.first() {
+        let list = refused.iter().map(|d| format!("\n  {}", describe(d))).collect::<String>();
+        let message = format!(
+            "the run in {} was started with other settings, and cannot be continued with these:{list}\nStart over with \
+             --fresh (the old run is kept), or name another folder with --out",
+            config.train.out_dir.display()
+        );
+        return Err(config.error_at(&first.key, message));
+    }
+    Ok(allowed.iter().map(describe).collect())
+}
+
+fn compile(device: &Device, step: &TrainStep) -> Result<Program> {
+    let program = device.compile(&step.func)?;
+    eprintln!("training step: {} in {:.1} s", program.cache_outcome(), program.compile_time().as_secs_f64());
+    Ok(program)
+}
+
+/// Lets the first Ctrl-C or SIGTERM end the loop, and the second the process.
+fn interrupt_on_signals() -> Result<()> {
+    // 130 is what shells report of a process that SIGINT ended.
+    const KILLED_BY_SIGINT: i32 = 130;
+    let set = ctrlc::try_set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(KILLED_BY_SIGINT);
+        }
+        eprintln!("\ninterrupted: saving after this step (once more to leave at once)");
+    });
+    match set {
+        // Another run of this process has set it.
+        Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+        Err(error) => Err(Error::run(format!("cannot listen for Ctrl-C: {error}"))),
+    }
+}
+
+/// Weights, moments and step count of a new run.
+fn initial_state(config: &Config, step: &TrainStep) -> Result<Vec<Literal>> {
+    let weights = initial_weights(config, &step.specs)?;
+    let moments = || init::zeros(&step.specs).into_values();
+    Ok(weights.into_values().chain(moments()).chain(moments()).chain([Literal::scalar(0_i32)]).collect())
+}
+
+/// Weights, moments and step count of a checkpoint.
+fn saved_state(path: &std::path::Path, saved: &Checkpoint, step: &TrainStep) -> Result<Vec<Literal>> {
+    let fit =
+        |reason: String| Error::input(format!("the checkpoint {} does not fit the config: {reason}", path.display()));
+    let weights = match_weights(saved.model.clone(), &step.specs).map_err(fit)?;
+    let mut state: Vec<Literal> = weights.into_values().collect();
+    let moments = &step.func.params[step.first_moments().start..step.second_moments().end];
+    for (param, ty) in moments.iter().zip(step.func.param_types()[step.first_moments().start..].iter()) {
+        match saved.optimizer.get(&param.name) {
+            Some(tensor) if tensor.ty() == ty => state.push(tensor.clone()),
+            Some(tensor) => return Err(fit(format!("`{}` is {} there, {ty} here", param.name, tensor.ty()))),
+            None => return Err(fit(format!("it has no `{}`", param.name))),
+        }
+    }
+    let count = i32::try_from(saved.step).map_err(|_| fit(format!("step {} is beyond 2^31", saved.step)))?;
+    state.push(Literal::scalar(count));
+    Ok(state)
+}
+
+/// The weights, moments and step count on the device.
+struct State {
+    buffers: Vec<Buffer>,
+    num_weights: usize,
+}
+
+impl State {
+    fn upload(device: &Device, state: &[Literal], num_weights: usize) -> Result<State> {
+        let buffers = state.iter().map(|literal| device.buffer(literal)).collect::<Result<_>>()?;
+        Ok(State { buffers, num_weights })
+    }
+
+    /// Starts a step, which takes the state's memory over, and returns its metrics without waiting for them.
+    fn advance(&mut self, device: &Device, step: &Program, batch: &Batch) -> Result<Vec<Buffer>> {
+        let mut arguments: Vec<Argument<'_>> = self.buffers.drain(..).map(Argument::Donate).collect();
+        let num_state = arguments.len();
+        for literal in [&batch.tokens, &batch.labels] {
+            arguments.push(Argument::Donate(device.buffer(literal)?));
+        }
+        self.buffers = step.execute(arguments)?;
+        Ok(self.buffers.split_off(num_state))
+    }
+
+    fn weights(&self) -> &[Buffer] {
+        &self.buffers[..self.num_weights]
+    }
+
+    /// Reads the state back for saving.
+    fn checkpoint(&self, config: &Config, data: &Data, step: &TrainStep, steps_done: u64) -> Result<Checkpoint> {
+        let read = |range: std::ops::Range<usize>| -> Result<Tensors> {
+            let names = step.func.params[range.clone()].iter().map(|param| param.name.clone());
+            let values = self.buffers[range].iter().map(|buffer| buffer.to_literal().map_err(run_error));
+            names.zip(values).map(|(name, value)| Ok((name, value?))).collect()
+        };
+        Ok(Checkpoint {
+            step: steps_done,
+            seed: config.train.seed,
+            config_hash: config.hash()?,
+            model: read(step.weights())?,
+            optimizer: read(step.first_moments().start..step.second_moments().end)?,
+            tokenizer: data.tokenizer().cloned(),
+            config_json: config.hugging_face_json(),
+        })
+    }
+}
+
+/// Reads metrics one step late, and writes them to file and screen.
+struct Recorder {
+    metrics: MetricsFile,
+    progress: Progress,
+    /// The step that is running.
+    running: Option<Running>,
+    /// When the step before ended.
+    last_end: Instant,
+}
+
+/// A step on the device: its number, the tokens it learns from, and its metrics, not read yet.
+struct Running {
+    step: u64,
+    tokens: u64,
+    results: Vec<Buffer>,
+}
+
+impl Recorder {
+    fn new(config: &Config, metrics: MetricsFile, done: u64) -> Recorder {
+        let progress = Progress::new(config.train.steps, done, config.train.log_every);
+        Recorder { metrics, progress, running: None, last_end: Instant::now() }
+    }
+
+    /// A step was started: the one before is finished first.
+    fn started(&mut self, running: Running) -> Result<()> {
+        self.finish()?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// Waits for the running step and records it.
+    fn finish(&mut self) -> Result<()> {
+        let Some(Running { step, tokens, results }) = self.running.take() else { return Ok(()) };
+        let mut values = [0.0; METRICS.len()];
+        for (value, buffer) in values.iter_mut().zip(&results) {
+            *value = f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]);
+        }
+        let [loss, grad_norm, learning_rate, _] = values;
+        let end = Instant::now();
+        let seconds = (end - self.last_end).as_secs_f64();
+        self.last_end = end;
+        let train = TrainMetrics {
+            step,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens_per_s: tokens as f64 / seconds,
+            step_ms: seconds * 1e3,
+            peak_memory_bytes: process_peak_memory_bytes().unwrap_or(0),
+            mfu: None,
+        };
+        self.metrics.record(&Event::Train(train))?;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            let what = if loss.is_finite() { "the gradient's norm" } else { "the loss" };
+            let message = format!("{what} is not finite in step {step}: loss {loss}, gradient norm {grad_norm}");
+            self.metrics.record(&Event::Nan { step, message: message.clone() })?;
+            self.progress.finish();
+            return Err(Error::non_finite(format!(
+                "{message}. The newest checkpoint is of an earlier step. A lower optimizer.learning_rate, more \
+                 schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help"
+            )));
+        }
+        self.progress.step(&train);
+        Ok(())
+    }
+
+    fn evaluated(&mut self, evaluation: &EvalMetrics) -> Result<()> {
+        let EvalMetrics { step, val_loss, tokens, seconds } = evaluation;
+        self.progress.say(format_args!(
+            "step {step}: held-out loss {val_loss:.4} over {} tokens ({seconds:.1} s)",
+            group_digits(*tokens)
+        ));
+        self.metrics.record(&Event::Eval(*evaluation))?;
+        self.last_end = Instant::now();
+        Ok(())
+    }
+
+    fn saved(&mut self, run: &RunFolder, saved: &Checkpoint) -> Result<()> {
+        let begin = Instant::now();
+        let path = checkpoint::save(run.path(), saved)?;
+        let relative = path.strip_prefix(run.path()).unwrap_or(&path).display().to_string();
+        let seconds = begin.elapsed().as_secs_f64();
+        self.metrics.record(&Event::Save { step: saved.step, checkpoint: relative, seconds })?;
+        self.last_end = Instant::now();
+        Ok(())
+    }
+
+    fn interrupted(&mut self, step: u64) -> Result<()> {
+        self.progress.finish();
+        self.metrics.record(&Event::Signal { step })
+    }
+
+    fn done(&mut self, step: u64, began: Instant) -> Result<()> {
+        self.progress.finish();
+        self.metrics.record(&Event::Done { step, seconds: began.elapsed().as_secs_f64() })
+    }
+}
+
+/// Measures the held-out loss; compiles what it needs when it is first asked.
+pub struct Evaluator<'a> {
+    config: &'a Config,
+    data: &'a Data,
+    step_config: &'a StepConfig,
+    program: Option<Program>,
+}
+
+impl<'a> Evaluator<'a> {
+    /// An evaluator of the held-out part of `data`.
+    pub fn new(config: &'a Config, data: &'a Data, step_config: &'a StepConfig) -> Evaluator<'a> {
+        Evaluator { config, data, step_config, program: None }
+    }
+
+    /// Whether the loss is to be measured after `steps_done` steps.
+    fn is_due(&self, steps_done: u64) -> bool {
+        let every = self.config.train.eval_every;
+        let last = every != 0 && steps_done == self.config.train.steps;
+        self.data.held_out_tokens() > 0 && (last || is_multiple(steps_done, every))
+    }
+
+    /// The mean loss over the held-out tokens, in nats, with `weights` on the device.
+    ///
+    /// # Errors
+    /// If the program cannot be compiled or fails, or the data cannot be read.
+    pub fn evaluate(&mut self, device: &Device, weights: &[Buffer], steps_done: u64) -> Result<EvalMetrics> {
+        let begin = Instant::now();
+        if self.program.is_none() {
+            let StepConfig { model, micro_batch_size, seq_len, precision, .. } = self.step_config;
+            let loss = loss_func(model, *micro_batch_size, *seq_len, *precision);
+            self.program = Some(device.compile(&eval_func(&loss))?);
+        }
+        let program = self.program.as_ref().expect("it was just compiled");
+        let (mut loss_sum, mut num_tokens) = (0.0, 0.0);
+        for batch in self.data.held_out_batches(1, self.config.train.eval_batches) {
+            let batch = batch?;
+            let inputs = [device.buffer(&single(&batch.tokens)?)?, device.buffer(&single(&batch.labels)?)?];
+            let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));
+            let results = program.execute(arguments.collect())?;
+            let scalar = |buffer: &Buffer| -> Result<f64> {
+                Ok(f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]))
+            };
+            loss_sum += scalar(&results[0])?;
+            num_tokens += scalar(&results[1])?;
+        }
+        Ok(EvalMetrics {
+            step: steps_done,
+            val_loss: loss_sum / num_tokens,
+            tokens: num_tokens as u64,
+            seconds: begin.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// A batch of one micro-batch without the dimension of micro-batches.
+fn single(literal: &Literal) -> Result<Literal> {
+    let ty = literal.ty();
+    Literal::from_bytes(TensorType::new(ty.dtype, &ty.shape[1..]), literal.bytes().to_vec()).map_err(Error::run)
+}
+
+/// Prints the samples that the config asks for to stdout.
+fn print_samples(
+    config: &Config,
+    data: &Data,
+    device: &Device,
+    step_config: &StepConfig,
+    weights: &[Buffer],
+) -> Result<()> {
+    let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) else { return Ok(()) };
+    let sampling = Sampling::from_config(sample, config.train.seed);
+    for text in generation::generate(device, step_config, tokenizer, weights, &sampling)? {
+        println!("{text}");
+    }
+    Ok(())
+}
