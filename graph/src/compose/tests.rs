@@ -1,5 +1,7 @@
 //! Values of the composed functions, compared with PyTorch's in f64 and with XLA's random bits.
 
+use std::slice::from_ref;
+
 use crate::eval::tests::{check, check_close, f32s, i32s, results};
 use crate::{DType, Literal, TensorType, Value};
 
@@ -13,7 +15,7 @@ fn f64s(shape: &[usize], elements: &[f64]) -> Literal {
 
 #[track_caller]
 fn close(x: &Literal, f: impl for<'g> Fn(Value<'g>) -> Value<'g>, expected: &[f64]) {
-    check_close(std::slice::from_ref(x), |x| f(x[0]), expected, TOLERANCE);
+    check_close(from_ref(x), |x| f(x[0]), expected, TOLERANCE);
 }
 
 #[test]
@@ -35,10 +37,10 @@ fn softmax_and_its_logarithm() {
             -1.004_596_902_342_283_4,
             -0.313_261_687_518_222_86,
             -1.313_261_687_518_222_8,
-            -2000.313_261_687_518_2,
+            -2_000.313_261_687_518_2,
         ],
     );
-    close(&x, |x| x.log_sum_exp(1), &[1.504_596_902_342_283_4, 1000.313_261_687_518_2]);
+    close(&x, |x| x.log_sum_exp(1), &[1.504_596_902_342_283_4, 1_000.313_261_687_518_2]);
     let infinite = f64s(&[3, 2], &[-INF, -INF, INF, 0.0, -INF, 0.0]);
     close(&infinite, |x| x.log_sum_exp(1), &[-INF, INF, 0.0]);
 }
@@ -111,7 +113,7 @@ fn one_hot() {
 #[test]
 fn cumulative_sum() {
     let x = i32s(&[2, 5], &[1, 2, 3, 4, 5, 1, 0, -1, 0, 1]);
-    check(&[x.clone()], |x| x[0].cumulative_sum(1), &i32s(&[2, 5], &[1, 3, 6, 10, 15, 1, 1, 0, 0, 1]));
+    check(from_ref(&x), |x| x[0].cumulative_sum(1), &i32s(&[2, 5], &[1, 3, 6, 10, 15, 1, 1, 0, 0, 1]));
     check(&[x], |x| x[0].cumulative_sum(0), &i32s(&[2, 5], &[1, 2, 3, 4, 5, 2, 2, 2, 4, 6]));
     check(&[f32s(&[0], &[])], |x| x[0].cumulative_sum(0), &f32s(&[0], &[]));
     let ones = vec![1_i32; 100];

@@ -160,7 +160,7 @@ fn convert() {
     convert(vector(&[(1_i64 << 54) + (1 << 30) + 1]), vector(&[f32::from_bits(0x5A80_0001)]));
     convert(vector(&[-(1_i64 << 54) - (1 << 30) - 1]), vector(&[f32::from_bits(0xDA80_0001)]));
     convert(vector(&[1.0_f32 / 3.0]), vector(&[bf16::from_bits(0x3EAB)]));
-    convert(vector(&[bf16::from_bits(0x3EAB)]), vector(&[0.333_984_375_f32]));
+    convert(vector(&[bf16::from_bits(0x3EAB)]), vector(&[0.333_984_38_f32]));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Ops that move elements: shapes, blocks, gather and scatter.
 
+use std::slice::from_ref;
+
 use super::{check, count, f32s, i32s};
 use crate::ops::{Gather, Scatter, ScatterOp};
 use crate::{DType, Literal, TensorType};
@@ -21,7 +23,7 @@ fn iota_counts_in_its_type() {
 #[test]
 fn broadcast_in_dim() {
     let x = f32s(&[2], &[1.0, 2.0]);
-    check(&[x.clone()], |x| x[0].broadcast_in_dim(&[2, 3], &[0]), &f32s(&[2, 3], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]));
+    check(from_ref(&x), |x| x[0].broadcast_in_dim(&[2, 3], &[0]), &f32s(&[2, 3], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0]));
     check(&[x], |x| x[0].broadcast_in_dim(&[2, 2], &[1]), &f32s(&[2, 2], &[1.0, 2.0, 1.0, 2.0]));
     let column = f32s(&[2, 1], &[1.0, 2.0]);
     check(&[column], |x| x[0].broadcast_in_dim(&[2, 2], &[1, 0]), &f32s(&[2, 2], &[1.0, 2.0, 1.0, 2.0]));

@@ -1,5 +1,7 @@
 //! Products, reductions and orders.
 
+use std::slice::from_ref;
+
 use half::bf16;
 
 use super::{check, check_all, check_close, count, f32s, i32s, results};
@@ -60,16 +62,15 @@ fn a_million_products_are_quick() {
 
 #[test]
 fn reduce() {
-    let cases: [(ReduceOp, &[usize], &[usize], &[f32]); 5] = [
-        (ReduceOp::Add, &[1], &[2], &[3.0, 12.0]),
-        (ReduceOp::Add, &[0], &[3], &[3.0, 5.0, 7.0]),
-        (ReduceOp::Multiply, &[1], &[2], &[0.0, 60.0]),
-        (ReduceOp::Maximum, &[1, 0], &[], &[5.0]),
-        (ReduceOp::Minimum, &[1], &[2], &[0.0, 3.0]),
-    ];
-    for (op, dimensions, shape, expected) in cases {
+    #[track_caller]
+    fn reduced(op: ReduceOp, dimensions: &[usize], shape: &[usize], expected: &[f32]) {
         check(&[count(&[2, 3])], |x| x[0].reduce(op, dimensions), &f32s(shape, expected));
     }
+    reduced(ReduceOp::Add, &[1], &[2], &[3.0, 12.0]);
+    reduced(ReduceOp::Add, &[0], &[3], &[3.0, 5.0, 7.0]);
+    reduced(ReduceOp::Multiply, &[1], &[2], &[0.0, 60.0]);
+    reduced(ReduceOp::Maximum, &[1, 0], &[], &[5.0]);
+    reduced(ReduceOp::Minimum, &[1], &[2], &[0.0, 3.0]);
     for op in [ReduceOp::Maximum, ReduceOp::Minimum] {
         check(&[f32s(&[3], &[1.0, NAN, 2.0])], |x| x[0].reduce(op, &[0]), &Literal::scalar(NAN));
     }
@@ -108,7 +109,7 @@ fn argmax() {
         check(&[f32s(&[x.len()], x)], |x| x[0].argmax(0, DType::I32), &Literal::scalar(expected));
     }
     let x = i32s(&[2, 3], &[1, 5, 2, 9, 0, 9]);
-    check(&[x.clone()], |x| x[0].argmax(1, DType::U8), &Literal::new([2], &[1_u8, 0]));
+    check(from_ref(&x), |x| x[0].argmax(1, DType::U8), &Literal::new([2], &[1_u8, 0]));
     check(&[x], |x| x[0].argmax(0, DType::I64), &Literal::new([3], &[1_i64, 0, 1]));
 }
 
@@ -119,7 +120,7 @@ fn sort() {
     let sorted = f32s(&[8], &[-NAN, -INF, -0.0, -0.0, 0.0, 0.0, 1.0, NAN]);
     check(&[x], |x| x[0].sort(0, Ascending), &sorted);
     let x = i32s(&[2, 3], &[3, 1, 2, 6, 5, 4]);
-    check(&[x.clone()], |x| x[0].sort(1, Descending), &i32s(&[2, 3], &[3, 2, 1, 6, 5, 4]));
+    check(from_ref(&x), |x| x[0].sort(1, Descending), &i32s(&[2, 3], &[3, 2, 1, 6, 5, 4]));
     check(&[x], |x| x[0].sort(0, Descending), &i32s(&[2, 3], &[6, 5, 4, 3, 1, 2]));
     // Equal keys keep their order in both directions.
     let args = || [i32s(&[4], &[1, 2, 1, 2]), count(&[4])];
