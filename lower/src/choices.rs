@@ -166,6 +166,7 @@ mod tests {
         );
         // Contracting dimensions that are listed in another order pair other elements.
         check((&[2, 5, 3], &[], &[1, 0]), (&[5, 2, 4], &[], &[0, 1]), None);
+        check((&[2, 5, 3], &[], &[0, 1]), (&[5, 2, 4], &[], &[1, 0]), None);
         // Batching dimensions of scores, [B, N, T, H] with [B, N, S, H].
         check(
             (&[2, 6, 5, 3], &[0, 1], &[3]),
