@@ -14,7 +14,7 @@ const STEP: f64 = 1e-4;
 /// differences, and far below any that a wrong formula makes.
 const TOLERANCE: f64 = 2e-6;
 
-/// Numbers without a pattern within a range, the same in every run. (Knuth, TAOCP 3.3.4, line 26 of table 1.)
+/// Numbers without a pattern, the same in every run: a linear congruential generator with the constants of Knuth's MMIX.
 pub(crate) struct Random(u64);
 
 impl Random {

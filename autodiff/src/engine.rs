@@ -39,14 +39,14 @@ pub fn grad(func: &Func, wrt: &[usize]) -> Result<Func, DiffError> {
     Ok(lmc_graph::dce(&func))
 }
 
-/// The function that takes what `func` takes, then a cotangent named `ct.<result>` for each float result, and returns what `func` returns, then
-/// the cotangents of the parameters `wrt`, in order; zeros for one that no result depends on.
+/// The function that takes what `func` takes, then a cotangent named `ct.<result>` for each float result, and returns
+/// what `func` returns, then the cotangents of the parameters `wrt`, in order; zeros for one that no result depends on.
 ///
 /// A result without a name is called by its index, as in `ct.0`.
 ///
 /// # Errors
-/// If a parameter of `wrt` does not exist or is not of floats, or if a float result depends on one through an op without
-/// a derivative.
+/// If a parameter of `wrt` does not exist or is not of floats, or if a float result depends on one through an op that
+/// has no derivative.
 pub fn vjp(func: &Func, wrt: &[usize]) -> Result<Func, DiffError> {
     Ok(lmc_graph::dce(&differentiate(func, wrt, Seeds::Params)?))
 }
@@ -373,6 +373,24 @@ mod tests {
     }
 
     #[test]
+    fn refusals_come_out_of_regions() {
+        type Body = for<'g> fn(Builder<'g>, Value<'g>) -> Vec<Value<'g>>;
+        fn double<'g>(x: Value<'g>) -> Value<'g> {
+            x.builder().while_loop(&[x], |x| x[0].less(x[0].full_like(9.0)), |x| vec![x[0] * 2.0])[0]
+        }
+        let bodies: [Body; 3] = [
+            |b, x| b.scan(&[x], &[], 3, |h, _| (vec![double(h[0])], vec![])).carries,
+            |b, x| b.if_else(x.greater(x * x), || vec![x], || vec![double(x)]),
+            |b, x| b.remat(|| vec![double(x)]),
+        ];
+        for body in bodies {
+            let func = Builder::build("nested", |b| body(b, b.param("x", f32(&[]))));
+            let error = grad(&func, &[0]).expect_err("a while has no derivative").to_string();
+            assert!(error.starts_with("error: while: "), "{error}");
+        }
+    }
+
+    #[test]
     fn refusals_say_where_and_why() {
         let line = line!() + 3;
         let func = Builder::build("loop", |b| {
@@ -390,7 +408,8 @@ mod tests {
             )
         );
         let func = three_results();
-        let cases: [(fn(&Func) -> Result<Func, crate::DiffError>, &str); 2] = [
+        type Differentiate = fn(&Func) -> Result<Func, crate::DiffError>;
+        let cases: [(Differentiate, &str); 2] = [
             (|func| grad(func, &[1]), "parameter 1, `steps`, is i32[]: only floats have a gradient"),
             (|func| vjp(func, &[0, 7]), "there is no parameter 7, only 3"),
         ];
@@ -398,7 +417,8 @@ mod tests {
             let error = differentiate(&func).expect_err("the request does not fit").to_string();
             assert_eq!(error, format!("error: cannot differentiate `three`: {reason}"));
         }
-        let losses: [(fn(Value<'_>) -> Vec<Value<'_>>, &str); 3] = [
+        type Loss = fn(Value<'_>) -> Vec<Value<'_>>;
+        let losses: [(Loss, &str); 3] = [
             (|x| vec![x], "result 0, the loss, must be a float scalar such as f32[], found f32[3]"),
             (
                 |x| vec![x.argmax(0, DType::I32)],

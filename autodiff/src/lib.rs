@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation: a pass from graph to graph.
 //!
-//! [`value_and_grad`], [`grad`] and [`vjp`] take a [`Func`](lmc_graph::Func) and return one that computes derivatives too; the result
-//! is an ordinary function, so it prints, evaluates, lowers, and differentiates again.
+//! [`value_and_grad`], [`grad`] and [`vjp`] take a [`Func`](lmc_graph::Func) and return one that computes derivatives
+//! too. The result is an ordinary function, so it prints, evaluates, lowers, and differentiates again.
 //!
 //! ```
 //! use lmc_autodiff::grad;
@@ -33,8 +33,9 @@
 //!
 //! # Reading order
 //!
-//! `engine.rs`: which values need a cotangent, going forward, going in reverse. `rules/mod.rs`: the routing match. Then
-//! the formulas, in files named like those of `lmc_graph::ops`; `rules/control.rs` runs the engine on regions.
+//! `engine.rs`: going forward, going in reverse. `activity.rs`: which values need a cotangent. `rules/mod.rs`: the
+//! routing match. Then the formulas, in files named like those of `lmc_graph::ops`; `rules/control.rs` runs the engine
+//! on regions.
 
 mod activity;
 #[cfg(test)]

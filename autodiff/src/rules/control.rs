@@ -36,8 +36,8 @@ pub(crate) fn remat<'g>(pass: &mut Pass<'_, 'g>, node: &Node, cts: &[Option<Valu
     Ok(found.into_iter().collect())
 }
 
-/// `if`: an `if` on the same `pred`, whose branches compute theirs again and return the cotangents of what either of the
-/// two captures.
+/// `if`: an `if` on the same `pred`, whose branches compute theirs again and return the cotangents of what either of
+/// the two captures.
 pub(crate) fn if_else<'g>(pass: &mut Pass<'_, 'g>, node: &Node, cts: &[Option<Value<'g>>]) -> Found<'g> {
     let pred = pass.copy.get(node.operands[0]);
     let mut targets: BTreeSet<ValueId> = node.regions.iter().flat_map(|&region| pass.capture_sources(region)).collect();
@@ -143,7 +143,8 @@ fn scan_with<'g>(
     let params = &pass.func.region(body).params;
     let xs = node.operands[num_carry..].iter().map(|&value| pass.copy.get(value));
     let stacked_cts = cts[num_carry..].iter().copied().flatten();
-    // Operands: cotangents of carries, sums for captures | the forward's carries and slices, cotangents of its elements.
+    // Carried: cotangents of carries, sums for captures. Sliced: the forward's carries and slices, cotangents of its
+    // stacked results.
     let mut operands: Vec<Value<'g>> = Vec::new();
     for &i in carries {
         operands.push(cts[i].unwrap_or_else(|| pass.builder.full(pass.func.ty(node.results[i]), 0.0)));

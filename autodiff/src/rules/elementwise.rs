@@ -78,8 +78,8 @@ pub(crate) fn select<'g>(pred: Value<'g>, ct: Value<'g>) -> [Option<Value<'g>>; 
     [None, Some(pred.select(ct, zero)), Some(pred.select(zero, ct))]
 }
 
-/// `clamp`: the cotangent goes to whichever of the three the result is, and to the limits where they coincide with the
-/// operand to none. (As jax.lax.clamp.)
+/// `clamp`: the cotangent goes to the one of the three that the result is; to none where the operand equals a limit.
+/// (As jax.lax.clamp.)
 pub(crate) fn clamp<'g>(min: Value<'g>, x: Value<'g>, max: Value<'g>, ct: Value<'g>) -> [Option<Value<'g>>; 3] {
     let zero = ct.full_like(0.0);
     // A scalar limit was broadcast, so its cotangent is a sum.

@@ -55,8 +55,8 @@ fn limit<'g>(indices: Value<'g>, index_vector_dim: usize, last: &[usize]) -> Val
     indices.clamp(zero, part_vector(indices, index_vector_dim, last))
 }
 
-/// For index vectors along `index_vector_dim`, a tensor of the same type with `parts` as every vector, each part limited
-/// to what the type can hold: indices of the type are not above that either.
+/// For index vectors along `index_vector_dim`, a tensor of the same type with `parts` as every vector, each part
+/// limited to what the type can hold: indices of the type are not above that either.
 fn part_vector<'g>(indices: Value<'g>, index_vector_dim: usize, parts: &[usize]) -> Value<'g> {
     let (builder, dtype) = (indices.builder(), indices.dtype());
     let bits = if dtype.is_signed_int() { dtype.bits() - 1 } else { dtype.bits() };
