@@ -371,7 +371,7 @@ fn refusal(case: &Case, parsed: Result<Func, ParseError>) -> Result<(usize, Stri
         (Some(label), Some(broken)) if label != broken => {
             Err(format!("expected {} ({}) to be broken, found: {message}", label.0, label.1))
         }
-        (_, None) if !message.contains("type") => Err(format!("the text is not well-formed: line {line}: {message}")),
+        (_, None) if !message.contains(" is written as ") => Err(format!("the text is not well-formed: line {line}: {message}")),
         _ => Ok((line, message.lines().next().unwrap_or_default().to_string())),
     }
 }
