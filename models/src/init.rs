@@ -228,6 +228,10 @@ mod tests {
             let error = (moment(power) - expected).abs();
             assert!(error < 5.0 * (variance / n as f64).sqrt(), "moment {power} is off by {error}");
         }
+        // No counter is used twice, in whatever chunk.
+        let blocks: std::collections::HashSet<Vec<u64>> =
+            values.chunks(BLOCK).map(|block| block.iter().map(|x| x.to_bits()).collect()).collect();
+        assert_eq!(blocks.len(), n / BLOCK);
         // Neighbours are independent: their correlation is within 5 standard errors of 0.
         let correlation = values.windows(2).map(|pair| pair[0] * pair[1] / 0.25).sum::<f64>() / n as f64;
         assert!(correlation.abs() < 5.0 / (n as f64).sqrt());

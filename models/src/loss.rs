@@ -71,12 +71,8 @@ pub fn loss_func(model: &ModelConfig, batch: usize, seq_len: usize, precision: P
     })
 }
 
-/// The sum of the losses and their number for one batch of [`loss_func`], with the weights first, as in a training
-/// state: parameters are the weights, `tokens`, `labels`.
-///
-/// # Panics
-/// As [`loss_func`].
-#[track_caller]
+/// A loss with the weights first, as in a training state: parameters are the weights, then the inputs; results are the
+/// sum of the losses and their number.
 pub fn eval_func(loss: &LossFunc) -> Func {
     let mut func = Builder::build("eval_step", |b| {
         let weights: Vec<Value<'_>> = loss.specs.iter().map(|(path, spec)| b.param(path, spec.ty.clone())).collect();

@@ -255,7 +255,9 @@ mod tests {
         let loss = LossFunc::build("loss", Precision::Float32, &inputs, |scope, inputs| {
             let w = scope.param("w", &[("out", 2), ("in", 2)], Init::Zeros);
             let b = scope.param("b", &[("out", 2)], Init::Zeros);
-            ((w * inputs[0]).sum(&[0, 1]) + (b * inputs[1]).sum(&[0]), scope.builder().scalar(DType::F32, 1.0))
+            // Two of what is summed: the mean has the inputs as its gradient.
+            let sum = (w * inputs[0]).sum(&[0, 1]) + (b * inputs[1]).sum(&[0]);
+            (sum * 2.0, scope.builder().scalar(DType::F32, 2.0))
         });
         let step = train_step_of(&loss, 1, &UPDATE).expect("the loss has a derivative");
         let weights = vec![Literal::new([2, 2], &[0.5f32, -1.0, 2.0, 0.25]), Literal::new([2], &[1f32, -0.5])];
@@ -275,7 +277,7 @@ mod tests {
             let args = [&state[..], &[Literal::new([1, 2, 2], gw), Literal::new([1, 2], gb)]].concat();
             let mut results = eval(&step.func, &args).expect("the arguments fit");
             let metrics = flat(&results.split_off(step.num_state()));
-            assert_close(&metrics[1..], &[norm, learning_rate, 1.0], 1e-6);
+            assert_close(&metrics[1..], &[norm, learning_rate, 2.0], 1e-6);
             assert_close(&flat(&results[step.weights()]), &weights, 1e-6);
             assert_eq!(results[step.step()], Literal::scalar(i as i32 + 1));
             state = results;

@@ -4,7 +4,7 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_positive, check_sizes, flops_per_token, residual_std};
+use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::layers::{causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits};
 use crate::params::Init;
@@ -84,7 +84,7 @@ impl Gpt2Config {
 
     /// Elements between the projections of the feed-forward layer.
     pub fn inner_size(&self) -> usize {
-        self.n_inner.unwrap_or(4 * self.n_embd)
+        self.n_inner.unwrap_or_else(|| self.n_embd.saturating_mul(4))
     }
 
     /// The last activations, normalized: `i32 B T → B T C`.
@@ -219,10 +219,10 @@ impl Gpt2Config {
             ("vocab_size", self.vocab_size),
             ("n_positions", self.n_positions),
             ("n_embd", self.n_embd),
-            ("n_layer", self.n_layer),
             ("n_head", self.n_head),
             ("n_inner", self.inner_size()),
         ])?;
+        check_layers("n_layer", self.n_layer)?;
         check_positive(&[
             ("layer_norm_epsilon", self.layer_norm_epsilon),
             ("initializer_range", self.initializer_range),

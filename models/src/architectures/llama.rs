@@ -3,7 +3,7 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_positive, check_sizes, flops_per_token, residual_std};
+use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, Linear, Rope, SwiGlu};
 use crate::layers::{causal_attention, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits};
 use crate::scope::Scope;
@@ -135,18 +135,23 @@ impl LlamaConfig {
         check_sizes(&[
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
-            ("num_hidden_layers", self.num_hidden_layers),
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
             ("intermediate_size", self.intermediate_size),
         ])?;
+        check_layers("num_hidden_layers", self.num_hidden_layers)?;
         check_positive(&[("rope_theta", self.rope_theta), ("initializer_range", self.initializer_range)])?;
         check_positive(&[("rms_norm_eps", self.rms_norm_eps)])?;
         let (n, k) = (self.num_attention_heads, self.num_key_value_heads);
         if !n.is_multiple_of(k) {
             let reason = format!("must divide num_attention_heads = {n}, found {k}");
             return Err(ConfigError { field: "num_key_value_heads", reason });
+        }
+        let widest = (1 << 24) / n;
+        if self.head_dim > widest {
+            let reason = format!("must be at most {widest} with num_attention_heads = {n}, found {}", self.head_dim);
+            return Err(ConfigError { field: "head_dim", reason });
         }
         if !self.head_dim.is_multiple_of(2) {
             let reason = format!("must be even, as rotary positions turn pairs of elements, found {}", self.head_dim);

@@ -123,13 +123,19 @@ fn flops_per_token(matrix_elements: usize, layers: usize, attention_width: usize
     6.0 * matrix_elements as f64 + 12.0 * layers as f64 * attention_width as f64 * seq_len as f64 / 2.0
 }
 
-/// Refuses sizes of 0, and sizes with which a matrix would have more than 2^48 elements, far beyond any machine.
+/// Refuses sizes of 0, and sizes far beyond any machine, with which the number of parameters would not fit 64 bits.
 fn check_sizes(sizes: &[(&'static str, usize)]) -> Result<(), ConfigError> {
-    const LARGEST: usize = 1 << 24;
-    for &(field, size) in sizes {
-        if size == 0 || size > LARGEST {
-            return Err(ConfigError { field, reason: format!("must be between 1 and {LARGEST}, found {size}") });
-        }
+    sizes.iter().try_for_each(|&(field, size)| check_size(field, size, 1 << 24))
+}
+
+/// Refuses no layers, and more than 4096.
+fn check_layers(field: &'static str, layers: usize) -> Result<(), ConfigError> {
+    check_size(field, layers, 1 << 12)
+}
+
+fn check_size(field: &'static str, size: usize, largest: usize) -> Result<(), ConfigError> {
+    if size == 0 || size > largest {
+        return Err(ConfigError { field, reason: format!("must be between 1 and {largest}, found {size}") });
     }
     Ok(())
 }
