@@ -1,12 +1,42 @@
-//! Train language models: graph, gradient, StableHLO, XLA.
+//! Train language models: a model is a symbolic graph, a pass differentiates it, the whole training step becomes
+//! StableHLO, and XLA runs it through PJRT.
 //!
-//! This is the library of the program `lmc`: `config` (what the user wants), `data` and `tokenizer` (what is
-//! trained on), `checkpoint` and `run` (what is kept), `error` (how all of it fails).
+//! This is the library of the program `lmc`, and the one crate that a model of one's own depends on: the other crates
+//! stand in it as [`graph`], [`autodiff`], [`lower`], [`runtime`] and [`models`].
+//!
+//! ```no_run
+//! use lmc::graph::{DType, Literal, TensorType};
+//! use lmc::models::layers::{Linear, linear};
+//! use lmc::models::{LossFunc, Precision};
+//! use lmc::{Device, DeviceOptions};
+//!
+//! # fn main() -> lmc::Result<()> {
+//! let point = TensorType::new(DType::F32, [64, 2]);
+//! let loss = LossFunc::build("loss", Precision::Float32, &[("x", point)], |scope, inputs| {
+//!     let layer = Linear { input: ("x", 2), output: ("y", 1), std: 0.5, bias: true };
+//!     let y = scope.sub("fc", |scope| linear(scope, inputs[0], &layer));
+//!     (y.square().sum(&[0, 1]), scope.builder().scalar(DType::F32, 64.0))
+//! });
+//! println!("{}", loss.func); // the graph
+//! let device = Device::open(&DeviceOptions::default())?; // fetches XLA on first use
+//! let program = device.compile(&loss.func)?;
+//! let types = loss.func.param_types();
+//! let arguments: Vec<Literal> = types.into_iter().map(Literal::zeros).collect();
+//! println!("{:?}", program.run(&device, &arguments)?);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Invariants
 //! - Only this crate knows file formats, and only this crate prints.
-//! - Whatever comes from outside (configs, arguments, data, checkpoints) is refused with an `Error`, never a panic.
+//! - Whatever comes from outside (configs, arguments, data, checkpoints) is refused with an [`Error`], never a panic.
 //! - Data are addressed by step and row alone, and checkpoints hold tensors by name: no trace of threads or devices.
+//!
+//! # Reading order
+//! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
+//! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
+//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
+//! line, [`error`] how all of it fails.
 
 pub mod checkpoint;
 pub mod cli;
@@ -21,4 +51,11 @@ pub mod run;
 pub mod tokenizer;
 pub mod training;
 
+pub use lmc_autodiff as autodiff;
+pub use lmc_graph as graph;
+pub use lmc_lower as lower;
+pub use lmc_models as models;
+pub use lmc_runtime as runtime;
+
+pub use device::{Device, DeviceOptions, Program};
 pub use error::{Error, ErrorKind, Result};
