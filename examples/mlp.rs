@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Points of the square, and whether each lies in the ring between the radii 0.4 and 0.8.
+/// Points of the square, and whether each lies in the ring between the radii 0.4 and 0.8; one micro-batch.
 fn batch(random: &mut u64) -> (Literal, Literal) {
     let mut uniform = || {
         // Knuth's multiplicative generator; the upper bits are the good ones.
@@ -73,5 +73,5 @@ fn batch(random: &mut u64) -> (Literal, Literal) {
     let points: Vec<f32> = (0..2 * BATCH).map(|_| uniform()).collect();
     let inside = |p: &[f32]| f32::from(u8::from((0.4..0.8).contains(&p[0].hypot(p[1]))));
     let labels: Vec<f32> = points.chunks_exact(2).map(inside).collect();
-    (Literal::new([BATCH, 2], &points), Literal::new([BATCH, 1], &labels))
+    (Literal::new([1, BATCH, 2], &points), Literal::new([1, BATCH, 1], &labels))
 }
