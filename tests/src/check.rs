@@ -1,12 +1,13 @@
 //! Checks on one function: its derivative against central differences, and results against each other.
 
 use lmc_autodiff::{DiffError, vjp};
-use lmc_graph::{DType, Func, Literal, Tensor, TensorType, eval_f64};
+use lmc_graph::{DType, Func, Literal, Op, Tensor, TensorType, eval_f64};
 
 /// How far results may lie apart, relative to their size.
 ///
-/// An element is compared with `relative * (|expected| + 0.1 * largest)`, `largest` being the largest finite magnitude of
-/// the tensor: what cancels in a sum is as inexact as the terms were. Infinities must be equal, and a NaN meets a NaN.
+/// An element is compared with `relative * (|expected| + slack * largest)`, `largest` being the largest finite magnitude of
+/// the tensor, or 1: what cancels in a sum is as inexact as the terms were. Infinities must be equal, and a NaN meets a
+/// NaN.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
     /// The relative deviation that is allowed in f64.
@@ -17,15 +18,35 @@ pub struct Tolerance {
     pub f16: f64,
     /// The relative deviation that is allowed in bf16.
     pub bf16: f64,
+    /// The share of the tensor's largest magnitude that counts as every element's: 0 where nothing is summed.
+    pub slack: f64,
 }
 
 impl Tolerance {
     /// For the same function on another device: a few roundings of each element type. XLA may keep excess precision in
     /// narrow types, so that intermediate results differ by a rounding (2⁻¹¹ in f16, 2⁻⁸ in bf16).
-    pub const DEVICE: Tolerance = Tolerance { f64: 2e-14, f32: 4e-6, f16: 4e-3, bf16: 3e-2 };
+    pub const DEVICE: Tolerance = Tolerance { f64: 2e-14, f32: 4e-6, f16: 4e-3, bf16: 3e-2, slack: 0.25 };
 
     /// For two orders of the same computation in f64, whatever the types say.
-    pub const EXACT: Tolerance = Tolerance { f64: 1e-12, f32: 1e-12, f16: 1e-12, bf16: 1e-12 };
+    pub const EXACT: Tolerance = Tolerance { f64: 1e-12, f32: 1e-12, f16: 1e-12, bf16: 1e-12, slack: 0.25 };
+
+    /// The tolerance for the results of a function: without slack unless it sums.
+    pub fn for_results_of(self, func: &Func) -> Tolerance {
+        let sums = |op: &Op| {
+            matches!(
+                op,
+                Op::DotGeneral(_)
+                    | Op::Reduce(_)
+                    | Op::Scatter(_)
+                    | Op::Scan(_)
+                    | Op::ScaledDotProductAttention(_)
+                    | Op::ScaledDotProductAttentionBackward(_)
+            )
+        };
+        let slack =
+            if func.walk(func.body()).into_iter().any(|node| sums(&func.node(node).op)) { self.slack } else { 0.0 };
+        Tolerance { slack, ..self }
+    }
 
     /// The relative deviation that is allowed in a type: 0 for integers and booleans.
     pub fn relative(self, dtype: DType) -> f64 {
@@ -73,17 +94,17 @@ pub fn compare_one(found: &Literal, expected: &Literal, tolerance: Tolerance) ->
         return if found == expected { Ok(()) } else { Err(format!("expected {expected}, found {found}")) };
     }
     let relative = tolerance.relative(expected.ty().dtype);
-    compare_floats(&found.to_f64s(), &expected.to_f64s(), relative)
+    compare_floats(&found.to_f64s(), &expected.to_f64s(), relative, tolerance.slack)
         .map_err(|reason| format!("{reason}\n  expected {expected}\n     found {found}"))
 }
 
 /// Compares floats as [`Tolerance`] says.
-fn compare_floats(found: &[f64], expected: &[f64], relative: f64) -> Result<(), String> {
-    let largest = expected.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(0.0, f64::max);
+fn compare_floats(found: &[f64], expected: &[f64], relative: f64, slack: f64) -> Result<(), String> {
+    let largest = expected.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(1.0, f64::max);
     for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let same = found == expected || (found.is_nan() && expected.is_nan());
         // A difference that is not a number fails the comparison.
-        let near = (found - expected).abs() <= relative * (expected.abs() + 0.1 * largest);
+        let near = (found - expected).abs() <= relative * (expected.abs() + slack * largest);
         if !same && !(near && expected.is_finite()) {
             return Err(format!("element {i}: expected {expected}, found {found}"));
         }
@@ -143,7 +164,7 @@ pub fn against_differences(func: &Func, derivative: &Func, args: &[Literal]) -> 
     let gradients = found.split_off(values.len());
     for (i, (found, expected)) in found.iter().zip(&values).enumerate() {
         if found.ty().dtype.is_float() {
-            compare_floats(found.floats(), expected.floats(), Tolerance::EXACT.f64)
+            compare_floats(found.floats(), expected.floats(), Tolerance::EXACT.f64, 0.0)
                 .map_err(|reason| format!("the derivative changes result {i}: {reason}"))?;
         } else if found != expected {
             return Err(format!("the derivative changes result {i}: expected {expected:?}, found {found:?}"));
@@ -207,6 +228,9 @@ mod tests {
         check(&[f64::INFINITY], &[f64::NEG_INFINITY], false);
         check(&[1.0], &[f64::INFINITY], false);
         check(&[f64::INFINITY], &[1e30], false);
+        check(&[1e-7, 1.0], &[0.0, 1.0], true);
+        let elementwise = Tolerance { slack: 0.0, ..Tolerance::DEVICE };
+        assert!(compare_one(&literal(&[1e-7, 1.0]), &literal(&[0.0, 1.0]), elementwise).is_err());
         let ints = |x: &[i32]| Literal::new([x.len()], x);
         assert!(compare_one(&ints(&[1, 2]), &ints(&[1, 2]), Tolerance::DEVICE).is_ok());
         assert!(compare_one(&ints(&[1, 2]), &ints(&[1, 3]), Tolerance::DEVICE).is_err());
@@ -219,7 +243,8 @@ mod tests {
         let func = |text: &str| lmc_graph::text::parse("test", text).unwrap_or_else(|error| panic!("{error}"));
         let sine = func("func @f(%x: f32[2]) -> (f32[2]) {\n  %y: f32[2] = sine(%x)\n  return %y\n}");
         let right = derivative(&sine).expect("sine has a derivative");
-        let wrong = "func @g(%x: f32[2], %ct: f32[2]) -> (f32[2], f32[2]) {\n  %y: f32[2] = sine(%x)\n  return %y, %ct\n}";
+        let wrong =
+            "func @g(%x: f32[2], %ct: f32[2]) -> (f32[2], f32[2]) {\n  %y: f32[2] = sine(%x)\n  return %y, %ct\n}";
         let args = [Literal::from_f64s(ty, &[0.5, -1.0])];
         assert_eq!(against_differences(&sine, &right, &args), Ok(()));
         let complaint = against_differences(&sine, &func(wrong), &args).expect_err("the cotangent is not the gradient");

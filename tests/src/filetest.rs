@@ -189,7 +189,8 @@ impl FileTest {
     /// The line that is not understood.
     pub fn parse(path: &str, text: &str) -> Result<FileTest, String> {
         let first = text.lines().next().unwrap_or_default();
-        let words = first.strip_prefix("// test: ").ok_or_else(|| format!("{path}:1: expected `// test: ` and kinds"))?;
+        let words =
+            first.strip_prefix("// test: ").ok_or_else(|| format!("{path}:1: expected `// test: ` and kinds"))?;
         let kind = |word: &str| {
             let known = || Kind::ALL.map(Kind::name).join(", ");
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == word);
@@ -371,7 +372,9 @@ fn refusal(case: &Case, parsed: Result<Func, ParseError>) -> Result<(usize, Stri
         (Some(label), Some(broken)) if label != broken => {
             Err(format!("expected {} ({}) to be broken, found: {message}", label.0, label.1))
         }
-        (_, None) if !message.contains(" is written as ") => Err(format!("the text is not well-formed: line {line}: {message}")),
+        (_, None) if !message.contains(" is written as ") => {
+            Err(format!("the text is not well-formed: line {line}: {message}"))
+        }
         _ => Ok((line, message.lines().next().unwrap_or_default().to_string())),
     }
 }
@@ -433,7 +436,8 @@ fn lower_lines(func: &Func) -> Vec<String> {
     let body: Vec<&str> = text.lines().collect();
     // Without the module around the functions.
     let body = body.get(1..body.len().saturating_sub(1)).unwrap_or_default();
-    let lines = body.iter().map(|line| format!("//   {}", line.strip_prefix("  ").unwrap_or(line)).trim_end().to_string());
+    let lines =
+        body.iter().map(|line| format!("//   {}", line.strip_prefix("  ").unwrap_or(line)).trim_end().to_string());
     std::iter::once("// lower:".to_string()).chain(lines).collect()
 }
 
@@ -446,22 +450,24 @@ fn run_on_plugin(case: &Case, func: &Func) -> Result<Done, String> {
     if evaluations.is_empty() {
         return Ok(Done::Nothing);
     }
-    let on_both = |func: &Func, cts: &[Literal]| -> Result<(), String> {
+    let on_both = |func: &Func, cts: &[Literal], tolerance: Tolerance| -> Result<(), String> {
         let program = plugin::compile(func)?;
         for args in &evaluations {
             let args = [&args[..], cts].concat();
             let expected = eval(func, &args).map_err(|error| error.to_string())?;
             let found = plugin::execute(&program, &args)?;
-            check::compare(&found, &expected, Tolerance::DEVICE).map_err(|reason| format!("{reason}\n{func}"))?;
+            check::compare(&found, &expected, tolerance).map_err(|reason| format!("{reason}\n{func}"))?;
         }
         Ok(())
     };
-    on_both(func, &[])?;
+    on_both(func, &[], Tolerance::DEVICE.for_results_of(func))?;
     if check::has_derivative(func)
         && !case.is_without_grad()
         && let Ok(derivative) = check::derivative(func)
     {
-        on_both(&derivative, &check::cotangents(&func.result_types())).map_err(|reason| format!("derivative: {reason}"))?;
+        // Cotangents of one value are summed.
+        let cts = check::cotangents(&func.result_types());
+        on_both(&derivative, &cts, Tolerance::DEVICE).map_err(|reason| format!("derivative: {reason}"))?;
     }
     Ok(Done::Checked)
 }
@@ -486,9 +492,8 @@ fn parse_literal(text: &str) -> Result<Literal, String> {
     let ty = ty.ok_or_else(|| format!("expected a literal, found {text}"))?;
     let func = format!("func @f() -> ({ty}) {{\n  %0: {ty} = constant() {{value = {text}}}\n  return %0\n}}\n");
     let func = lmc_graph::text::parse("literal", &func).map_err(|error| error.to_string())?;
-    let constants = func.walk(func.body()).into_iter().filter_map(|node| match &func.node(node).op {
-        Op::Constant(constant) => Some(constant.value.clone()),
-        _ => None,
+    let constants = func.walk(func.body()).into_iter().filter_map(|node| {
+        if let Op::Constant(constant) = &func.node(node).op { Some(constant.value.clone()) } else { None }
     });
     constants.last().ok_or_else(|| format!("expected a literal, found {text}"))
 }

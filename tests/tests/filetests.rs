@@ -41,7 +41,8 @@ fn run_file(source: &Source, bless: bool) -> Result<(), Failed> {
     }
     drop(counts);
     if bless && outcome.blessed != source.text {
-        fs::write(workspace().join(&source.path), &outcome.blessed).map_err(|error| format!("{}: {error}", source.path))?;
+        fs::write(workspace().join(&source.path), &outcome.blessed)
+            .map_err(|error| format!("{}: {error}", source.path))?;
         // Its last failure is that the file says something else.
         outcome.failures.pop();
     }
