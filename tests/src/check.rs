@@ -105,7 +105,8 @@ fn compare_floats(found: &[f64], expected: &[f64], relative: f64, slack: f64) ->
         let same = found == expected || (found.is_nan() && expected.is_nan());
         // A difference that is not a number fails the comparison.
         let near = (found - expected).abs() <= relative * (expected.abs() + slack * largest);
-        if !same && !(near && expected.is_finite()) {
+        let agrees = same || (near && expected.is_finite());
+        if !agrees {
             return Err(format!("element {i}: expected {expected}, found {found}"));
         }
     }

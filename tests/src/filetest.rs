@@ -492,10 +492,10 @@ fn parse_literal(text: &str) -> Result<Literal, String> {
     let ty = ty.ok_or_else(|| format!("expected a literal, found {text}"))?;
     let func = format!("func @f() -> ({ty}) {{\n  %0: {ty} = constant() {{value = {text}}}\n  return %0\n}}\n");
     let func = lmc_graph::text::parse("literal", &func).map_err(|error| error.to_string())?;
-    let constants = func.walk(func.body()).into_iter().filter_map(|node| {
+    let mut constants = func.walk(func.body()).into_iter().filter_map(|node| {
         if let Op::Constant(constant) = &func.node(node).op { Some(constant.value.clone()) } else { None }
     });
-    constants.last().ok_or_else(|| format!("expected a literal, found {text}"))
+    constants.next().ok_or_else(|| format!("expected a literal, found {text}"))
 }
 
 #[cfg(test)]

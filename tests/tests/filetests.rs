@@ -78,22 +78,30 @@ fn coverage(files: &[Source]) -> Result<(), Failed> {
             complaints.push(format!("{op}: {} has no test of kind `{kind}`", source.path));
         }
         // Kinds that a file names and does nothing for would not be a test. What each does is seen without the plugin.
-        test.kinds = vec![Kind::Eval];
+        test.kinds = vec![Kind::Eval, Kind::Grad];
         complaints.extend(untested(op, &run(&test)));
     }
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n").into()) }
 }
 
+/// Ops of which no function has a derivative that differences can check: bits have none.
+const WITHOUT_DIFFERENCES: [&str; 1] = ["bitcast_convert"];
+
 /// The ways in which a file does not test the op it is for.
 fn untested(op: &str, outcome: &Outcome) -> Vec<String> {
     let with_op: BTreeSet<&str> =
         outcome.ops.iter().filter(|(_, name)| *name == op).map(|(function, _)| function.as_str()).collect();
-    let evaluated = outcome
-        .done
-        .iter()
-        .filter(|(function, kind, done)| {
-            with_op.contains(function.as_str()) && *kind == Kind::Eval && *done == Done::Checked
-        })
-        .count();
-    if evaluated == 0 { vec![format!("{op}: no function with the op is evaluated")] } else { Vec::new() }
+    let count = |kind: Kind, done: Done| {
+        let own = |function: &String| with_op.contains(function.as_str());
+        outcome.done.iter().filter(|(function, k, d)| own(function) && *k == kind && *d == done).count()
+    };
+    let mut gaps = Vec::new();
+    if count(Kind::Eval, Done::Checked) == 0 {
+        gaps.push(format!("{op}: no function with the op is evaluated"));
+    }
+    let differentiable = count(Kind::Grad, Done::NotChecked) > 0;
+    if differentiable && count(Kind::Grad, Done::Checked) == 0 && !WITHOUT_DIFFERENCES.contains(&op) {
+        gaps.push(format!("{op}: no derivative of a function with the op is checked"));
+    }
+    gaps
 }

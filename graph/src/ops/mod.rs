@@ -2,8 +2,8 @@
 //! method together.
 //!
 //! The names, attribute names and constraint labels are StableHLO's. The exceptions are `scan`, `remat`,
-//! `stop_gradient`, `argmax`, `scaled_dot_product_attention` and its backward. A reduction, a scatter and a sort name their scalar function
-//! with a word instead of a region.
+//! `stop_gradient`, `argmax`, `scaled_dot_product_attention` and its backward. A reduction, a scatter and a sort name
+//! their scalar function with a word instead of a region.
 
 pub mod attention;
 pub mod contract;
