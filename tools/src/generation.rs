@@ -57,7 +57,7 @@ pub fn generate(
     let seen = &prompt[prompt.len().saturating_sub(context)..];
     let shape = GenerateShape { batch: sampling.count, context, max_new_tokens: sampling.max_new_tokens };
     let (func, _) = generate_func(&step_config.model, shape, step_config.precision);
-    let program = device.compile(&func)?;
+    let program = device.compile_for(&func, 1)?;
 
     let mut window = vec![0_i32; sampling.count * context];
     for row in window.chunks_exact_mut(context) {

@@ -77,7 +77,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     metrics.record(&if found.is_some() { Event::Resume(start) } else { Event::Start(start) })?;
     let began = Instant::now();
     if done < config.train.steps {
-        let step = compile(&device, &step_graph)?;
+        let step = compile(&device, &step_graph, config.train.steps)?;
         interrupt_on_signals()?;
         let mut recorder = Recorder::new(&config, metrics, done);
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
@@ -186,8 +186,10 @@ fn allowed_changes(config: &Config, saved: &Config) -> Result<Vec<String>> {
     Ok(allowed.iter().map(describe).collect())
 }
 
-fn compile(device: &Device, step: &TrainStep) -> Result<Program> {
-    let program = device.compile(&step.func)?;
+/// Compiles the step. `executions` is that of the whole run, also of one that continues: machine code of another effort
+/// could round otherwise.
+fn compile(device: &Device, step: &TrainStep, executions: u64) -> Result<Program> {
+    let program = device.compile_for(&step.func, executions)?;
     eprintln!("training step: {} in {:.1} s", program.cache_outcome(), program.compile_time().as_secs_f64());
     Ok(program)
 }
