@@ -20,8 +20,8 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("tests", &["lmc-graph", "lmc-autodiff", "lmc-lower", "lmc-runtime", "lmc-models", "lmc"]),
 ];
 
-/// The only files with `unsafe` code: the C interface of PJRT, and the mapping of data files into memory.
-const UNSAFE_FILES: [&str; 3] = ["runtime/src/pjrt/api.rs", "runtime/src/pjrt/calls.rs", "tools/src/data/map.rs"];
+/// The only files with `unsafe` code: the C interface of PJRT.
+const UNSAFE_FILES: [&str; 2] = ["runtime/src/pjrt/api.rs", "runtime/src/pjrt/calls.rs"];
 
 /// The themes of ops; every stage has one file of rules for each.
 const THEMES: [&str; 8] =
