@@ -10,8 +10,9 @@ use lmc_runtime::{
     Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, Plugin,
 };
 
-use crate::config::DeviceKind;
+use crate::config::{DeviceKind, RuntimeConfig};
 use crate::error::{Error, Result};
+use crate::output::say;
 
 /// Which device to open.
 #[derive(Clone, Debug)]
@@ -20,11 +21,24 @@ pub struct DeviceOptions {
     pub kind: DeviceKind,
     /// The plugin's shared library; `None` looks for it and fetches it if need be.
     pub plugin: Option<PathBuf>,
+    /// Threads that a program of the CPU is divided among; `None` is one a core.
+    pub threads: Option<usize>,
+}
+
+impl DeviceOptions {
+    /// What `[runtime]` says, unless `plugin`, of the command line, names another plugin.
+    pub fn from_config(config: &RuntimeConfig, plugin: Option<PathBuf>) -> DeviceOptions {
+        DeviceOptions {
+            kind: config.device,
+            plugin: plugin.or_else(|| config.plugin.clone()),
+            threads: (config.threads > 0).then_some(config.threads),
+        }
+    }
 }
 
 impl Default for DeviceOptions {
     fn default() -> DeviceOptions {
-        DeviceOptions { kind: DeviceKind::Auto, plugin: None }
+        DeviceOptions { kind: DeviceKind::Auto, plugin: None, threads: None }
     }
 }
 
@@ -56,8 +70,9 @@ impl Device {
         let named = matches!(found.source, Source::Explicit | Source::Environment);
         let refuse = |message: String| if named { Error::input(message) } else { Error::run(message) };
         let plugin = Plugin::load(&found.path).map_err(|e| refuse(e.to_string()))?;
-        let client = Client::new(&plugin, &ClientOptions { cpu_device_count: Some(1), ..ClientOptions::default() })
-            .map_err(|e| refuse(e.to_string()))?;
+        let client_options =
+            ClientOptions { cpu_device_count: Some(1), cpu_threads: options.threads, ..ClientOptions::default() };
+        let client = Client::new(&plugin, &client_options).map_err(|e| refuse(e.to_string()))?;
         let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
         let target = target_of(&client, &found);
         Ok(Device { client, target, cache })
@@ -126,12 +141,15 @@ impl Device {
         self.client.optimized_hlo_text(&self.lower(func).text, &self.compile_options()).map_err(run_error)
     }
 
-    /// Debug options that pay on this device.
+    /// XLA's debug options for this device.
     fn compile_options(&self) -> CompileOptions {
         match self.target.platform {
             Platform::Generic => CompileOptions::default(),
-            // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
-            Platform::Cpu => CompileOptions::default().with("xla_cpu_prefer_vector_width", 512_i64),
+            Platform::Cpu => CompileOptions::default()
+                // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
+                .with("xla_cpu_prefer_vector_width", 512_i64)
+                // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
+                .with("xla_cpu_enable_fast_min_max", false),
         }
     }
 }
@@ -166,11 +184,13 @@ pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
 /// Tells on stderr what an installation is doing.
 pub fn print_progress(progress: Progress) {
     match progress {
-        Progress::Waiting { name } => eprintln!("waiting for another process that installs the plugin `{name}`"),
-        Progress::Fetching { name, requirement, megabytes } => {
-            eprintln!("fetching the plugin `{name}` ({requirement}, {megabytes} MB) with pip; once only");
+        Progress::Waiting { name } => {
+            say(format_args!("waiting for another process that installs the plugin `{name}`"));
         }
-        Progress::Unpacking { file, dir } => eprintln!("unpacking {file} into {}", dir.display()),
+        Progress::Fetching { name, requirement, megabytes } => {
+            say(format_args!("fetching the plugin `{name}` ({requirement}, {megabytes} MB) with pip; once only"));
+        }
+        Progress::Unpacking { file, dir } => say(format_args!("unpacking {file} into {}", dir.display())),
     }
 }
 
