@@ -22,6 +22,7 @@ use crate::client::Client;
 use crate::error::{Error, PjrtError, Result};
 use crate::executable::{Executable, is_serializable};
 use crate::options::CompileOptions;
+use crate::pjrt::calls::CPU_THREADS;
 use crate::plugin::{PluginError, cache_dir, hexadecimal};
 use crate::signature::Signature;
 
@@ -213,6 +214,9 @@ impl Key {
         let sha = |bytes: &[u8]| hexadecimal(&Sha256::digest(bytes));
         let device = format!("{} {} {}", client.platform_name(), client.platform_version(), device.kind());
         let flags = std::env::var_os("XLA_FLAGS").unwrap_or_default();
+        // XLA divides a program for the CPU among as many threads as its client has.
+        let threads = std::env::var(CPU_THREADS)
+            .unwrap_or_else(|_| std::thread::available_parallelism().map_or(0, usize::from).to_string());
         Key {
             parts: BTreeMap::from([
                 ("the module", sha(stablehlo.as_bytes())),
@@ -221,6 +225,7 @@ impl Key {
                 ("the plugin", sha(client.plugin().identity().as_bytes())),
                 ("the device", sha(device.as_bytes())),
                 ("the processor", sha(processor().as_bytes())),
+                ("the number of threads", sha(threads.as_bytes())),
             ]),
         }
     }

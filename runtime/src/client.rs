@@ -23,6 +23,10 @@ pub struct ClientOptions {
     /// The number of virtual devices of the CPU plugin, which makes 4 unless told. `None` leaves it to the plugin;
     /// other plugins refuse the option.
     pub cpu_device_count: Option<i64>,
+    /// The number of threads that the CPU plugin divides a program among. The plugin takes it from the environment
+    /// variable `PJRT_NPROC`, which is set for this process: it stays for later clients that are made with `None`.
+    /// `None` leaves it to the plugin: one a core, unless the variable says otherwise.
+    pub cpu_threads: Option<usize>,
     /// Options of the plugin at hand, by name.
     pub other: BTreeMap<String, NamedValue>,
 }
@@ -47,7 +51,7 @@ impl Client {
         if let Some(count) = options.cpu_device_count {
             named.insert("cpu_device_count".to_owned(), NamedValue::Int64(count));
         }
-        let handle = ClientHandle::create(plugin.api(), &named)?;
+        let handle = ClientHandle::create(plugin.api(), &named, options.cpu_threads)?;
         let devices = handle.devices()?.into_iter().map(Device::new).collect::<Result<Vec<Device>>>()?;
         if devices.is_empty() {
             return Err(Error::NoDevice { index: 0, count: 0 });

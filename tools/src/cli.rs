@@ -94,13 +94,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N")]
     pub max_new_tokens: Option<usize>,
     /// 0 takes the most likely token; below 1 is safer, above 1 bolder [default: sample.temperature of the run]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Sample among the K most likely tokens only; 0 is all [default: sample.top_k of the run]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub top_k: Option<usize>,
     /// Sample among the most likely tokens that together have this probability; 1 is all [default: sample.top_p of the run]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// The same seed gives the same text [default: train.seed of the run]
     #[arg(long)]

@@ -15,7 +15,9 @@ use crate::data::{Batch, Data};
 use crate::device::{Device, DeviceOptions, Program, run_error};
 use crate::error::{Error, Result};
 use crate::generation::{self, Sampling};
+use crate::memory;
 use crate::model::{differentiation_error, initial_weights, match_weights, step_config};
+use crate::output::{print, say};
 use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, Start, TrainMetrics};
 
 /// What a call of [`train`] is told beside the config.
@@ -37,17 +39,33 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// If data, weights or the run folder do not fit the config (before the device is touched), or something fails while
 /// running; non-finite losses and gradients end the run with an error of their own kind.
 pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
+    RunFolder::refuse_file(config)?;
     let Newest { found, passed_over } =
         if options.fresh { Newest::default() } else { checkpoint::newest_valid(&config.train.out_dir)? };
+    for (path, reason) in &passed_over {
+        say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
+    }
+    if found.is_none() && !passed_over.is_empty() {
+        return Err(config.error_at(
+            "train.out_dir",
+            format!(
+                "no checkpoint in {} is whole, so there is nothing to continue: start over with --fresh (the old run is \
+                 kept), or name another folder with --out",
+                config.train.out_dir.display()
+            ),
+        ));
+    }
     let saved_tokenizer = found.as_ref().and_then(|(_, saved)| saved.tokenizer.clone());
     let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
     let step_config = step_config(&config)?;
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
-    // Read before a folder is made or a device opened: a wrong file must not leave traces.
+    memory::check_fits(&config, num_parameters(&step_graph))?;
+    // All of this before the folder is claimed: a wrong file or plugin must not leave traces.
     let initial = match &found {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
         None => initial_state(&config, &step_graph)?,
     };
+    let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
 
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     let changed = match run.saved_config()? {
@@ -58,12 +76,8 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
     let mut metrics = if found.is_some() { MetricsFile::resume(&run, done)? } else { MetricsFile::create(&run)? };
     announce(&config, &data, &step_graph, &run, done);
-    for (path, reason) in &passed_over {
-        eprintln!("warning: passed over the checkpoint {}: {reason}", path.display());
-    }
-    changed.iter().for_each(|change| eprintln!("changed: {change}"));
+    changed.iter().for_each(|change| say(format_args!("changed: {change}")));
 
-    let device = Device::open(&DeviceOptions { kind: config.runtime.device, plugin: plugin_path(&config, options) })?;
     let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
     drop(initial);
     let start = Start {
@@ -87,7 +101,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             let results = state.advance(&device, &step, &batch)?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
-            recorder.started(Running { step: steps_done, tokens: batch.num_labels, results })?;
+            recorder.started(Running::new(steps_done, &batch, results))?;
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
@@ -100,28 +114,27 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
                 recorder.evaluated(&evaluation)?;
             }
             if save {
-                recorder.saved(&run, &state.checkpoint(&config, &data, &step_graph, steps_done)?)?;
+                let checkpoint = state.checkpoint(&config, &data, &step_graph, steps_done)?;
+                recorder.refuse_non_finite(&checkpoint)?;
+                recorder.saved(&run, &checkpoint)?;
             }
             if interrupted {
                 recorder.interrupted(steps_done)?;
-                eprintln!("stopped at step {steps_done}; the same command continues from there");
+                say(format_args!("stopped at step {steps_done}; the same command continues from there"));
                 return Ok(());
             }
         }
         recorder.done(config.train.steps, began)?;
+        // Nothing is left to save: Ctrl-C while samples are drawn ends the process.
+        INTERRUPTED.store(true, Ordering::Relaxed);
     } else {
-        eprintln!(
+        say(format_args!(
             "{} has all {} steps; train further with --steps N, or start over with --fresh",
             run.path().display(),
             config.train.steps
-        );
+        ));
     }
     print_samples(&config, &data, &device, &step_config, state.weights())
-}
-
-/// The plugin that the command line names, else the one of the config.
-fn plugin_path(config: &Config, options: &TrainOptions) -> Option<PathBuf> {
-    options.plugin.clone().or_else(|| config.runtime.plugin.clone())
 }
 
 /// Whether `step` is a multiple of `every`; never for 0.
@@ -132,20 +145,20 @@ fn is_multiple(step: u64, every: u64) -> bool {
 /// Says on stderr what is about to be trained.
 fn announce(config: &Config, data: &Data, step: &TrainStep, run: &RunFolder, done: u64) {
     let train = &config.train;
-    eprintln!(
+    say(format_args!(
         "{} parameters; {} tokens to train on, {} held out; {} steps of {} tokens",
         group_digits(num_parameters(step)),
         group_digits(data.train_tokens()),
         group_digits(data.held_out_tokens()),
         group_digits(train.steps),
         group_digits(config.tokens_per_step() as u64),
-    );
+    ));
     if let Some(old) = run.moved_to() {
-        eprintln!("the earlier run is now {}", old.display());
+        say(format_args!("the earlier run is now {}", old.display()));
     }
     match done {
-        0 => eprintln!("run folder {}", run.path().display()),
-        _ => eprintln!("continuing {} from step {done}", run.path().display()),
+        0 => say(format_args!("run folder {}", run.path().display())),
+        _ => say(format_args!("continuing {} from step {done}", run.path().display())),
     }
 }
 
@@ -190,19 +203,21 @@ fn allowed_changes(config: &Config, saved: &Config) -> Result<Vec<String>> {
 /// could round otherwise.
 fn compile(device: &Device, step: &TrainStep, executions: u64) -> Result<Program> {
     let program = device.compile_for(&step.func, executions)?;
-    eprintln!("training step: {} in {:.1} s", program.cache_outcome(), program.compile_time().as_secs_f64());
+    let (outcome, seconds) = (program.cache_outcome(), program.compile_time().as_secs_f64());
+    say(format_args!("training step: {outcome} in {seconds:.1} s"));
     Ok(program)
 }
 
 /// Lets the first Ctrl-C or SIGTERM end the loop, and the second the process.
 fn interrupt_on_signals() -> Result<()> {
+    INTERRUPTED.store(false, Ordering::Relaxed);
     // 130 is what shells report of a process that SIGINT ended.
     const KILLED_BY_SIGINT: i32 = 130;
     let set = ctrlc::try_set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(KILLED_BY_SIGINT);
         }
-        eprintln!("\ninterrupted: saving after this step (once more to leave at once)");
+        say("\ninterrupted: saving after this step (once more to leave at once)");
     });
     match set {
         // Another run of this process has set it.
@@ -298,6 +313,16 @@ struct Running {
     step: u64,
     tokens: u64,
     results: Vec<Buffer>,
+    /// When it ended, if it had when its start returned: a device may run a program within the call.
+    ended: Option<Instant>,
+}
+
+impl Running {
+    fn new(step: u64, batch: &Batch, results: Vec<Buffer>) -> Running {
+        // A plugin that cannot say is taken to be running.
+        let ready = results.iter().all(|buffer| buffer.is_ready().unwrap_or(false));
+        Running { step, tokens: batch.num_labels, results, ended: ready.then(Instant::now) }
+    }
 }
 
 impl Recorder {
@@ -315,14 +340,14 @@ impl Recorder {
 
     /// Waits for the running step and records it.
     fn finish(&mut self) -> Result<()> {
-        let Some(Running { step, tokens, results }) = self.running.take() else { return Ok(()) };
+        let Some(Running { step, tokens, results, ended }) = self.running.take() else { return Ok(()) };
         let mut values = [0.0; METRICS.len()];
         for (value, buffer) in values.iter_mut().zip(&results) {
             *value = f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]);
         }
         let [loss, grad_norm, learning_rate, _] = values;
-        let end = Instant::now();
-        let seconds = (end - self.last_end).as_secs_f64();
+        let end = ended.unwrap_or_else(Instant::now);
+        let seconds = end.saturating_duration_since(self.last_end).as_secs_f64();
         self.last_end = end;
         let train = TrainMetrics {
             step,
@@ -338,15 +363,33 @@ impl Recorder {
         if !(loss.is_finite() && grad_norm.is_finite()) {
             let what = if loss.is_finite() { "the gradient's norm" } else { "the loss" };
             let message = format!("{what} is not finite in step {step}: loss {loss}, gradient norm {grad_norm}");
-            self.metrics.record(&Event::Nan { step, message: message.clone() })?;
-            self.progress.finish();
-            return Err(Error::non_finite(format!(
-                "{message}. The newest checkpoint is of an earlier step. A lower optimizer.learning_rate, more \
-                 schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help"
-            )));
+            return Err(self.non_finite(step, message)?);
         }
         self.progress.step(&train);
         Ok(())
+    }
+
+    /// A step with a finite loss may still update the state to values beyond f32, which no later step recovers from.
+    fn refuse_non_finite(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let finite = |tensor: &Literal| tensor.elements::<f32>().iter().all(|x| x.is_finite());
+        let mut tensors = checkpoint.model.iter().chain(&checkpoint.optimizer);
+        match tensors.find(|(_, tensor)| !finite(tensor)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let step = checkpoint.step;
+                Err(self.non_finite(step, format!("`{name}` is not finite after the update of step {step}"))?)
+            }
+        }
+    }
+
+    /// Records that training cannot go on, and returns the error that ends it.
+    fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
+        self.metrics.record(&Event::Nan { step, message: message.clone() })?;
+        self.progress.finish();
+        Ok(Error::non_finite(format!(
+            "{message}. It was not saved: the newest checkpoint, if there is one, is of an earlier step. A lower \
+             optimizer.learning_rate, more schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help"
+        )))
     }
 
     fn evaluated(&mut self, evaluation: &EvalMetrics) -> Result<()> {
@@ -452,7 +495,7 @@ fn print_samples(
     let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) else { return Ok(()) };
     let sampling = Sampling::from_config(sample, config.train.seed);
     for text in generation::generate(device, step_config, tokenizer, weights, &sampling)? {
-        println!("{text}");
+        print(&format!("{text}\n"))?;
     }
     Ok(())
 }

@@ -234,6 +234,20 @@ fn prepare_process() {
     });
 }
 
+/// The environment variable that tells the CPU plugin, when it makes a client, how many threads to start.
+pub(crate) const CPU_THREADS: &str = "PJRT_NPROC";
+
+/// Sets the number of threads of the CPU clients made from now on.
+fn set_cpu_threads(threads: usize) {
+    let threads = threads.to_string();
+    if std::env::var_os(CPU_THREADS).is_none_or(|value| value != *threads) {
+        // SAFETY: as in `prepare_process`, with one difference: the plugin is loaded. It reads this variable in
+        // `PJRT_Client_Create` only, on the calling thread; and of the rest of its environment, such as `XLA_FLAGS`,
+        // it keeps what it reads when it makes its first client.
+        unsafe { std::env::set_var(CPU_THREADS, threads) };
+    }
+}
+
 /// Lets glibc's allocator keep what is freed. Without this, the temporaries of every step are mapped from the kernel
 /// anew and page-faulted in: measured at 15 % of a training step on the CPU.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -333,7 +347,11 @@ impl ClientHandle {
     pub(crate) fn create(
         api: &'static Api,
         options: &BTreeMap<String, NamedValue>,
+        cpu_threads: Option<usize>,
     ) -> Result<Arc<ClientHandle>, PjrtError> {
+        if let Some(threads) = cpu_threads {
+            set_cpu_threads(threads);
+        }
         let options: Vec<PJRT_NamedValue> = options.iter().map(|(name, value)| named_value(name, value)).collect();
         let mut args = PJRT_Client_Create_Args::new();
         args.create_options = options.as_ptr();

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::{print, print_json};
 use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::data::Data;
 use crate::error::Result;
 use crate::model::{describe_init, initial_weights, step_config};
+use crate::output::{print, print_json};
 use crate::training::group_digits;
 
 pub(super) fn run(args: CheckArgs) -> Result<()> {

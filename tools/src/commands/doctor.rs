@@ -4,12 +4,12 @@ use lmc_runtime::plugin::{Locations, Search, cache_dir, find};
 use lmc_runtime::{NamedValue, Plugin};
 use serde_json::{Map, Value, json};
 
-use super::{print, print_json};
 use crate::cli::DoctorArgs;
-use crate::device::{Device, DeviceOptions};
+use crate::device::{Device, DeviceOptions, plugin_error};
 use crate::error::{Error, Result};
+use crate::output::{print, print_json};
 
-/// Looks and reports; fetches nothing. A problem is told in the report and makes the exit code 1.
+/// Looks and reports; fetches nothing. A problem is told in the report, and is the error that the command ends with.
 pub(super) fn run(args: DoctorArgs) -> Result<()> {
     let mut report = Map::new();
     report.insert("lmc".into(), json!(env!("CARGO_PKG_VERSION")));
@@ -42,7 +42,8 @@ pub(super) fn run(args: DoctorArgs) -> Result<()> {
 /// Loads the plugin that would be used and opens its device.
 fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>) -> Result<()> {
     let locations = Locations::from_environment(explicit).map_err(|e| Error::input(e.to_string()))?;
-    let found = match find("cpu", &locations).map_err(|e| Error::run(e.to_string()))? {
+    let named = locations.explicit.is_some() || locations.from_environment.is_some();
+    let found = match find("cpu", &locations).map_err(|error| plugin_error(named, &error))? {
         Search::Found(found) => found,
         Search::NotFound { looked } => {
             return Err(Error::run(format!(
@@ -52,7 +53,7 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
         }
     };
     report.insert("plugin".into(), json!(format!("{} ({})", found.path.display(), found.source)));
-    let plugin = Plugin::load(&found.path).map_err(|e| Error::run(e.to_string()))?;
+    let plugin = Plugin::load(&found.path).map_err(|error| plugin_error(named, &error))?;
     let (major, minor) = plugin.api_version();
     report.insert("pjrt".into(), json!(format!("{major}.{minor}")));
     for (name, value) in plugin.attributes() {

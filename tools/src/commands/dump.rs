@@ -6,13 +6,13 @@ use lmc_autodiff::value_and_grad;
 use lmc_lower::lower;
 use lmc_models::{loss_func, train_step};
 
-use super::print;
 use crate::cli::{DumpArgs, Stage};
 use crate::config::Config;
 use crate::data::Data;
 use crate::device::{Device, DeviceOptions, cpu_target};
 use crate::error::{Error, Result};
 use crate::model::{differentiation_error, step_config};
+use crate::output::print;
 
 pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
@@ -31,8 +31,7 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
         Stage::Stablehlo => lower(&step()?.func, &cpu_target()).text,
         Stage::Report => lower(&step()?.func, &cpu_target()).report.to_string(),
         Stage::Optimized => {
-            let plugin = args.plugin.plugin.or_else(|| config.runtime.plugin.clone());
-            let device = Device::open(&DeviceOptions { kind: config.runtime.device, plugin })?;
+            let device = Device::open(&DeviceOptions::from_config(&config.runtime, args.plugin.plugin))?;
             device.optimized_hlo(&step()?.func)?
         }
     };

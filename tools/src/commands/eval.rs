@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::saved::SavedRun;
-use super::{print, print_json};
 use crate::cli::EvalArgs;
 use crate::data::Data;
 use crate::error::{Error, Result};
+use crate::output::{print, print_json};
 use crate::training::{Evaluator, group_digits};
 
 pub(super) fn run(args: EvalArgs) -> Result<()> {

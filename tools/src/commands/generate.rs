@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::saved::SavedRun;
-use super::{print, print_json};
 use crate::cli::GenerateArgs;
 use crate::error::{Error, Result};
 use crate::generation::{Sampling, generate};
+use crate::output::{print, print_json};
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
     let saved = SavedRun::read(&args.run)?;

@@ -9,13 +9,10 @@ mod plugin;
 mod saved;
 mod train;
 
-use std::io::Write as _;
-
-use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Does what was typed.
 ///
@@ -42,22 +39,9 @@ fn log_to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    // A closed stderr is no reason to stop, and the subscriber would tell of it by `eprintln!`.
+    let subscriber = subscriber.log_internal_errors(false);
     // A second call in one process, as tests make, keeps the first one's setting.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
-}
-
-/// Writes a result to stdout. A reader that has gone, as `head` does, is no error.
-fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::run(format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Prints one JSON object on a line.
-fn print_json(value: &Value) -> Result<()> {
-    print(&format!("{value}\n"))
+    let _ = subscriber.try_init();
 }

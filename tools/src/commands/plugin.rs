@@ -2,10 +2,10 @@
 
 use lmc_runtime::plugin::{Locations, Search, find, install, managed};
 
-use super::print;
 use crate::cli::PluginCommand;
 use crate::device::print_progress;
 use crate::error::{Error, Result};
+use crate::output::print;
 
 pub(super) fn run(command: PluginCommand) -> Result<()> {
     let locations = Locations::from_environment(None).map_err(|e| Error::input(e.to_string()))?;

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::model::{match_weights, step_config};
+use crate::output::say;
 
 /// A run's newest whole checkpoint with its config.
 pub(super) struct SavedRun {
@@ -29,7 +30,7 @@ impl SavedRun {
         let config = Config::read(&path, &[])?;
         let newest = checkpoint::newest_valid(run)?;
         for (path, reason) in &newest.passed_over {
-            eprintln!("warning: passed over the checkpoint {}: {reason}", path.display());
+            say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
         }
         let Some((_, checkpoint)) = newest.found else {
             return Err(Error::input(format!("{} has no whole checkpoint; train it first", run.display())));
@@ -40,8 +41,7 @@ impl SavedRun {
 
     /// Opens the device the run was trained on, or the one that `plugin` names.
     pub(super) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
-        let plugin = plugin.or_else(|| self.config.runtime.plugin.clone());
-        Device::open(&DeviceOptions { kind: self.config.runtime.device, plugin })
+        Device::open(&DeviceOptions::from_config(&self.config.runtime, plugin))
     }
 
     /// The weights on the device, in the order of the model's parameters.

@@ -278,7 +278,7 @@ pub struct RuntimeConfig {
     /// The PJRT plugin to load, a shared library. Default: the managed one of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plugin: Option<PathBuf>,
-    /// Threads of the CPU device; 0 means one a core. Default 0.
+    /// Threads that a step on the CPU is divided among; 0 means one a core. Default 0.
     pub threads: usize,
 }
 

@@ -1,4 +1,4 @@
-//! The run folder: claimed by one process, known to be writable, before any device is touched.
+//! The run folder: claimed by one process and known to be writable, before anything is trained.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -50,14 +50,38 @@ impl RunFolder {
         RunFolder::claim(config, Some(free))
     }
 
+    /// Refuses an `out_dir` that is a file, or is to be made below one, without touching anything.
+    ///
+    /// # Errors
+    /// If it is so.
+    pub(crate) fn refuse_file(config: &Config) -> Result<()> {
+        let path = &config.train.out_dir;
+        let shown = path.display();
+        let message = match path.ancestors().find(|path| path.exists()) {
+            Some(file) if !file.is_dir() && file == path => {
+                format!("the run folder {shown} is a file; name a folder, or a path that is free")
+            }
+            Some(file) if !file.is_dir() => {
+                format!("cannot make the run folder {shown}: {} is not a folder", file.display())
+            }
+            Some(_) | None => return Ok(()),
+        };
+        Err(config.error_at("train.out_dir", message))
+    }
+
     fn claim(config: &Config, moved_to: Option<PathBuf>) -> Result<RunFolder> {
         let path = &config.train.out_dir;
         let fail = |what: &str, error: io::Error| {
             let message = format!("{what} the run folder {}: {}", path.display(), reason(&error));
             config.error_at("train.out_dir", message)
         };
-        if path.exists() && !path.is_dir() {
-            let message = format!("the run folder {} is a file; name a folder, or a path that is free", path.display());
+        RunFolder::refuse_file(config)?;
+        // A config of the user's that happens to have this name must not be written over.
+        if path.join(CONFIG).exists() && !path.join(LOCK).exists() {
+            let message = format!(
+                "the folder {} has a {CONFIG} that is not of a run; name another folder for the run",
+                path.display()
+            );
             return Err(config.error_at("train.out_dir", message));
         }
         fs::create_dir_all(path).map_err(|error| fail("cannot make", error))?;
@@ -190,6 +214,18 @@ mod tests {
         run.save_config(&config).unwrap();
         assert_eq!(run.saved_config().unwrap(), Some(config));
         assert_eq!(run.newest_checkpoint().unwrap(), checkpoint::Newest::default());
+    }
+
+    #[test]
+    fn a_config_that_is_not_of_a_run_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_in(folder.path());
+        fs::write(folder.path().join(CONFIG), "mine").unwrap();
+        for error in [RunFolder::open(&config), RunFolder::open_fresh(&config)] {
+            let error = error.unwrap_err();
+            assert!(error.message().contains("config.toml that is not of a run"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(folder.path().join(CONFIG)).unwrap(), "mine");
     }
 
     #[test]

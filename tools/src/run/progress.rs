@@ -1,12 +1,13 @@
 //! Progress for a person: a bar on a terminal, plain lines elsewhere, always on stderr.
 
 use std::fmt::Display;
-use std::io::{IsTerminal as _, Write};
+use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::TrainMetrics;
+use crate::output::say;
 
 /// How far a run is.
 #[derive(Debug)]
@@ -63,15 +64,15 @@ impl Progress {
         };
         if due || metrics.step == self.steps {
             self.last_line = Some(now);
-            print(format_args!("step {}/{}  {}", metrics.step, self.steps, describe(metrics, left)));
+            say(format_args!("step {}/{}  {}", metrics.step, self.steps, describe(metrics, left)));
         }
     }
 
     /// Says something beside the bar: an evaluation, a checkpoint, a warning.
     pub fn say(&self, line: impl Display) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| print(line)),
-            None => print(line),
+            Some(bar) => bar.suspend(|| say(line)),
+            None => say(line),
         }
     }
 
@@ -81,11 +82,6 @@ impl Progress {
             bar.abandon();
         }
     }
-}
-
-/// A closed stderr is no reason to stop training.
-fn print(line: impl Display) {
-    _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 fn describe(metrics: &TrainMetrics, left: Option<f64>) -> String {

@@ -1,0 +1,157 @@
+//! Whether a training step can fit into this machine, asked before anything is allocated.
+
+use std::fs;
+
+use crate::config::{Config, Precision};
+use crate::error::Result;
+
+/// Refuses a model whose training needs more memory than there is. Where the system does not tell what there is,
+/// nothing is refused.
+///
+/// # Errors
+/// Both amounts, and what the needed one is made of.
+pub(crate) fn check_fits(config: &Config, num_parameters: u64) -> Result<()> {
+    match available_bytes() {
+        Some(available) => check(config, num_parameters, available),
+        None => Ok(()),
+    }
+}
+
+fn check(config: &Config, num_parameters: u64, available: u64) -> Result<()> {
+    let parts = needed(config, num_parameters);
+    let total: u128 = parts.iter().map(|(_, bytes)| bytes).sum();
+    if total <= u128::from(available) {
+        return Ok(());
+    }
+    let list: String = parts.iter().map(|(what, bytes)| format!("\n  {:>9}  {what}", size(*bytes))).collect();
+    // The largest part is the one to look at.
+    let key = if parts[0].1 * 2 >= total { "model" } else { "train.micro_batch_size" };
+    Err(config.error_at(
+        key,
+        format!(
+            "training takes at least {} of memory, and {} are available:{list}\nMake the model, `micro_batch_size` or \
+             `seq_len` smaller",
+            size(total),
+            size(available.into())
+        ),
+    ))
+}
+
+/// What every training step holds, in bytes. Activations beside the logits come on top: how many of them live at once
+/// is the compiler's to decide.
+fn needed(config: &Config, num_parameters: u64) -> [(String, u128); 3] {
+    /// An f32 each for the weight, its gradient and two moments.
+    const STATE_BYTES: u128 = 16;
+    /// An i32 each for the token and its label.
+    const TOKEN_BYTES: u128 = 8;
+    let train = &config.train;
+    let logit_bytes: u128 = match train.precision {
+        Precision::Float32 => 4,
+        Precision::Bfloat16 => 2,
+    };
+    let row = (train.micro_batch_size as u128) * (train.seq_len as u128);
+    let vocab_size = config.model.vocab_size().unwrap_or(0) as u128;
+    [
+        (
+            "weights, gradients and both moments (16 bytes a parameter)".to_owned(),
+            u128::from(num_parameters) * STATE_BYTES,
+        ),
+        ("the logits of a micro-batch".to_owned(), row * vocab_size * logit_bytes),
+        ("the tokens of a step".to_owned(), row * train.grad_accum_steps as u128 * TOKEN_BYTES),
+    ]
+}
+
+/// Bytes that this process may still take, swap included: the least of what the kernel says is available and of the
+/// limit of the control group. `None` where the system does not tell.
+pub(crate) fn available_bytes() -> Option<u64> {
+    let free = available_in(&fs::read_to_string("/proc/meminfo").ok()?)?;
+    // The limit of a container stands in its own root; `max` is no number and means none.
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    Some(free.min(limit.unwrap_or(u64::MAX)))
+}
+
+/// `MemAvailable` and `SwapFree` of a text like `/proc/meminfo`, together, in bytes.
+fn available_in(meminfo: &str) -> Option<u64> {
+    let field = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kilobytes.checked_mul(1024)
+    };
+    Some(field("MemAvailable")?.saturating_add(field("SwapFree").unwrap_or(0)))
+}
+
+/// Bytes for people, in powers of 1000: `512 B`, `3.4 GB`.
+pub(crate) fn size(bytes: u128) -> String {
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1e3;
+    let mut units = UNITS.iter();
+    let mut unit = units.next();
+    while value >= 999.95
+        && let Some(next) = units.next()
+    {
+        value /= 1e3;
+        unit = Some(next);
+    }
+    format!("{value:.1} {}", unit.unwrap_or(&""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::RawConfig;
+
+    /// A config of 3 micro-batches of 2 rows of 5 tokens, with 7 tokens in the vocabulary.
+    fn config(precision: &str) -> Config {
+        let text = format!(
+            "[model]\narch = \"gpt2\"\nvocab_size = 7\nn_embd = 4\nn_layer = 1\nn_head = 1\n\
+             [data]\ntrain = \"x.bin\"\n[optimizer]\nlearning_rate = 1\n\
+             [train]\nsteps = 1\nseq_len = 5\nmicro_batch_size = 2\ngrad_accum_steps = 3\nprecision = {precision:?}\n"
+        );
+        RawConfig::parse(Path::new("run.toml"), &text, &[]).and_then(RawConfig::validate).unwrap()
+    }
+
+    #[test]
+    fn what_a_step_holds_is_counted() {
+        // 16 a parameter; 2 * 5 * 7 logits of 4 or 2 bytes; 3 * 2 * 5 tokens of 8.
+        for (precision, total) in [("float32", 1600 + 280 + 240), ("bfloat16", 1600 + 140 + 240)] {
+            let config = config(precision);
+            assert_eq!(check(&config, 100, total), Ok(()));
+            let error = check(&config, 100, total - 1).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            for part in [format!("at least {}", size(total.into())), "1.6 kB  weights".to_owned(), "[model]".to_owned()]
+            {
+                assert!(error.message().contains(&part), "expected {part:?} in {error}");
+            }
+        }
+        let error = check(&config("float32"), 1, 100).unwrap_err();
+        assert!(error.message().contains("micro_batch_size = 2"), "the larger part is blamed: {error}");
+    }
+
+    #[test]
+    fn the_kernels_words_are_read() {
+        let meminfo = "MemTotal:       100 kB\nMemAvailable:    60 kB\nSwapTotal:  9 kB\nSwapFree:        5 kB\n";
+        assert_eq!(available_in(meminfo), Some(65 * 1024));
+        assert_eq!(available_in("MemAvailable: 60 kB\n"), Some(60 * 1024));
+        assert_eq!(available_in("MemTotal: 60 kB\n"), None);
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (16 * 10_u128.pow(12), "16.0 TB"),
+            (10_u128.pow(18), "1000.0 PB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! `check`, `dump`, `doctor`, `plugin` and the help: what the program tells without training.
+
+use serde_json::Value;
+
+use crate::{Folder, has};
+
+#[test]
+fn check_tells_what_would_be_trained() {
+    let folder = Folder::new();
+    let before = folder.snapshot();
+    let json: Value = serde_json::from_str(&folder.ok(&["check", "run.toml", "--json"]).stdout).expect("JSON");
+    let vocab_size = json["vocab_size"].as_u64().expect("a size");
+    assert_eq!(vocab_size, 21, "20 letters and the end");
+    let elements = |parameter: &Value| -> u64 {
+        parameter["shape"].as_array().expect("a shape").iter().map(|size| size.as_u64().expect("a size")).product()
+    };
+    let parameters = json["parameters"].as_array().expect("a list");
+    assert_eq!(parameters[0]["path"], "transformer.wte.weight");
+    assert_eq!(json["num_parameters"], parameters.iter().map(elements).sum::<u64>());
+    assert_eq!(json["tokens_per_step"], 32);
+    for key in ["train_tokens", "held_out_tokens", "flops_per_token"] {
+        assert!(json[key].as_f64().is_some_and(|number| number > 0.0), "{key}");
+    }
+    let text = folder.ok(&["check", "run.toml"]).stdout;
+    has(&text, &["transformer.wte.weight", "f32[21,8]", "vocabulary 21", "6 steps of 32 tokens"]);
+    assert!(folder.snapshot() == before, "a check leaves nothing");
+}
+
+#[test]
+fn every_stage_is_shown() {
+    let folder = Folder::new();
+    let dump = |stage: &str| folder.ok(&["dump", "run.toml", "--stage", stage]).stdout;
+    for stage in ["graph", "grad"] {
+        let text = dump(stage);
+        let func = lmc_graph::text::parse("dumped", &text).unwrap_or_else(|error| panic!("{stage}: {error}"));
+        lmc_graph::verify(&func).unwrap_or_else(|error| panic!("{stage}: {error}"));
+        // Parsing numbers the values anew, in order; printing what was parsed changes nothing more.
+        let printed = func.to_string();
+        let again = lmc_graph::text::parse("printed", &printed).unwrap_or_else(|error| panic!("{stage}: {error}"));
+        assert!(again.to_string() == printed, "{stage} reads back as it is");
+        assert_eq!((func.params.len(), printed.lines().count()), (again.params.len(), text.lines().count()));
+    }
+    for (stage, parts) in [
+        ("stablehlo", &["module @", "stablehlo.dot_general", "loc("][..]),
+        ("report", &["dot", "attention"]),
+        ("optimized", &["HloModule", "ENTRY"]),
+    ] {
+        has(&dump(stage), parts);
+    }
+    for stage in ["graph", "grad", "stablehlo", "report"] {
+        let text = dump(stage);
+        assert_eq!(dump(stage), text, "{stage} is the same each time");
+        let silent = folder.ok(&["dump", "run.toml", "--stage", stage, "-o", "out.txt"]).stdout;
+        assert_eq!((silent.as_str(), folder.read("out.txt")), ("", text), "{stage}");
+    }
+    assert!(!folder.path("run").exists(), "no run was begun");
+}
+
+#[test]
+fn the_machine_is_described() {
+    let folder = Folder::new();
+    // The plugin may not be there yet.
+    let path = folder.ok(&["plugin", "install", "cpu"]).stdout;
+    assert_eq!(folder.ok(&["plugin", "path"]).stdout, path);
+    has(&folder.ok(&["plugin", "list"]).stdout, &["cpu", path.trim()]);
+    let json: Value = serde_json::from_str(&folder.ok(&["doctor", "--json"]).stdout).expect("JSON");
+    assert_eq!((&json["lmc"], &json["platform"]), (&env!("CARGO_PKG_VERSION").into(), &"cpu".into()));
+    has(json["plugin"].as_str().expect("a text"), &[path.trim()]);
+    has(&folder.ok(&["doctor"]).stdout, &["plugin", path.trim(), "everything is in place"]);
+
+    // A plugin that is not there is the finding, told beside the rest.
+    let ran = folder.lmc(&["doctor", "--json", "--plugin", "none.so"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    has(&ran.stderr, &["none.so"]);
+    let json: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    has(json["problem"].as_str().expect("a text"), &["none.so"]);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let folder = Folder::new();
+    for command in ["train", "generate", "eval", "check", "dump", "doctor", "plugin"] {
+        let help = folder.ok(&[command, "--help"]).stdout;
+        has(&help, &["Usage: lmc", "Example:", &format!("\n  lmc {command}")]);
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+    }
+    has(&folder.ok(&["--help"]).stdout, &["train", "generate", "doctor"]);
+    has(&folder.ok(&["--version"]).stdout, &["lmc ", env!("CARGO_PKG_VERSION")]);
+    let ran = folder.lmc(&[]);
+    assert_eq!(ran.code, 2);
+    has(&ran.stderr, &["Usage: lmc"]);
+}
