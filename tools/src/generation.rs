@@ -1,13 +1,14 @@
 //! Text from a trained model.
 
 use lmc_graph::{DType, Literal, TensorType};
-use lmc_models::StepConfig;
 use lmc_models::sample::{GenerateShape, generate_func};
+use lmc_models::{ModelConfig, StepConfig};
 use lmc_runtime::{Argument, Buffer};
 
 use crate::config::SampleConfig;
 use crate::device::{Device, run_error};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::tokenizer::Tokenizer;
 
 /// What to generate, and how tokens are drawn.
@@ -37,10 +38,37 @@ impl Sampling {
     }
 }
 
+/// Refuses what cannot be generated, before a device is opened: a prompt with a character that the tokenizer does not
+/// know, and texts that do not fit into memory.
+///
+/// # Errors
+/// Which of them it is.
+pub fn check(step_config: &StepConfig, tokenizer: &Tokenizer, sampling: &Sampling) -> Result<()> {
+    tokenizer.encode_prompt(&sampling.prompt)?;
+    let width = match &step_config.model {
+        ModelConfig::Gpt2(model) => model.n_embd,
+        ModelConfig::Llama(model) => model.hidden_size,
+    };
+    // The embedded window, and the new tokens, four bytes each; what else the model computes comes on top.
+    let each = step_config.seq_len as u128 * width as u128 + sampling.max_new_tokens as u128;
+    let needed = sampling.count as u128 * each * 4;
+    match memory::available_bytes() {
+        Some(available) if needed > u128::from(available) => Err(Error::input(format!(
+            "{} samples of up to {} tokens take at least {} of memory, and {} are available: ask for fewer or shorter \
+             ones",
+            sampling.count,
+            sampling.max_new_tokens,
+            memory::size(needed),
+            memory::size(available.into())
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Texts that continue the prompt, the prompt included, each up to a document end if the tokenizer has one.
 ///
 /// # Errors
-/// If the prompt has a character that the tokenizer does not know, or the program cannot be compiled or fails.
+/// As [`check`], and if the program cannot be compiled or fails.
 pub fn generate(
     device: &Device,
     step_config: &StepConfig,
@@ -51,6 +79,7 @@ pub fn generate(
     if sampling.count == 0 || sampling.max_new_tokens == 0 {
         return Ok(vec![sampling.prompt.clone(); sampling.count]);
     }
+    check(step_config, tokenizer, sampling)?;
     let context = step_config.seq_len;
     let prompt = tokenizer.encode_prompt(&sampling.prompt)?;
     // The model sees the end of a prompt that is longer than its window.

@@ -45,6 +45,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+pub mod evaluation;
 pub mod generation;
 mod memory;
 pub mod model;

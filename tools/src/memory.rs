@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use lmc_runtime::Executable;
+
 use crate::config::{Config, Precision};
 use crate::error::Result;
 
@@ -32,6 +34,29 @@ fn check(config: &Config, num_parameters: u64, available: u64) -> Result<()> {
             "training takes at least {} of memory, and {} are available:{list}\nMake the model, `micro_batch_size` or \
              `seq_len` smaller",
             size(total),
+            size(available.into())
+        ),
+    ))
+}
+
+/// Refuses a compiled program whose intermediate results need more memory than there is, rather than let it fail, or
+/// be ended by the system, in its first step.
+///
+/// # Errors
+/// Both amounts.
+pub(crate) fn check_temporaries(config: &Config, program: &Executable) -> Result<()> {
+    // A plugin that does not say, and a system that does not, refuse nothing.
+    let (Ok(stats), Some(available)) = (program.memory_stats(), available_bytes()) else { return Ok(()) };
+    let needed = u64::try_from(stats.temporaries).unwrap_or(0);
+    if needed <= available {
+        return Ok(());
+    }
+    Err(config.error_at(
+        "train.micro_batch_size",
+        format!(
+            "the intermediate results of a micro-batch take {} of memory, and {} are available: make \
+             `micro_batch_size` or `seq_len` smaller, and `grad_accum_steps` larger for it",
+            size(needed.into()),
             size(available.into())
         ),
     ))

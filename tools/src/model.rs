@@ -145,3 +145,35 @@ pub fn describe_init(init: Init) -> String {
         Init::Ones => "ones".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{DType, TensorType};
+
+    use super::*;
+
+    /// The weights of a model with `a: f32[2]` and `b.c: f32[]`.
+    fn check(tensors: &[(&str, Literal)], expected: Result<&[&str], &str>) {
+        let spec = |shape: &[usize]| {
+            let dimensions = vec!["hidden"; shape.len()];
+            ParamSpec { ty: TensorType::new(DType::F32, shape), dimensions, init: Init::Zeros, decay: false }
+        };
+        let specs: Params<ParamSpec> =
+            [("b.c", spec(&[])), ("a", spec(&[2]))].into_iter().map(|(path, spec)| (path.to_owned(), spec)).collect();
+        let tensors = tensors.iter().map(|(name, tensor)| ((*name).to_owned(), tensor.clone())).collect();
+        let found = match_weights(tensors, &specs);
+        let paths = found.as_ref().map(|weights| weights.keys().collect::<Vec<_>>());
+        assert_eq!(paths.map_err(String::as_str), expected.map(<[&str]>::to_vec));
+    }
+
+    #[test]
+    fn weights_are_those_of_the_model_in_its_order() {
+        let (a, c) = (Literal::new([2], &[1_f32, 2.0]), Literal::scalar(3_f32));
+        check(&[("a", a.clone()), ("b.c", c.clone())], Ok(&["b.c", "a"]));
+        check(&[("a", a.clone())], Err("it has no `b.c`, which the model needs as f32[]"));
+        check(&[("a", c.clone()), ("b.c", c.clone())], Err("`a` is f32[] there, the model needs f32[2]"));
+        let halves = Literal::from_f64s(TensorType::new(DType::F16, [2]), &[1.0, 2.0]);
+        check(&[("a", halves), ("b.c", c.clone())], Err("`a` is f16[2] there, the model needs f32[2]"));
+        check(&[("a", a), ("b.c", c.clone()), ("d", c)], Err("it has `d`, which the model does not"));
+    }
+}

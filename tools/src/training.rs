@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use lmc_graph::{Literal, TensorType};
+use lmc_graph::Literal;
+use lmc_lower::Platform;
 use lmc_models::step::METRICS;
-use lmc_models::{StepConfig, TrainStep, eval_func, init, loss_func, train_step};
+use lmc_models::{StepConfig, TrainStep, init, train_step};
 use lmc_runtime::{Argument, Buffer, process_peak_memory_bytes};
 
 use crate::checkpoint::{self, Checkpoint, Newest, Tensors};
@@ -14,10 +15,11 @@ use crate::config::Config;
 use crate::data::{Batch, Data};
 use crate::device::{Device, DeviceOptions, Program, run_error};
 use crate::error::{Error, Result};
+use crate::evaluation::Evaluator;
 use crate::generation::{self, Sampling};
 use crate::memory;
 use crate::model::{differentiation_error, initial_weights, match_weights, step_config};
-use crate::output::{print, say};
+use crate::output::{group_digits, print, say};
 use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, Start, TrainMetrics};
 
 /// What a call of [`train`] is told beside the config.
@@ -60,6 +62,11 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let step_config = step_config(&config)?;
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
     memory::check_fits(&config, num_parameters(&step_graph))?;
+    if let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) {
+        // Not after hours of training.
+        generation::check(&step_config, tokenizer, &Sampling::from_config(sample, config.train.seed))
+            .map_err(|error| config.error_at("sample", error.message()))?;
+    }
     // All of this before the folder is claimed: a wrong file or plugin must not leave traces.
     let initial = match &found {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
@@ -92,12 +99,16 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let began = Instant::now();
     if done < config.train.steps {
         let step = compile(&device, &step_graph, config.train.steps)?;
+        if device.target().platform == Platform::Cpu {
+            memory::check_temporaries(&config, step.executable())?;
+        }
         interrupt_on_signals()?;
         let mut recorder = Recorder::new(&config, metrics, done);
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
         let mut steps_done = done;
         for batch in data.batches(done..config.train.steps)? {
             let batch = batch?;
+            recorder.starting();
             let results = state.advance(&device, &step, &batch)?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
@@ -138,7 +149,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
 }
 
 /// Whether `step` is a multiple of `every`; never for 0.
-fn is_multiple(step: u64, every: u64) -> bool {
+pub(crate) fn is_multiple(step: u64, every: u64) -> bool {
     every != 0 && step.is_multiple_of(every)
 }
 
@@ -164,19 +175,6 @@ fn announce(config: &Config, data: &Data, step: &TrainStep, run: &RunFolder, don
 
 fn num_parameters(step: &TrainStep) -> u64 {
     step.specs.values().map(|spec| spec.ty.num_elements() as u64).sum()
-}
-
-/// `1234567` as `1,234,567`.
-pub(crate) fn group_digits(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 /// The settings in which a continued run differs from the one that was started, as `key: old -> new`.
@@ -313,15 +311,23 @@ struct Running {
     step: u64,
     tokens: u64,
     results: Vec<Buffer>,
-    /// When it ended, if it had when its start returned: a device may run a program within the call.
+    /// When it was seen to have ended, which may be when its start returned: a device may run it within the call.
     ended: Option<Instant>,
 }
 
 impl Running {
     fn new(step: u64, batch: &Batch, results: Vec<Buffer>) -> Running {
+        let mut running = Running { step, tokens: batch.num_labels, results, ended: None };
+        running.look();
+        running
+    }
+
+    /// Notes the time if the step has ended since the last look.
+    fn look(&mut self) {
         // A plugin that cannot say is taken to be running.
-        let ready = results.iter().all(|buffer| buffer.is_ready().unwrap_or(false));
-        Running { step, tokens: batch.num_labels, results, ended: ready.then(Instant::now) }
+        if self.ended.is_none() && self.results.iter().all(|buffer| buffer.is_ready().unwrap_or(false)) {
+            self.ended = Some(Instant::now());
+        }
     }
 }
 
@@ -331,8 +337,17 @@ impl Recorder {
         Recorder { metrics, progress, running: None, last_end: Instant::now() }
     }
 
+    /// A step is about to be started.
+    fn starting(&mut self) {
+        self.running.iter_mut().for_each(Running::look);
+    }
+
     /// A step was started: the one before is finished first.
-    fn started(&mut self, running: Running) -> Result<()> {
+    fn started(&mut self, mut running: Running) -> Result<()> {
+        if self.running.as_ref().is_some_and(|before| before.ended.is_none()) {
+            // Both ended within the call, or none yet: the one before will seem to have ended when it is read.
+            running.ended = None;
+        }
         self.finish()?;
         self.running = Some(running);
         Ok(())
@@ -424,66 +439,6 @@ impl Recorder {
     }
 }
 
-/// Measures the held-out loss; compiles what it needs when it is first asked.
-pub struct Evaluator<'a> {
-    config: &'a Config,
-    data: &'a Data,
-    step_config: &'a StepConfig,
-    program: Option<Program>,
-}
-
-impl<'a> Evaluator<'a> {
-    /// An evaluator of the held-out part of `data`.
-    pub fn new(config: &'a Config, data: &'a Data, step_config: &'a StepConfig) -> Evaluator<'a> {
-        Evaluator { config, data, step_config, program: None }
-    }
-
-    /// Whether the loss is to be measured after `steps_done` steps.
-    fn is_due(&self, steps_done: u64) -> bool {
-        let every = self.config.train.eval_every;
-        let last = every != 0 && steps_done == self.config.train.steps;
-        self.data.held_out_tokens() > 0 && (last || is_multiple(steps_done, every))
-    }
-
-    /// The mean loss over the held-out tokens, in nats, with `weights` on the device.
-    ///
-    /// # Errors
-    /// If the program cannot be compiled or fails, or the data cannot be read.
-    pub fn evaluate(&mut self, device: &Device, weights: &[Buffer], steps_done: u64) -> Result<EvalMetrics> {
-        let begin = Instant::now();
-        if self.program.is_none() {
-            let StepConfig { model, micro_batch_size, seq_len, precision, .. } = self.step_config;
-            let loss = loss_func(model, *micro_batch_size, *seq_len, *precision);
-            self.program = Some(device.compile(&eval_func(&loss))?);
-        }
-        let program = self.program.as_ref().expect("it was just compiled");
-        let (mut loss_sum, mut num_tokens) = (0.0, 0.0);
-        for batch in self.data.held_out_batches(1, self.config.train.eval_batches) {
-            let batch = batch?;
-            let inputs = [device.buffer(&single(&batch.tokens)?)?, device.buffer(&single(&batch.labels)?)?];
-            let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));
-            let results = program.execute(arguments.collect())?;
-            let scalar = |buffer: &Buffer| -> Result<f64> {
-                Ok(f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]))
-            };
-            loss_sum += scalar(&results[0])?;
-            num_tokens += scalar(&results[1])?;
-        }
-        Ok(EvalMetrics {
-            step: steps_done,
-            val_loss: loss_sum / num_tokens,
-            tokens: num_tokens as u64,
-            seconds: begin.elapsed().as_secs_f64(),
-        })
-    }
-}
-
-/// A batch of one micro-batch without the dimension of micro-batches.
-fn single(literal: &Literal) -> Result<Literal> {
-    let ty = literal.ty();
-    Literal::from_bytes(TensorType::new(ty.dtype, &ty.shape[1..]), literal.bytes().to_vec()).map_err(Error::run)
-}
-
 /// Prints the samples that the config asks for to stdout.
 fn print_samples(
     config: &Config,
@@ -498,4 +453,47 @@ fn print_samples(
         print(&format!("{text}\n"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::RawConfig;
+
+    fn config(settings: &[&str]) -> Config {
+        let text = "[model]\narch = \"gpt2\"\nvocab_size = 9\nn_embd = 4\nn_layer = 1\nn_head = 1\n\
+                    [data]\ntrain = \"/x.bin\"\n[optimizer]\nlearning_rate = 1\n\
+                    [train]\nsteps = 5\nseq_len = 4\nmicro_batch_size = 2\nout_dir = \"/run\"\n";
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        RawConfig::parse(Path::new("run.toml"), text, &settings).and_then(RawConfig::validate).unwrap()
+    }
+
+    #[test]
+    fn a_continued_run_may_change_what_does_not_change_its_past() {
+        let changes = |settings: &[&str]| allowed_changes(&config(settings), &config(&[])).unwrap();
+        assert_eq!(changes(&[]), [""; 0]);
+        assert_eq!(changes(&["train.steps=9"]), ["train.steps: 5 -> 9"]);
+        assert_eq!(
+            changes(&["runtime.threads=2", "data.val=\"/v.bin\"", "train.save_every=0"]),
+            ["data.val: (absent) -> [\"/v.bin\"]", "runtime.threads: 0 -> 2", "train.save_every: 1000 -> 0"]
+        );
+    }
+
+    #[test]
+    fn a_continued_run_may_not_change_what_it_learns() {
+        let settings = ["train.steps=9", "train.seed=1", "optimizer.learning_rate=2"];
+        let error = allowed_changes(&config(&settings), &config(&[])).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        for part in [
+            "the run in /run was started with other settings",
+            "\n  optimizer.learning_rate: 1.0 -> 2.0\n  train.seed: 1337 -> 1\n",
+            "--fresh",
+            "--set 'optimizer.learning_rate=2'",
+        ] {
+            assert!(error.message().contains(part), "expected {part:?} in {error}");
+        }
+        assert!(!error.message().contains("train.steps"), "only what is refused: {error}");
+    }
 }

@@ -7,8 +7,7 @@ use crate::config::Config;
 use crate::data::Data;
 use crate::error::Result;
 use crate::model::{describe_init, initial_weights, step_config};
-use crate::output::{print, print_json};
-use crate::training::group_digits;
+use crate::output::{group_digits, print, print_json};
 
 pub(super) fn run(args: CheckArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;

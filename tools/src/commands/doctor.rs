@@ -26,10 +26,9 @@ pub(super) fn run(args: DoctorArgs) -> Result<()> {
         print_json(&Value::Object(report))?;
     } else {
         let width = report.keys().map(String::len).max().unwrap_or(0);
-        let line = |(key, value): (&String, &Value)| match value {
-            Value::String(text) => format!("{key:width$}  {text}\n"),
-            other => format!("{key:width$}  {other}\n"),
-        };
+        // Texts without their quotation marks.
+        let show = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let line = |(key, value): (&String, &Value)| format!("{key:width$}  {}\n", show(value));
         print(&report.iter().filter(|(key, _)| *key != "problem").map(line).collect::<String>())?;
     }
     match problem {

@@ -6,8 +6,8 @@ use super::saved::SavedRun;
 use crate::cli::EvalArgs;
 use crate::data::Data;
 use crate::error::{Error, Result};
-use crate::output::{print, print_json};
-use crate::training::{Evaluator, group_digits};
+use crate::evaluation::Evaluator;
+use crate::output::{group_digits, print, print_json};
 
 pub(super) fn run(args: EvalArgs) -> Result<()> {
     let saved = SavedRun::read(&args.run)?;

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::saved::SavedRun;
 use crate::cli::GenerateArgs;
 use crate::error::{Error, Result};
-use crate::generation::{Sampling, generate};
+use crate::generation::{Sampling, check, generate};
 use crate::output::{print, print_json};
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
@@ -27,8 +27,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
             args.run.display()
         )));
     };
-    // A wrong prompt is refused before the device is opened.
-    tokenizer.encode_prompt(&sampling.prompt)?;
+    check(&saved.step_config, tokenizer, &sampling)?;
     let device = saved.open_device(args.plugin.plugin)?;
     let weights = saved.weights(&device)?;
     for text in generate(&device, &saved.step_config, tokenizer, &weights, &sampling)? {

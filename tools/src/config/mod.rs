@@ -217,6 +217,10 @@ impl Config {
                 out.insert(format!("{section}.{key}"), value.to_string());
             }
         }
+        // Where `val` gives the held-out data, as where nothing is held out, all of `train` is trained on.
+        if self.data.val_fraction == Some(0.0) {
+            out.remove("data.val_fraction");
+        }
         Ok(out)
     }
 }

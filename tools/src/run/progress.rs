@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::TrainMetrics;
-use crate::output::say;
+use crate::output::{group_digits, say};
 
 /// How far a run is.
 #[derive(Debug)]
@@ -103,15 +103,7 @@ fn grouped(number: f64) -> String {
     if !number.is_finite() {
         return "?".to_owned();
     }
-    let digits = format!("{:.0}", number.max(0.0));
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    group_digits(number.max(0.0).round() as u64)
 }
 
 /// Seconds in the two largest units: `2d 3h`, `1h 5m`, `3m 20s`, `12s`.
