@@ -81,23 +81,26 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     };
     run.save_config(&config)?;
     let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
-    let mut metrics = if found.is_some() { MetricsFile::resume(&run, done)? } else { MetricsFile::create(&run)? };
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
 
     let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
     drop(initial);
-    let start = Start {
-        step: done,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        device: device.name().to_owned(),
-        num_parameters: num_parameters(&step_graph),
-        tokens_per_step: config.tokens_per_step() as u64,
-        changed,
-    };
-    metrics.record(&if found.is_some() { Event::Resume(start) } else { Event::Start(start) })?;
-    let began = Instant::now();
     if done < config.train.steps {
+        let began = Instant::now();
+        let start = Start {
+            step: done,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: device.name().to_owned(),
+            num_parameters: num_parameters(&step_graph),
+            tokens_per_step: config.tokens_per_step() as u64,
+            changed,
+        };
+        let (mut metrics, event) = match found {
+            Some(_) => (MetricsFile::resume(&run, done)?, Event::Resume(start)),
+            None => (MetricsFile::create(&run)?, Event::Start(start)),
+        };
+        metrics.record(&event)?;
         let step = compile(&device, &step_graph, config.train.steps)?;
         if device.target().platform == Platform::Cpu {
             memory::check_temporaries(&config, step.executable())?;
