@@ -26,7 +26,7 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Prints one JSON value on a line of stdout.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &Value) -> Result<()> {
     print(&format!("{value}\n"))
 }
