@@ -85,10 +85,10 @@ fn literals(types: &[TensorType], lists: &[Value]) -> Vec<Literal> {
 
 fn literal(ty: &TensorType, list: &Value) -> Literal {
     let list = list.as_array().expect("a tensor is a list");
-    let float = |value: &Value| match value {
-        // What JSON has no number for.
-        Value::String(text) => text.parse().expect("inf, -inf or nan"),
-        value => value.as_f64().expect("a number"),
+    // A string stands for what JSON has no number for.
+    let float = |value: &Value| match value.as_str() {
+        Some(text) => text.parse().expect("inf, -inf or nan"),
+        None => value.as_f64().expect("a number"),
     };
     let (ints, uints) = (|v: &Value| v.as_i64().expect("an integer"), |v: &Value| v.as_u64().expect("an integer"));
     match ty.dtype {
