@@ -74,15 +74,10 @@ impl Builder<'_> {
 }
 
 impl<'g> Builder<'g> {
-    /// Adds a parameter of the function.
-    ///
-    /// # Panics
-    /// Inside a region: parameters belong to the function.
-    #[track_caller]
+    /// Adds a parameter of the function, also from within a region: it belongs to the function, and the region uses it
+    /// as it uses any value around it.
     pub fn param(self, name: &str, ty: TensorType) -> Value<'g> {
-        let mut func = self.graph.func.borrow_mut();
-        assert!(self.graph.region.get() == func.body(), "parameters are added outside of regions");
-        let id = func.add_param(name, ty);
+        let id = self.graph.func.borrow_mut().add_param(name, ty);
         Value { builder: self, id }
     }
 

@@ -31,10 +31,11 @@
 //! - No configuration that [`ModelConfig::validate`] accepts reaches a panic while a graph is built.
 //!
 //! # Reading order
-//! [`params`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
+//! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
 //! [`step`], where everything comes together; [`init`] and [`sample`].
 
 pub mod architectures;
+pub mod compute;
 pub mod init;
 pub mod layers;
 pub mod loss;
@@ -48,9 +49,10 @@ pub mod step;
 pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;
 pub use architectures::{ConfigError, ModelConfig};
+pub use compute::{Compute, LossChunk, Precision};
 pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func};
 pub use optimizer::AdamW;
 pub use params::{Init, ParamSpec, Params};
 pub use schedule::{Schedule, ScheduleKind};
-pub use scope::{Precision, Scope};
+pub use scope::Scope;
 pub use step::{METRICS, StepConfig, TrainStep, Update, train_step, train_step_of};

@@ -3,8 +3,9 @@
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
 
 use crate::architectures::ModelConfig;
+use crate::compute::Compute;
 use crate::params::{ParamSpec, Params};
-use crate::scope::{Precision, Scope};
+use crate::scope::Scope;
 
 /// The label of a position that does not count, as PyTorch's `ignore_index`.
 pub const IGNORE_INDEX: i32 = -100;
@@ -30,11 +31,11 @@ impl LossFunc {
     #[track_caller]
     pub fn build(
         name: &str,
-        precision: Precision,
+        compute: impl Into<Compute>,
         inputs: &[(&str, TensorType)],
         body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> (Value<'g>, Value<'g>),
     ) -> LossFunc {
-        let (mut func, specs) = build(name, precision, inputs, |scope, inputs| {
+        let (mut func, specs) = build(name, compute, inputs, |scope, inputs| {
             let (loss_sum, num_tokens) = body(scope, inputs);
             vec![loss_sum, num_tokens]
         });
@@ -63,11 +64,12 @@ impl LossFunc {
 /// # Panics
 /// If the configuration is not valid or the sequence longer than the model takes.
 #[track_caller]
-pub fn loss_func(model: &ModelConfig, batch: usize, seq_len: usize, precision: Precision) -> LossFunc {
+pub fn loss_func(model: &ModelConfig, batch: usize, seq_len: usize, compute: impl Into<Compute>) -> LossFunc {
     let ids = TensorType::new(DType::I32, [batch, seq_len]);
-    LossFunc::build("loss", precision, &[("tokens", ids.clone()), ("labels", ids)], |scope, inputs| {
-        let logits = model.logits(scope, inputs[0]);
-        scope.builder().scope("loss", || cross_entropy_sum(logits, inputs[1]))
+    LossFunc::build("loss", compute, &[("tokens", ids.clone()), ("labels", ids)], |scope, inputs| {
+        let hidden = model.hidden(scope, inputs[0]);
+        let chunk = scope.compute().loss_chunk.tokens(batch, seq_len, model.vocab_size());
+        chunked_cross_entropy_sum(hidden, inputs[1], chunk, |hidden| model.head(scope, hidden))
     })
 }
 
@@ -93,11 +95,11 @@ pub fn logits_func(
     model: &ModelConfig,
     batch: usize,
     seq_len: usize,
-    precision: Precision,
+    compute: impl Into<Compute>,
 ) -> (Func, Params<ParamSpec>) {
     let ids = TensorType::new(DType::I32, [batch, seq_len]);
     let (mut func, specs) =
-        build("logits", precision, &[("tokens", ids)], |scope, inputs| vec![model.logits(scope, inputs[0])]);
+        build("logits", compute, &[("tokens", ids)], |scope, inputs| vec![model.logits(scope, inputs[0])]);
     func.result_names = vec!["logits".into()];
     (func, specs)
 }
@@ -106,19 +108,62 @@ pub fn logits_func(
 #[track_caller]
 pub(crate) fn build(
     name: &str,
-    precision: Precision,
+    compute: impl Into<Compute>,
     inputs: &[(&str, TensorType)],
     body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> Vec<Value<'g>>,
 ) -> (Func, Params<ParamSpec>) {
     let mut specs = Params::new();
     let func = Builder::build(name, |b| {
         let inputs: Vec<Value<'_>> = inputs.iter().map(|(name, ty)| b.param(name, ty.clone())).collect();
-        let scope = Scope::new(b, precision);
+        let scope = Scope::new(b, compute);
         let results = body(&scope, &inputs);
         specs = scope.specs();
         results
     });
     (func, specs)
+}
+
+/// [`cross_entropy_sum`] of the logits that `head` makes of the last activations, `chunk` tokens of every sequence at a
+/// time: `B T C`, `i32 B T → f32, f32`. A `chunk` that is not less than `T` is the whole.
+///
+/// It is a scan over the chunks, so that neither the pass forward nor the one backward, which computes them again, holds
+/// the logits of more than one. Chunks go along the sequence, so that a batch that is split over devices stays so. A last
+/// chunk that is not full ends in positions that count nothing.
+///
+/// # Panics
+/// If the shapes do not fit, or `chunk` is 0.
+#[track_caller]
+pub fn chunked_cross_entropy_sum<'g>(
+    hidden: Value<'g>,
+    labels: Value<'g>,
+    chunk: usize,
+    head: impl FnOnce(Value<'g>) -> Value<'g>,
+) -> (Value<'g>, Value<'g>) {
+    let b = hidden.builder();
+    let sum = |hidden: Value<'g>, labels: Value<'g>| {
+        let logits = head(hidden);
+        b.scope("loss", || cross_entropy_sum(logits, labels))
+    };
+    let [batch, seq_len, width] = hidden.dims();
+    if chunk >= seq_len {
+        return sum(hidden, labels);
+    }
+    let num_chunks = seq_len.div_ceil(chunk);
+    let padding = (num_chunks * chunk - seq_len) as i64;
+    let (hidden, labels, zero) = b.scope("loss", || {
+        let ignored = b.scalar(labels.dtype(), f64::from(IGNORE_INDEX));
+        let hidden = hidden.pad(b.scalar(hidden.dtype(), 0.0), &[0; 3], &[0, padding, 0], &[0; 3]);
+        let labels = labels.pad(ignored, &[0; 2], &[0, padding], &[0; 2]);
+        // The chunks are what is scanned over: they come first.
+        let hidden = hidden.reshape(&[batch, num_chunks, chunk, width]).transpose(&[1, 0, 2, 3]);
+        let labels = labels.reshape(&[batch, num_chunks, chunk]).transpose(&[1, 0, 2]);
+        (hidden, labels, b.scalar(DType::F32, 0.0))
+    });
+    let sums = b.scan(&[zero, zero], &[hidden, labels], num_chunks, |sums, chunk| {
+        let (loss_sum, num_tokens) = sum(chunk[0], chunk[1]);
+        (vec![sums[0] + loss_sum, sums[1] + num_tokens], vec![])
+    });
+    (sums.carries[0], sums.carries[1])
 }
 
 /// The sum over positions of `log Σ_v e^logits[v] - logits[label]`, in nats, and the number of positions: `B T V`,

@@ -4,9 +4,9 @@ use lmc_graph::ops::{RngAlgorithm, SortDirection};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
 
 use crate::architectures::ModelConfig;
+use crate::compute::Compute;
 use crate::loss::build;
 use crate::params::{ParamSpec, Params};
-use crate::scope::Precision;
 
 /// The sizes of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,11 +38,15 @@ pub const GENERATE_INPUTS: [&str; 6] = ["tokens", "length", "key", "temperature"
 /// # Panics
 /// If the configuration is not valid or `context` is longer than the model takes.
 #[track_caller]
-pub fn generate_func(model: &ModelConfig, shape: GenerateShape, precision: Precision) -> (Func, Params<ParamSpec>) {
+pub fn generate_func(
+    model: &ModelConfig,
+    shape: GenerateShape,
+    compute: impl Into<Compute>,
+) -> (Func, Params<ParamSpec>) {
     let GenerateShape { batch, context, max_new_tokens } = shape;
     let window = TensorType::new(DType::I32, [batch, context]);
     let scalar = TensorType::scalar;
-    let (next_logits, specs) = next_logits_func(model, &window, precision);
+    let (next_logits, specs) = next_logits_func(model, &window, compute);
     let mut func = Builder::build("generate", |b| {
         let weights: Vec<Value<'_>> = specs.iter().map(|(path, spec)| b.param(path, spec.ty.clone())).collect();
         let types = [
@@ -73,9 +77,13 @@ pub fn generate_func(model: &ModelConfig, shape: GenerateShape, precision: Preci
 }
 
 /// The logits after one position: `tokens` `i32 B T`, `position` `i32[]` and weights to `f32 B V`.
-fn next_logits_func(model: &ModelConfig, window: &TensorType, precision: Precision) -> (Func, Params<ParamSpec>) {
+fn next_logits_func(
+    model: &ModelConfig,
+    window: &TensorType,
+    compute: impl Into<Compute>,
+) -> (Func, Params<ParamSpec>) {
     let inputs = [("tokens", window.clone()), ("position", TensorType::scalar(DType::I32))];
-    build("next_logits", precision, &inputs, |scope, inputs| {
+    build("next_logits", compute, &inputs, |scope, inputs| {
         let hidden = model.hidden(scope, inputs[0]);
         let [b, _, c] = hidden.dims();
         let zero = inputs[1].full_like(0.0);
@@ -165,6 +173,7 @@ mod tests {
 
     use super::*;
     use crate::architectures::gpt2::Gpt2Config;
+    use crate::compute::Precision;
     use crate::init::initialize;
 
     /// Tokens drawn for `rows` equal rows of logits.

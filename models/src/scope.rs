@@ -5,26 +5,8 @@ use std::rc::Rc;
 
 use lmc_graph::{Builder, DType, Value};
 
+use crate::compute::Compute;
 use crate::params::{Init, ParamSpec, Params};
-
-/// The element type in which layers compute. Parameters, norms, softmax, logits and the loss are f32 in each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// f32 throughout.
-    Float32,
-    /// Activations and products in bfloat16; weights are rounded where they are used.
-    BFloat16,
-}
-
-impl Precision {
-    /// The element type of activations and of the operands of products.
-    pub fn compute_dtype(self) -> DType {
-        match self {
-            Precision::Float32 => DType::F32,
-            Precision::BFloat16 => DType::BF16,
-        }
-    }
-}
 
 /// A dimension of a parameter: its logical name and its size.
 pub type Dimension = (&'static str, usize);
@@ -37,15 +19,15 @@ pub type Dimension = (&'static str, usize);
 #[derive(Clone, Debug)]
 pub struct Scope<'g> {
     builder: Builder<'g>,
-    precision: Precision,
+    compute: Compute,
     path: String,
     declared: Rc<RefCell<Params<(ParamSpec, Value<'g>)>>>,
 }
 
 impl<'g> Scope<'g> {
     /// The root of a model without parameters so far.
-    pub fn new(builder: Builder<'g>, precision: Precision) -> Scope<'g> {
-        Scope { builder, precision, path: String::new(), declared: Rc::default() }
+    pub fn new(builder: Builder<'g>, compute: impl Into<Compute>) -> Scope<'g> {
+        Scope { builder, compute: compute.into(), path: String::new(), declared: Rc::default() }
     }
 
     /// The function under construction.
@@ -53,14 +35,14 @@ impl<'g> Scope<'g> {
         self.builder
     }
 
-    /// The precision of the layers.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// How the model computes.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// The element type of activations.
     pub fn compute_dtype(&self) -> DType {
-        self.precision.compute_dtype()
+        self.compute.precision.compute_dtype()
     }
 
     /// Runs `body` in the place `name` below this one; `name` may have several components (`layers.0`).
@@ -69,11 +51,11 @@ impl<'g> Scope<'g> {
         self.builder.scope(name, || body(&inner))
     }
 
-    /// The f32 parameter `name` of this place; added to the function at the first use of its path.
+    /// The f32 parameter `name` of this place; added to the function at the first use of its path, also where that is
+    /// inside of a region, such as the body of a scan.
     ///
     /// # Panics
-    /// If the path was declared before with other dimensions or another initial value, or is declared inside of a
-    /// region, such as the body of a scan: parameters belong to the function, so use it once outside before.
+    /// If the path was declared before with other dimensions or another initial value.
     #[track_caller]
     pub fn param(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
         let (path, spec) = (self.path_of(name), ParamSpec::new(dimensions, init));
@@ -109,6 +91,7 @@ impl<'g> Scope<'g> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::Precision;
 
     #[test]
     fn a_parameter_is_declared_once() {

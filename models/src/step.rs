@@ -6,11 +6,11 @@ use lmc_autodiff::{DiffError, value_and_grad};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
 
 use crate::architectures::ModelConfig;
+use crate::compute::Compute;
 use crate::loss::{LossFunc, loss_func};
 use crate::optimizer::{AdamW, Updated, clip_coefficient, global_norm};
 use crate::params::{ParamSpec, Params};
 use crate::schedule::Schedule;
-use crate::scope::Precision;
 
 /// What a training step of a language model is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +23,8 @@ pub struct StepConfig {
     pub grad_accum_steps: usize,
     /// Tokens of a sequence.
     pub seq_len: usize,
-    /// The type in which layers compute.
-    pub precision: Precision,
+    /// How the model computes.
+    pub compute: Compute,
     /// How gradients change the weights.
     pub update: Update,
 }
@@ -38,6 +38,17 @@ pub struct Update {
     pub schedule: Schedule,
     /// The largest global norm of the gradient; a longer one is scaled to it. 0 disables.
     pub grad_clip_norm: f64,
+}
+
+impl StepConfig {
+    /// The loss of a micro-batch, as [`loss_func`].
+    ///
+    /// # Panics
+    /// If the configuration is not valid (see [`ModelConfig::validate`]), or the sequence is longer than the model takes.
+    #[track_caller]
+    pub fn loss_func(&self) -> LossFunc {
+        loss_func(&self.model, self.micro_batch_size, self.seq_len, self.compute)
+    }
 }
 
 /// A training step as one function of a state and data.
@@ -106,8 +117,7 @@ impl TrainStep {
 /// # Panics
 /// If the configuration is not valid (see [`ModelConfig::validate`]), or the sequence is longer than the model takes.
 pub fn train_step(config: &StepConfig) -> Result<TrainStep, DiffError> {
-    let loss = loss_func(&config.model, config.micro_batch_size, config.seq_len, config.precision);
-    train_step_of(&loss, config.grad_accum_steps, &config.update)
+    train_step_of(&config.loss_func(), config.grad_accum_steps, &config.update)
 }
 
 /// The training step of any loss; its data are the loss's inputs, each with a leading dimension of `grad_accum_steps`.
@@ -217,6 +227,7 @@ mod tests {
     use super::*;
     use crate::architectures::gpt2::Gpt2Config;
     use crate::architectures::llama::LlamaConfig;
+    use crate::compute::Precision;
     use crate::init;
     use crate::params::Init;
     use crate::schedule::ScheduleKind;
@@ -310,7 +321,14 @@ mod tests {
         micro_batch_size: usize,
         precision: Precision,
     ) -> TrainStep {
-        let config = StepConfig { model, micro_batch_size, grad_accum_steps, seq_len: 3, precision, update: UPDATE };
+        let config = StepConfig {
+            model,
+            micro_batch_size,
+            grad_accum_steps,
+            seq_len: 3,
+            compute: precision.into(),
+            update: UPDATE,
+        };
         train_step(&config).expect("the loss has a derivative")
     }
 

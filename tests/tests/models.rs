@@ -147,7 +147,7 @@ fn check_training(name: &str) {
         micro_batch_size: batch,
         grad_accum_steps: micro_batches,
         seq_len: span - 1,
-        precision: Precision::Float32,
+        compute: Precision::Float32.into(),
         update: Update {
             optimizer: AdamW {
                 beta1: betas[0],

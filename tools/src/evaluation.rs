@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use lmc_graph::{Literal, TensorType};
-use lmc_models::{StepConfig, eval_func, loss_func};
+use lmc_models::{StepConfig, eval_func};
 use lmc_runtime::{Argument, Buffer};
 
 use crate::config::Config;
@@ -41,9 +41,7 @@ impl<'a> Evaluator<'a> {
     pub fn evaluate(&mut self, device: &Device, weights: &[Buffer], steps_done: u64) -> Result<EvalMetrics> {
         let begin = Instant::now();
         if self.program.is_none() {
-            let StepConfig { model, micro_batch_size, seq_len, precision, .. } = self.step_config;
-            let loss = loss_func(model, *micro_batch_size, *seq_len, *precision);
-            self.program = Some(device.compile(&eval_func(&loss))?);
+            self.program = Some(device.compile(&eval_func(&self.step_config.loss_func()))?);
         }
         let program = self.program.as_ref().expect("it was just compiled");
         let (mut loss_sum, mut num_tokens) = (0.0, 0.0);

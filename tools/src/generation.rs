@@ -85,7 +85,7 @@ pub fn generate(
     // The model sees the end of a prompt that is longer than its window.
     let seen = &prompt[prompt.len().saturating_sub(context)..];
     let shape = GenerateShape { batch: sampling.count, context, max_new_tokens: sampling.max_new_tokens };
-    let (func, _) = generate_func(&step_config.model, shape, step_config.precision);
+    let (func, _) = generate_func(&step_config.model, shape, step_config.compute);
     let program = device.compile_for(&func, 1)?;
 
     let mut window = vec![0_i32; sampling.count * context];

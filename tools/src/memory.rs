@@ -6,6 +6,7 @@ use lmc_runtime::Executable;
 
 use crate::config::{Config, Precision};
 use crate::error::Result;
+use crate::model::loss_chunk;
 
 /// Refuses a model whose training needs more memory than there is. Where the system does not tell what there is,
 /// nothing is refused.
@@ -75,13 +76,20 @@ fn needed(config: &Config, num_parameters: u64) -> [(String, u128); 3] {
         Precision::Bfloat16 => 2,
     };
     let row = (train.micro_batch_size as u128) * (train.seq_len as u128);
-    let vocab_size = config.model.vocab_size().unwrap_or(0) as u128;
+    let vocab_size = config.model.vocab_size().unwrap_or(0);
+    let chunk_len = loss_chunk(config).tokens(train.micro_batch_size, train.seq_len, vocab_size);
+    let logits = match chunk_len == train.seq_len {
+        true => "the logits of a micro-batch",
+        false => "the logits of one chunk of a micro-batch",
+    };
+    let chunk = (train.micro_batch_size as u128) * (chunk_len as u128);
+    let vocab_size = vocab_size as u128;
     [
         (
             "weights, gradients and both moments (16 bytes a parameter)".to_owned(),
             u128::from(num_parameters) * STATE_BYTES,
         ),
-        ("the logits of a micro-batch".to_owned(), row * vocab_size * logit_bytes),
+        (logits.to_owned(), chunk * vocab_size * logit_bytes),
         ("the tokens of a step".to_owned(), row * train.grad_accum_steps as u128 * TOKEN_BYTES),
     ]
 }

@@ -2,8 +2,8 @@
 
 use lmc_graph::Literal;
 use lmc_models::{
-    ActivationFunction, AdamW, Gpt2Config, Init, LlamaConfig, ModelConfig, Normalization, ParamSpec, Params, Precision,
-    Schedule, ScheduleKind, StepConfig, Update, init,
+    ActivationFunction, AdamW, Compute, Gpt2Config, Init, LlamaConfig, LossChunk, ModelConfig, Normalization,
+    ParamSpec, Params, Precision, Schedule, ScheduleKind, StepConfig, Update, init,
 };
 
 use crate::checkpoint::{Tensors, load_safetensors};
@@ -40,9 +40,12 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
         micro_batch_size: train.micro_batch_size,
         grad_accum_steps: train.grad_accum_steps,
         seq_len: train.seq_len,
-        precision: match train.precision {
-            config::Precision::Float32 => Precision::Float32,
-            config::Precision::Bfloat16 => Precision::BFloat16,
+        compute: Compute {
+            precision: match train.precision {
+                config::Precision::Float32 => Precision::Float32,
+                config::Precision::Bfloat16 => Precision::BFloat16,
+            },
+            loss_chunk: loss_chunk(config),
         },
         update: Update {
             optimizer: AdamW { beta1, beta2, eps: optimizer.eps, weight_decay: optimizer.weight_decay },
@@ -50,6 +53,15 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
             grad_clip_norm: optimizer.grad_clip_norm,
         },
     })
+}
+
+/// How many tokens of a row have logits at a time.
+pub(crate) fn loss_chunk(config: &Config) -> LossChunk {
+    match config.train.loss_chunk {
+        None => LossChunk::Auto,
+        Some(0) => LossChunk::Whole,
+        Some(tokens) => LossChunk::Tokens(tokens),
+    }
 }
 
 /// The model that a config asks for.

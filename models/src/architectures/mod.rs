@@ -157,8 +157,8 @@ mod tests {
 
     use super::gpt2::{ActivationFunction, Normalization};
     use super::*;
+    use crate::compute::{Compute, LossChunk, Precision};
     use crate::loss::loss_func;
-    use crate::scope::Precision;
 
     /// The 100M Llama of the comparisons with PyTorch and JAX.
     fn llama_100m() -> LlamaConfig {
@@ -292,7 +292,8 @@ mod tests {
     fn products_are_in_the_compute_type() {
         for model in [ModelConfig::Llama(tiny_llama()), ModelConfig::Gpt2(Gpt2Config::new(11, 4, 8, 2, 2))] {
             for precision in [Precision::Float32, Precision::BFloat16] {
-                let loss = loss_func(&model, 2, 4, precision);
+                let compute = Compute { loss_chunk: LossChunk::Tokens(2), ..precision.into() };
+                let loss = loss_func(&model, 2, 4, compute);
                 let wrt: Vec<usize> = (2..loss.func.params.len()).collect();
                 let gradient = lmc_autodiff::value_and_grad(&loss.func, &wrt).expect("the loss has a derivative");
                 for func in [&loss.func, &gradient] {

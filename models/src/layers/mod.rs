@@ -22,7 +22,8 @@ mod tests {
     use lmc_graph::{Builder, DType, Literal, TensorType, Value, eval};
 
     use super::*;
-    use crate::scope::{Precision, Scope};
+    use crate::compute::Precision;
+    use crate::scope::Scope;
 
     /// A layer at `[1, -2, 0.5, 3]`, with gains of one and biases of zero.
     fn check(layer: impl for<'g> FnOnce(&Scope<'g>, Value<'g>) -> Value<'g>, expected: [f64; 4]) {

@@ -13,12 +13,7 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
     let (config, data) = Data::open(&config, None)?;
     let step_config = step_config(&config)?;
-    let loss = lmc_models::loss_func(
-        &step_config.model,
-        step_config.micro_batch_size,
-        step_config.seq_len,
-        step_config.precision,
-    );
+    let loss = step_config.loss_func();
     if config.model.init_from().is_some() {
         initial_weights(&config, &loss.specs)?;
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lmc_autodiff::value_and_grad;
 use lmc_lower::lower;
-use lmc_models::{loss_func, train_step};
+use lmc_models::train_step;
 
 use crate::cli::{DumpArgs, Stage};
 use crate::config::Config;
@@ -18,8 +18,7 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
     let (config, _) = Data::open(&config, None)?;
     let step_config = step_config(&config)?;
-    let loss =
-        || loss_func(&step_config.model, step_config.micro_batch_size, step_config.seq_len, step_config.precision);
+    let loss = || step_config.loss_func();
     let step = || train_step(&step_config).map_err(differentiation_error);
     let text = match args.stage {
         Stage::Graph => loss().func.to_string(),

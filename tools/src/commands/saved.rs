@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lmc_models::{ParamSpec, Params, StepConfig, loss_func};
+use lmc_models::{ParamSpec, Params, StepConfig};
 use lmc_runtime::Buffer;
 
 use crate::checkpoint::{self, Checkpoint};
@@ -52,7 +52,6 @@ impl SavedRun {
     }
 
     fn specs(&self) -> Params<ParamSpec> {
-        let StepConfig { model, micro_batch_size, seq_len, precision, .. } = &self.step_config;
-        loss_func(model, *micro_batch_size, *seq_len, *precision).specs
+        self.step_config.loss_func().specs
     }
 }

@@ -227,13 +227,15 @@ impl Config {
 
 /// Whether a run may be continued with another value of `key`.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 8] = [
+    const KEYS: [&str; 9] = [
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
         "train.save_every",
         "train.log_every",
         "train.out_dir",
+        // The same function, computed in another order.
+        "train.loss_chunk",
         // What the weights started from no longer matters.
         "model.init_from",
         "data.val",

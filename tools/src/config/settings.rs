@@ -221,6 +221,12 @@ pub struct TrainConfig {
     /// The type products are computed in: `"float32"` or `"bfloat16"`. Weights, moments, reductions and the loss are
     /// float32 in both. Default `"float32"`.
     pub precision: Precision,
+    /// Compute the loss by chunks of this many tokens of each row, whose logits alone are held at a time, forward and
+    /// backward; 0 means all at once. Default: all at once while the logits of a micro-batch take at most 128 MiB
+    /// (`micro_batch_size * seq_len * vocab_size * 4` bytes), else the fewest chunks of at most that much. It saves
+    /// memory, computes the logits twice, and changes nothing but rounding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_chunk: Option<usize>,
     /// Decides initial weights, order of data and held-out documents. Default 1337, as in nanoGPT.
     pub seed: u64,
     /// Evaluate on held-out data every so many steps, and after the last; 0 means never. Default 250, as in nanoGPT's

@@ -113,6 +113,7 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.optimizer.weight_decay, 0.1);
     assert_eq!(config.train.out_dir, Path::new("runs/run"));
     assert_eq!((config.train.seed, config.sample.clone()), (1337, None));
+    assert_eq!(config.train.loss_chunk, None);
     assert_eq!(config.with_tokenizer_size(27).unwrap().model.vocab_size(), Some(27));
 }
 
@@ -120,7 +121,15 @@ fn defaults_are_those_of_the_manual() {
 fn resolved_toml_reads_back_as_the_same_config() {
     for (text, sets) in [
         (NAMES, &["sample.count=20", "sample.prompt=\"a\\nb\"", "schedule.kind=cosine"][..]),
-        (NAMES, &["optimizer.eps=1e-300", "train.seed=9223372036854775807", "data.val=['a', 'b*.txt']"]),
+        (
+            NAMES,
+            &[
+                "train.loss_chunk=0",
+                "optimizer.eps=1e-300",
+                "train.seed=9223372036854775807",
+                "data.val=['a', 'b*.txt']",
+            ],
+        ),
         (LLAMA, &["model.rope_theta=500000", "runtime.plugin=a.so"]),
     ] {
         let config = parse(text, sets).unwrap();
@@ -196,6 +205,8 @@ fn problems_of_one_setting() {
         ("train.seed=-1", "`seed` must be at least 0"),
         ("train.precision=\"fp16\"", "`precision` is one of \"bfloat16\", \"float32\", found \"fp16\""),
         ("train.seq_len=2147483647", "the most is 2^40"),
+        ("train.loss_chunk=-1", "`loss_chunk` must be at least 0, found -1"),
+        ("model.loss_chunk=64", "it belongs in [train]"),
         ("train.lr=1", "the key is `learning_rate`, in [optimizer]"),
         ("sample.top_p=0", "more than 0 and at most 1"),
         ("sample.temprature=1", "did you mean `temperature`?"),

@@ -402,12 +402,14 @@ fn read_schedule(section: &Section<'_>, learning_rate: f64, sound: bool) -> Sche
 }
 
 fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
+    let loss_chunk = usize::try_from(section.count_or("loss_chunk", 0)).unwrap_or(usize::MAX);
     TrainConfig {
         steps: section.positive("steps"),
         seq_len: section.size("seq_len"),
         micro_batch_size: section.size("micro_batch_size"),
         grad_accum_steps: section.size_or("grad_accum_steps", 1),
         precision: section.choice_or("precision", Precision::Float32),
+        loss_chunk: section.has("loss_chunk").then_some(loss_chunk),
         seed: section.count_or("seed", 1337),
         eval_every: section.count_or("eval_every", 250),
         eval_batches: section.count_or("eval_batches", 0),
@@ -479,9 +481,8 @@ fn elsewhere(key: &str) -> Option<String> {
         "block_size" | "context_length" | "max_position_embeddings" => "the length of a row is `seq_len`, in [train]",
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
-        "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "seed" | "out_dir" => {
-            "it belongs in [train]"
-        }
+        "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "seed"
+        | "out_dir" => "it belongs in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",

@@ -1,0 +1,201 @@
+//! How a model computes: what decides speed, memory and rounding, and not the function itself.
+
+use lmc_graph::DType;
+
+/// The element type in which layers compute. Parameters, norms, softmax, logits and the loss are f32 in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// f32 throughout.
+    Float32,
+    /// Activations and products in bfloat16; weights are rounded where they are used.
+    BFloat16,
+}
+
+impl Precision {
+    /// The element type of activations and of the operands of products.
+    pub fn compute_dtype(self) -> DType {
+        match self {
+            Precision::Float32 => DType::F32,
+            Precision::BFloat16 => DType::BF16,
+        }
+    }
+}
+
+/// How a model computes. Every choice has the same parameters, and the same results up to rounding.
+///
+/// A [`Precision`] converts into one that keeps everything else at its default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Compute {
+    /// The element type of the layers.
+    pub precision: Precision,
+    /// How many tokens of a sequence have logits at once, in a loss.
+    pub loss_chunk: LossChunk,
+}
+
+impl From<Precision> for Compute {
+    fn from(precision: Precision) -> Compute {
+        Compute { precision, loss_chunk: LossChunk::Auto }
+    }
+}
+
+/// How many tokens of each sequence have logits at the same time while a loss is computed.
+///
+/// Logits are by far the largest values of a model with a large vocabulary. A loss in chunks never holds those of more
+/// than one chunk, forward or backward, and computes them once more in the backward pass: a share of the operations of
+/// `vocab * hidden / (3 * parameters)`, 8 % for a model of 100M parameters with 32,000 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LossChunk {
+    /// The fewest chunks whose f32 logits, over all sequences of the batch, take at most 128 MiB each. A vocabulary of
+    /// characters is never divided; one of 32,000 tokens is from 1049 tokens a batch on.
+    Auto,
+    /// All tokens at once.
+    Whole,
+    /// At most this many. Where they do not divide the sequence, chunks are made shorter until they nearly do.
+    Tokens(usize),
+}
+
+/// What [`LossChunk::Auto`] lets the logits of a chunk take: enough rows for products to run at full speed, and little
+/// beside the state of a model that has so large a vocabulary.
+const CHUNK_BYTES: usize = 128 << 20;
+
+impl LossChunk {
+    /// The tokens of a chunk: from 1 to `seq_len`, and `seq_len` for a loss that is not divided.
+    pub fn tokens(self, batch: usize, seq_len: usize, vocab_size: usize) -> usize {
+        let limit = match self {
+            LossChunk::Auto => CHUNK_BYTES / batch.saturating_mul(vocab_size).saturating_mul(size_of::<f32>()).max(1),
+            LossChunk::Whole => seq_len,
+            LossChunk::Tokens(tokens) => tokens,
+        };
+        // As few chunks as that takes, and these as equal as can be.
+        let num_chunks = seq_len.div_ceil(limit.clamp(1, seq_len.max(1)));
+        seq_len.div_ceil(num_chunks.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lmc_autodiff::value_and_grad;
+    use lmc_graph::ops::Op;
+    use lmc_graph::{Func, Literal, NodeId, dce, eval, verify};
+
+    use super::*;
+    use crate::architectures::ModelConfig;
+    use crate::architectures::gpt2::Gpt2Config;
+    use crate::architectures::llama::LlamaConfig;
+    use crate::init;
+    use crate::loss::{LossFunc, loss_func};
+
+    /// Tied and untied, with biases and without, and of several layers.
+    fn models(vocab_size: usize) -> [ModelConfig; 2] {
+        let llama = LlamaConfig {
+            vocab_size,
+            hidden_size: 4,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            head_dim: 2,
+            intermediate_size: 6,
+            rope_theta: 10000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            initializer_range: 0.3,
+        };
+        let gpt2 = Gpt2Config { initializer_range: 0.3, ..Gpt2Config::new(vocab_size, 64, 4, 3, 2) };
+        [ModelConfig::Llama(llama), ModelConfig::Gpt2(gpt2)]
+    }
+
+    fn differentiated(loss: &LossFunc) -> Func {
+        let wrt: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
+        dce(&value_and_grad(&loss.func, &wrt).expect("the loss has a derivative"))
+    }
+
+    fn evaluate(loss: &LossFunc) -> Vec<Vec<f64>> {
+        let data = [
+            Literal::new([2, 5], &[1i32, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+            Literal::new([2, 5], &[2i32, 3, 4, 5, -100, 7, 8, -100, 10, 0]),
+        ];
+        let args: Vec<Literal> = data.into_iter().chain(init::initialize(&loss.specs, 5).into_values()).collect();
+        eval(&differentiated(loss), &args).expect("the arguments fit").iter().map(Literal::to_f64s).collect()
+    }
+
+    /// What [`Compute`] changes: nothing in parameters, loss and gradients.
+    fn check(change: fn(&mut Compute)) {
+        for model in models(11) {
+            let mut compute = Compute { loss_chunk: LossChunk::Whole, ..Precision::Float32.into() };
+            let expected = loss_func(&model, 2, 5, compute);
+            change(&mut compute);
+            let found = loss_func(&model, 2, 5, compute);
+            assert_eq!(found.specs, expected.specs, "{compute:?}");
+            assert!(found.specs.keys().eq(expected.specs.keys()), "{compute:?}: the order of parameters");
+            verify(&found.func).unwrap_or_else(|errors| panic!("{errors:?}"));
+            let (found, expected) = (evaluate(&found), evaluate(&expected));
+            assert_eq!(found[1], [8.0], "as many labels count");
+            assert_eq!(found.len(), expected.len());
+            let scale = |x: &[f64]| x.iter().fold(1.0, |scale: f64, x| scale.max(x.abs()));
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.len(), expected.len());
+                for (x, y) in found.iter().zip(expected) {
+                    // Sums of f32 in another order.
+                    assert!((x - y).abs() <= 1e-6 * scale(expected), "{compute:?}: {x}, not {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_loss_in_chunks_is_the_same() {
+        // 5 tokens in chunks of 1, of 2 with the last one not full, and of 3.
+        check(|compute| compute.loss_chunk = LossChunk::Tokens(1));
+        check(|compute| compute.loss_chunk = LossChunk::Tokens(2));
+        check(|compute| compute.loss_chunk = LossChunk::Tokens(4));
+        check(|compute| compute.loss_chunk = LossChunk::Tokens(5));
+    }
+
+    /// The products of the differentiated loss of 64 tokens, and the elements of the largest value in it.
+    fn products_and_largest(model: &ModelConfig, loss_chunk: LossChunk) -> (usize, usize) {
+        let compute = Compute { loss_chunk, ..Precision::BFloat16.into() };
+        let func = differentiated(&loss_func(model, 1, 64, compute));
+        let values = || func.walk(func.body()).into_iter().flat_map(|node| &func.node(node).results);
+        let largest = values().map(|&value| func.ty(value).num_elements()).max().unwrap_or(0);
+        let is_product = |node: &&NodeId| matches!(func.node(**node).op, Op::DotGeneral(_));
+        (func.walk(func.body()).iter().filter(is_product).count(), largest)
+    }
+
+    #[test]
+    fn logits_of_a_loss_in_chunks_never_exist_whole() {
+        const MANY: usize = 4096;
+        for model in models(MANY) {
+            let (products, largest) = products_and_largest(&model, LossChunk::Whole);
+            assert_eq!(largest, 64 * MANY);
+            // One product more: that of the head is computed again. All of them stay products.
+            assert_eq!(products_and_largest(&model, LossChunk::Tokens(16)), (products + 1, 16 * MANY));
+        }
+    }
+
+    #[test]
+    fn chunks_are_few_and_equal() {
+        for (chunk, [batch, seq_len, vocab_size], expected) in [
+            // Characters; the tiny and the large model of the comparisons with PyTorch.
+            (LossChunk::Auto, [32, 64, 65], 64),
+            (LossChunk::Auto, [4, 512, 4096], 512),
+            (LossChunk::Auto, [1, 1048, 32000], 1048),
+            (LossChunk::Auto, [1, 1049, 32000], 525),
+            (LossChunk::Auto, [4, 512, 32000], 256),
+            (LossChunk::Auto, [2, 2048, 32000], 512),
+            (LossChunk::Auto, [1 << 20, 8, 32000], 1),
+            (LossChunk::Auto, [usize::MAX, 8, usize::MAX], 1),
+            (LossChunk::Whole, [4, 512, 32000], 512),
+            (LossChunk::Tokens(1000), [4, 512, 32000], 512),
+            (LossChunk::Tokens(1), [4, 512, 32000], 1),
+            (LossChunk::Tokens(0), [4, 512, 32000], 1),
+            (LossChunk::Tokens(100), [4, 512, 32000], 86),
+            (LossChunk::Tokens(2), [1, 5, 7], 2),
+            (LossChunk::Tokens(4), [1, 9, 7], 3),
+        ] {
+            let found = chunk.tokens(batch, seq_len, vocab_size);
+            assert_eq!(found, expected, "{chunk:?} of {batch} x {seq_len} tokens of {vocab_size}");
+            // No chunk is nothing but padding.
+            assert!(seq_len.div_ceil(found) * found - seq_len < found);
+        }
+    }
+}
