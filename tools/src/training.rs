@@ -214,7 +214,8 @@ fn interrupt_on_signals() -> Result<()> {
     INTERRUPTED.store(false, Ordering::Relaxed);
     // 130 is what shells report of a process that SIGINT ended.
     const KILLED_BY_SIGINT: i32 = 130;
-    let set = ctrlc::try_set_handler(|| {
+    // Also where a shell has set SIGINT to be ignored, as it does for jobs in the background.
+    let set = ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
             std::process::exit(KILLED_BY_SIGINT);
         }
