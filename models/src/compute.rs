@@ -30,12 +30,37 @@ pub struct Compute {
     pub precision: Precision,
     /// How many tokens of a sequence have logits at once, in a loss.
     pub loss_chunk: LossChunk,
+    /// What the backward pass computes again.
+    pub remat: Remat,
+    /// How the blocks of a model stand in the graph.
+    pub layers: Layers,
 }
 
 impl From<Precision> for Compute {
     fn from(precision: Precision) -> Compute {
-        Compute { precision, loss_chunk: LossChunk::Auto }
+        Compute { precision, loss_chunk: LossChunk::Auto, remat: Remat::None, layers: Layers::Unroll }
     }
+}
+
+/// What the backward pass computes again, rather than to keep it from the forward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Remat {
+    /// Nothing: fastest, and every activation is kept.
+    None,
+    /// The inside of every block: only what goes into a block is kept, for about a third more operations (Chen et al.
+    /// 2016, section 4).
+    Layer,
+}
+
+/// How the blocks of a model stand in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layers {
+    /// One after the other: what differs between blocks can be optimized.
+    Unroll,
+    /// Once, as the body of a scan over their stacked parameters: a program whose size and time to compile do not grow
+    /// with the number of blocks, for a stacked copy of their parameters and gradients. The inside of a block is always
+    /// computed again in the backward pass, as with [`Remat::Layer`].
+    Scan,
 }
 
 /// How many tokens of each sequence have logits at the same time while a loss is computed.
@@ -122,6 +147,7 @@ mod tests {
     fn check(change: fn(&mut Compute)) {
         for model in models(11) {
             let mut compute = Compute { loss_chunk: LossChunk::Whole, ..Precision::Float32.into() };
+            assert_eq!((compute.remat, compute.layers), (Remat::None, Layers::Unroll));
             let expected = loss_func(&model, 2, 5, compute);
             change(&mut compute);
             let found = loss_func(&model, 2, 5, compute);
@@ -149,6 +175,37 @@ mod tests {
         check(|compute| compute.loss_chunk = LossChunk::Tokens(2));
         check(|compute| compute.loss_chunk = LossChunk::Tokens(4));
         check(|compute| compute.loss_chunk = LossChunk::Tokens(5));
+    }
+
+    #[test]
+    fn recomputed_and_scanned_blocks_are_the_same() {
+        check(|compute| compute.remat = Remat::Layer);
+        check(|compute| compute.layers = Layers::Scan);
+        check(|compute| (compute.remat, compute.layers) = (Remat::Layer, Layers::Scan));
+        check(|compute| (compute.loss_chunk, compute.layers) = (LossChunk::Tokens(2), Layers::Scan));
+    }
+
+    /// How often `op` is in the differentiated loss of `layers` blocks.
+    fn count(op: &str, layers: usize, change: fn(&mut Compute)) -> usize {
+        let [_, gpt2] = models(11);
+        let ModelConfig::Gpt2(config) = gpt2 else { panic!("the second model is a GPT-2") };
+        let mut compute = Compute::from(Precision::BFloat16);
+        change(&mut compute);
+        let model = ModelConfig::Gpt2(Gpt2Config { n_layer: layers, ..config });
+        let func = differentiated(&loss_func(&model, 2, 5, compute));
+        func.walk(func.body()).into_iter().filter(|&node| func.node(node).op.name() == op).count()
+    }
+
+    #[test]
+    fn blocks_are_recomputed_or_built_once() {
+        // Four products forward and eight backward in a block, and three of the head. Of the forward ones all are computed
+        // again but the last of the block, on which no derivative depends.
+        assert_eq!([1, 3].map(|layers| count("dot_general", layers, |_| ())), [15, 39]);
+        let remat = |compute: &mut Compute| compute.remat = Remat::Layer;
+        assert_eq!([1, 3].map(|layers| count("dot_general", layers, remat)), [18, 48]);
+        assert_eq!([1, 3].map(|layers| count("optimization_barrier", layers, remat)), [1, 3]);
+        let scan = |compute: &mut Compute| compute.layers = Layers::Scan;
+        assert_eq!([1, 3].map(|layers| count("dot_general", layers, scan)), [18, 18]);
     }
 
     /// The products of the differentiated loss of 64 tokens, and the elements of the largest value in it.

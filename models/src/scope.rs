@@ -58,15 +58,7 @@ impl<'g> Scope<'g> {
     /// If the path was declared before with other dimensions or another initial value.
     #[track_caller]
     pub fn param(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
-        let (path, spec) = (self.path_of(name), ParamSpec::new(dimensions, init));
-        let mut declared = self.declared.borrow_mut();
-        if let Some((earlier, value)) = declared.get(&path) {
-            assert!(*earlier == spec, "`{path}` was declared before as {earlier:?}, now as {spec:?}");
-            return *value;
-        }
-        let value = self.builder.param(&path, spec.ty.clone());
-        declared.insert(path, (spec, value));
-        value
+        self.declare(name, &ParamSpec::new(dimensions, init))
     }
 
     /// [`Scope::param`] in the element type of activations.
@@ -76,6 +68,36 @@ impl<'g> Scope<'g> {
     #[track_caller]
     pub fn weight(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
         self.param(name, dimensions, init).convert(self.compute_dtype())
+    }
+
+    /// [`Scope::param`] with its path from here and its spec.
+    ///
+    /// # Panics
+    /// As [`Scope::param`].
+    #[track_caller]
+    pub(crate) fn declare(&self, path: &str, spec: &ParamSpec) -> Value<'g> {
+        let path = self.path_of(path);
+        let mut declared = self.declared.borrow_mut();
+        if let Some((earlier, value)) = declared.get(&path) {
+            assert!(earlier == spec, "`{path}` was declared before as {earlier:?}, now as {spec:?}");
+            return *value;
+        }
+        let value = self.builder.param(&path, spec.ty.clone());
+        declared.insert(path, (spec.clone(), value));
+        value
+    }
+
+    /// What was declared so far in the place `name` below this one, by its path from there.
+    pub(crate) fn declared_below(&self, name: &str) -> Params<ParamSpec> {
+        let place = self.path_of(name);
+        let declared = self.declared.borrow();
+        let below = |path: &str| path.strip_prefix(&place)?.strip_prefix('.').map(str::to_string);
+        declared.iter().filter_map(|(path, (spec, _))| Some((below(path)?, spec.clone()))).collect()
+    }
+
+    /// A root of its own in which `declared` are the parameters.
+    pub(crate) fn with_declared(&self, declared: Params<(ParamSpec, Value<'g>)>) -> Scope<'g> {
+        Scope { path: String::new(), declared: Rc::new(RefCell::new(declared)), ..self.clone() }
     }
 
     /// What was declared so far, in the whole model, in the order of first use: the order of the function's parameters.

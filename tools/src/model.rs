@@ -2,8 +2,8 @@
 
 use lmc_graph::Literal;
 use lmc_models::{
-    ActivationFunction, AdamW, Compute, Gpt2Config, Init, LlamaConfig, LossChunk, ModelConfig, Normalization,
-    ParamSpec, Params, Precision, Schedule, ScheduleKind, StepConfig, Update, init,
+    ActivationFunction, AdamW, Compute, Gpt2Config, Init, Layers, LlamaConfig, LossChunk, ModelConfig, Normalization,
+    ParamSpec, Params, Precision, Remat, Schedule, ScheduleKind, StepConfig, Update, init,
 };
 
 use crate::checkpoint::{Tensors, load_safetensors};
@@ -46,6 +46,14 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
                 config::Precision::Bfloat16 => Precision::BFloat16,
             },
             loss_chunk: loss_chunk(config),
+            remat: match train.remat {
+                config::Remat::None => Remat::None,
+                config::Remat::Layer => Remat::Layer,
+            },
+            layers: match train.layers {
+                config::Layers::Unroll => Layers::Unroll,
+                config::Layers::Scan => Layers::Scan,
+            },
         },
         update: Update {
             optimizer: AdamW { beta1, beta2, eps: optimizer.eps, weight_decay: optimizer.weight_decay },

@@ -6,7 +6,9 @@ use lmc_graph::Value;
 
 use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
-use crate::layers::{causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits};
+use crate::layers::{
+    blocks, causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits,
+};
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
 
@@ -102,9 +104,7 @@ impl Gpt2Config {
             if self.embedding_norm {
                 x = self.norm(scope, "ln_e", x);
             }
-            for i in 0..self.n_layer {
-                x = scope.sub(&format!("h.{i}"), |scope| self.block(scope, x));
-            }
+            x = blocks(scope, "h", self.n_layer, x, |scope, x| self.block(scope, x));
             if self.final_norm { self.norm(scope, "ln_f", x) } else { x }
         })
     }

@@ -5,7 +5,7 @@ use lmc_graph::Value;
 
 use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
 use crate::layers::{Embedding, Linear, Rope, SwiGlu};
-use crate::layers::{causal_attention, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits};
+use crate::layers::{blocks, causal_attention, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits};
 use crate::scope::Scope;
 
 /// The sizes of a Llama, named as in its `config.json`.
@@ -44,11 +44,10 @@ impl LlamaConfig {
     pub fn hidden<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>) -> Value<'g> {
         let [_, t] = tokens.dims();
         scope.sub("model", |scope| {
-            let mut x = scope.sub("embed_tokens", |scope| embedding(scope, tokens, &self.embedding()));
+            let x = scope.sub("embed_tokens", |scope| embedding(scope, tokens, &self.embedding()));
             let rope = scope.sub("rotary_emb", |scope| Rope::new(scope.builder(), t, self.head_dim, self.rope_theta));
-            for i in 0..self.num_hidden_layers {
-                x = scope.sub(&format!("layers.{i}"), |scope| self.block(scope, x, rope));
-            }
+            let block = |scope: &Scope<'g>, x| self.block(scope, x, rope);
+            let x = blocks(scope, "layers", self.num_hidden_layers, x, block);
             self.norm(scope, "norm", x)
         })
     }

@@ -157,7 +157,7 @@ mod tests {
 
     use super::gpt2::{ActivationFunction, Normalization};
     use super::*;
-    use crate::compute::{Compute, LossChunk, Precision};
+    use crate::compute::{Compute, Layers, LossChunk, Precision, Remat};
     use crate::loss::loss_func;
 
     /// The 100M Llama of the comparisons with PyTorch and JAX.
@@ -292,12 +292,19 @@ mod tests {
     fn products_are_in_the_compute_type() {
         for model in [ModelConfig::Llama(tiny_llama()), ModelConfig::Gpt2(Gpt2Config::new(11, 4, 8, 2, 2))] {
             for precision in [Precision::Float32, Precision::BFloat16] {
-                let compute = Compute { loss_chunk: LossChunk::Tokens(2), ..precision.into() };
-                let loss = loss_func(&model, 2, 4, compute);
-                let wrt: Vec<usize> = (2..loss.func.params.len()).collect();
-                let gradient = lmc_autodiff::value_and_grad(&loss.func, &wrt).expect("the loss has a derivative");
-                for func in [&loss.func, &gradient] {
-                    assert_eq!(slow_products(func, precision.compute_dtype()), Vec::<String>::new());
+                let plain = Compute::from(precision);
+                for compute in [
+                    plain,
+                    Compute { loss_chunk: LossChunk::Tokens(2), ..plain },
+                    Compute { remat: Remat::Layer, ..plain },
+                    Compute { layers: Layers::Scan, ..plain },
+                ] {
+                    let loss = loss_func(&model, 2, 4, compute);
+                    let wrt: Vec<usize> = (2..loss.func.params.len()).collect();
+                    let gradient = lmc_autodiff::value_and_grad(&loss.func, &wrt).expect("the loss has a derivative");
+                    for func in [&loss.func, &gradient] {
+                        assert_eq!(slow_products(func, precision.compute_dtype()), Vec::<String>::new(), "{compute:?}");
+                    }
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! (hidden size), N query heads, K key and value heads, H head size, V vocabulary.
 
 mod attention;
+mod blocks;
 mod embedding;
 mod linear;
 mod mlp;
@@ -11,6 +12,7 @@ mod norm;
 mod rope;
 
 pub use attention::causal_attention;
+pub use blocks::blocks;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
 pub use mlp::{SwiGlu, gelu_new, swiglu};

@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
-    Choice, DataConfig, DeviceKind, Documents, OptimizerConfig, OptimizerKind, Order, Precision, RuntimeConfig,
-    SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat,
+    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -227,7 +227,7 @@ impl Config {
 
 /// Whether a run may be continued with another value of `key`.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 9] = [
+    const KEYS: [&str; 11] = [
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
@@ -236,6 +236,8 @@ fn may_change(key: &str) -> bool {
         "train.out_dir",
         // The same function, computed in another order.
         "train.loss_chunk",
+        "train.remat",
+        "train.layers",
         // What the weights started from no longer matters.
         "model.init_from",
         "data.val",

@@ -227,6 +227,13 @@ pub struct TrainConfig {
     /// memory, computes the logits twice, and changes nothing but rounding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_chunk: Option<usize>,
+    /// What the backward pass computes again, rather than to keep it: `"none"`, or `"layer"`, the inside of every block,
+    /// for about a third more operations. It changes memory and speed only. Default `"none"`.
+    pub remat: Remat,
+    /// Blocks in the program: `"unroll"`, one after the other, or `"scan"`, once, in a loop over their stacked
+    /// parameters. A loop is compiled in a time that does not grow with the number of blocks, and always computes the
+    /// inside of a block again in the backward pass; checkpoints are the same. Default `"unroll"`.
+    pub layers: Layers,
     /// Decides initial weights, order of data and held-out documents. Default 1337, as in nanoGPT.
     pub seed: u64,
     /// Evaluate on held-out data every so many steps, and after the last; 0 means never. Default 250, as in nanoGPT's
@@ -241,6 +248,26 @@ pub struct TrainConfig {
     pub log_every: u64,
     /// The run folder. A relative path is relative to the current folder. Default `runs/` and the config file's name.
     pub out_dir: PathBuf,
+}
+
+choices! {
+    /// What the backward pass computes again.
+    Remat {
+        /// Nothing: every activation is kept.
+        None = "none",
+        /// The inside of every block: only what goes into a block is kept.
+        Layer = "layer",
+    }
+}
+
+choices! {
+    /// How blocks stand in the program.
+    Layers {
+        /// One after the other.
+        Unroll = "unroll",
+        /// Once, in a loop over their stacked parameters.
+        Scan = "scan",
+    }
 }
 
 choices! {

@@ -113,7 +113,8 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!(config.optimizer.weight_decay, 0.1);
     assert_eq!(config.train.out_dir, Path::new("runs/run"));
     assert_eq!((config.train.seed, config.sample.clone()), (1337, None));
-    assert_eq!(config.train.loss_chunk, None);
+    let TrainConfig { loss_chunk, remat, layers, .. } = config.train;
+    assert_eq!((loss_chunk, remat, layers), (None, Remat::None, Layers::Unroll));
     assert_eq!(config.with_tokenizer_size(27).unwrap().model.vocab_size(), Some(27));
 }
 
@@ -125,6 +126,8 @@ fn resolved_toml_reads_back_as_the_same_config() {
             NAMES,
             &[
                 "train.loss_chunk=0",
+                "train.remat=layer",
+                "train.layers=scan",
                 "optimizer.eps=1e-300",
                 "train.seed=9223372036854775807",
                 "data.val=['a', 'b*.txt']",
@@ -207,6 +210,8 @@ fn problems_of_one_setting() {
         ("train.seq_len=2147483647", "the most is 2^40"),
         ("train.loss_chunk=-1", "`loss_chunk` must be at least 0, found -1"),
         ("model.loss_chunk=64", "it belongs in [train]"),
+        ("train.remat=\"layers\"", "did you mean \"layer\"?"),
+        ("train.layers=true", "`layers` takes one of \"unroll\", \"scan\", found the boolean true"),
         ("train.lr=1", "the key is `learning_rate`, in [optimizer]"),
         ("sample.top_p=0", "more than 0 and at most 1"),
         ("sample.temprature=1", "did you mean `temperature`?"),

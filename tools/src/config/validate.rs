@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, OptimizerConfig, OptimizerKind, Order, Precision, RuntimeConfig, SampleConfig,
-    ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat, RuntimeConfig,
+    SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 use super::source::{Place, Problem};
 use super::tree::{Kind, Table};
@@ -409,6 +409,8 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         micro_batch_size: section.size("micro_batch_size"),
         grad_accum_steps: section.size_or("grad_accum_steps", 1),
         precision: section.choice_or("precision", Precision::Float32),
+        remat: section.choice_or("remat", Remat::None),
+        layers: section.choice_or("layers", Layers::Unroll),
         loss_chunk: section.has("loss_chunk").then_some(loss_chunk),
         seed: section.count_or("seed", 1337),
         eval_every: section.count_or("eval_every", 250),
@@ -481,8 +483,8 @@ fn elsewhere(key: &str) -> Option<String> {
         "block_size" | "context_length" | "max_position_embeddings" => "the length of a row is `seq_len`, in [train]",
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
-        "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "seed"
-        | "out_dir" => "it belongs in [train]",
+        "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
+        | "seed" | "out_dir" => "it belongs in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",

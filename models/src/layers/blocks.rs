@@ -1,0 +1,63 @@
+//! Blocks of equal structure, one after the other.
+
+use lmc_graph::Value;
+
+use crate::compute::{Layers, Remat};
+use crate::params::Params;
+use crate::scope::Scope;
+
+/// `x` through `count` blocks in the places `name.0`, `name.1`, …, in the way that the scope's
+/// [`Compute`](crate::Compute) says. Parameters and their order are the same in each.
+///
+/// A scanned block is built once, on slices of the stacked parameters of all blocks: parameters are stacked in f32 and
+/// rounded inside, so that their gradients are not rounded.
+///
+/// # Panics
+/// If `count` is 0, or if blocks differ in their parameters' types or in the type that they return.
+#[track_caller]
+pub fn blocks<'g>(
+    scope: &Scope<'g>,
+    name: &str,
+    count: usize,
+    x: Value<'g>,
+    block: impl Fn(&Scope<'g>, Value<'g>) -> Value<'g>,
+) -> Value<'g> {
+    assert!(count > 0, "there is at least one block");
+    let b = scope.builder();
+    match scope.compute().layers {
+        Layers::Unroll => (0..count).fold(x, |x, i| {
+            scope.sub(&format!("{name}.{i}"), |scope| match scope.compute().remat {
+                Remat::None => block(scope, x),
+                Remat::Layer => b.remat(|| vec![block(scope, x)])[0],
+            })
+        }),
+        Layers::Scan => {
+            let first = format!("{name}.0");
+            // Only to declare the parameters: what it computes belongs to no node.
+            b.region(&[], |_| vec![scope.sub(&first, |scope| block(scope, x))]);
+            let specs = scope.declared_below(&first);
+            let layers: Vec<Vec<Value<'g>>> = (0..count)
+                .map(|i| specs.iter().map(|(path, spec)| scope.declare(&format!("{name}.{i}.{path}"), spec)).collect())
+                .collect();
+            b.scope(name, || {
+                let stacked: Vec<Value<'g>> = (0..specs.len())
+                    .map(|parameter| {
+                        let rows = layers.iter().map(|layer| layer[parameter]);
+                        let rows = rows.map(|x| x.reshape(&[&[1], &x.shape()[..]].concat())).collect::<Vec<_>>();
+                        b.concatenate(&rows, 0)
+                    })
+                    .collect();
+                // The scan's backward pass keeps what goes into each block and computes the rest again: that is `remat`.
+                let scanned = b.scan(&[x], &stacked, count, |x, slices| {
+                    let slices: Params<_> = specs
+                        .iter()
+                        .zip(slices)
+                        .map(|((path, spec), &slice)| (path.to_string(), (spec.clone(), slice)))
+                        .collect();
+                    (vec![block(&scope.with_declared(slices), x[0])], vec![])
+                });
+                scanned.carries[0]
+            })
+        }
+    }
+}
