@@ -48,7 +48,9 @@ pub enum Remat {
     /// Nothing: fastest, and every activation is kept.
     None,
     /// The inside of every block: only what goes into a block is kept, for about a third more operations (Chen et al.
-    /// 2016, section 4).
+    /// 2016, section 4). How much memory that saves is the compiler's to decide: XLA's for the CPU drops the barriers
+    /// before it orders the program, and may recompute blocks long before they are needed; [`Layers::Scan`] leaves it no
+    /// choice.
     Layer,
 }
 

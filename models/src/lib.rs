@@ -50,7 +50,7 @@ pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;
 pub use architectures::{ConfigError, ModelConfig};
 pub use compute::{Compute, Layers, LossChunk, Precision, Remat};
-pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func};
+pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, z_loss_func};
 pub use optimizer::AdamW;
 pub use params::{Init, ParamSpec, Params};
 pub use schedule::{Schedule, ScheduleKind};

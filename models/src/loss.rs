@@ -65,11 +65,27 @@ impl LossFunc {
 /// If the configuration is not valid or the sequence longer than the model takes.
 #[track_caller]
 pub fn loss_func(model: &ModelConfig, batch: usize, seq_len: usize, compute: impl Into<Compute>) -> LossFunc {
+    z_loss_func(model, batch, seq_len, compute, 0.0)
+}
+
+/// [`loss_func`] with `z_loss * log²(Σ_v e^logits[v])` added at every position that counts, which keeps logits from
+/// drifting away from 0 (Chowdhery et al. 2022, section 5, with a coefficient of 1e-4). 0 adds nothing.
+///
+/// # Panics
+/// As [`loss_func`].
+#[track_caller]
+pub fn z_loss_func(
+    model: &ModelConfig,
+    batch: usize,
+    seq_len: usize,
+    compute: impl Into<Compute>,
+    z_loss: f64,
+) -> LossFunc {
     let ids = TensorType::new(DType::I32, [batch, seq_len]);
     LossFunc::build("loss", compute, &[("tokens", ids.clone()), ("labels", ids)], |scope, inputs| {
         let hidden = model.hidden(scope, inputs[0]);
         let chunk = scope.compute().loss_chunk.tokens(batch, seq_len, model.vocab_size());
-        chunked_cross_entropy_sum(hidden, inputs[1], chunk, |hidden| model.head(scope, hidden))
+        chunked_cross_entropy_sum(hidden, inputs[1], chunk, z_loss, |hidden| model.head(scope, hidden))
     })
 }
 
@@ -137,12 +153,13 @@ pub fn chunked_cross_entropy_sum<'g>(
     hidden: Value<'g>,
     labels: Value<'g>,
     chunk: usize,
+    z_loss: f64,
     head: impl FnOnce(Value<'g>) -> Value<'g>,
 ) -> (Value<'g>, Value<'g>) {
     let b = hidden.builder();
     let sum = |hidden: Value<'g>, labels: Value<'g>| {
         let logits = head(hidden);
-        b.scope("loss", || cross_entropy_sum(logits, labels))
+        b.scope("loss", || cross_entropy_sum(logits, labels, z_loss))
     };
     let [batch, seq_len, width] = hidden.dims();
     if chunk >= seq_len {
@@ -166,8 +183,8 @@ pub fn chunked_cross_entropy_sum<'g>(
     (sums.carries[0], sums.carries[1])
 }
 
-/// The sum over positions of `log Σ_v e^logits[v] - logits[label]`, in nats, and the number of positions: `B T V`,
-/// `i32 B T → f32, f32`. Positions with the label [`IGNORE_INDEX`] count nothing.
+/// The sum over positions of `z - logits[label] + z_loss * z²` with `z = log Σ_v e^logits[v]`, in nats, and the number of
+/// positions: `B T V`, `i32 B T → f32, f32`. Positions with the label [`IGNORE_INDEX`] count nothing.
 ///
 /// The label's logit is picked by comparison with an `iota`, which stays local when the vocabulary is split over
 /// devices.
@@ -175,7 +192,7 @@ pub fn chunked_cross_entropy_sum<'g>(
 /// # Panics
 /// If the shapes do not fit.
 #[track_caller]
-pub fn cross_entropy_sum<'g>(logits: Value<'g>, labels: Value<'g>) -> (Value<'g>, Value<'g>) {
+pub fn cross_entropy_sum<'g>(logits: Value<'g>, labels: Value<'g>, z_loss: f64) -> (Value<'g>, Value<'g>) {
     let b = logits.builder();
     let shape = logits.shape();
     let vocab = shape.len() - 1;
@@ -184,7 +201,10 @@ pub fn cross_entropy_sum<'g>(logits: Value<'g>, labels: Value<'g>) -> (Value<'g>
     let is_label = b.iota(&TensorType::new(DType::I32, shape.clone()), vocab).equal(wide(labels));
     let label_logit = is_label.select(logits, logits.full_like(0.0)).sum(&[vocab]);
     let counted = labels.not_equal(labels.full_like(f64::from(IGNORE_INDEX)));
-    let losses = counted.select(logits.log_sum_exp(vocab) - label_logit, label_logit.full_like(0.0));
+    let z = logits.log_sum_exp(vocab);
+    let cross_entropy = z - label_logit;
+    let losses = if z_loss == 0.0 { cross_entropy } else { cross_entropy + z * z * z_loss };
+    let losses = counted.select(losses, losses.full_like(0.0));
     let all: Vec<usize> = (0..vocab).collect();
     (losses.sum(&all), counted.convert(DType::F32).sum(&all))
 }
@@ -194,25 +214,51 @@ mod tests {
     use lmc_graph::{Literal, eval};
 
     use super::*;
+    use crate::architectures::gpt2::Gpt2Config;
+    use crate::compute::{LossChunk, Precision};
+    use crate::init::initialize;
+
+    /// The z-loss of a model reaches its loss, in chunks as in the whole.
+    #[test]
+    fn z_loss_is_added() {
+        let model = ModelConfig::Gpt2(Gpt2Config::new(7, 4, 4, 1, 2));
+        let loss = |chunk: LossChunk, z_loss: f64| {
+            let compute = Compute { loss_chunk: chunk, ..Precision::Float32.into() };
+            let loss = z_loss_func(&model, 1, 4, compute, z_loss);
+            let data = [[1i32, 2, 3, 4], [2, 3, -100, 5]].map(|ids| Literal::new([1, 4], &ids));
+            let args: Vec<Literal> = data.into_iter().chain(initialize(&loss.specs, 5).into_values()).collect();
+            eval(&loss.func, &args).expect("the arguments fit")[0].to_f64s()[0]
+        };
+        let added = |chunk: LossChunk| loss(chunk, 0.5) - loss(chunk, 0.0);
+        // Logits are near 0 at first: three positions count the square of the logarithm of 7 tokens.
+        let expected = 0.5 * 3.0 * 7f64.ln().powi(2);
+        assert!((added(LossChunk::Whole) - expected).abs() < 0.05 * expected);
+        assert!((added(LossChunk::Tokens(3)) - added(LossChunk::Whole)).abs() < 1e-5);
+    }
 
     #[test]
     fn cross_entropy_is_torchs() {
-        let func = Builder::build("f", |b| {
-            let logits = b.param("logits", TensorType::new(DType::F32, [2, 2, 3]));
-            let labels = b.param("labels", TensorType::new(DType::I32, [2, 2]));
-            let (sum, count) = cross_entropy_sum(logits, labels);
-            vec![sum, count]
-        });
+        let func = |z_loss: f64| {
+            Builder::build("f", |b| {
+                let logits = b.param("logits", TensorType::new(DType::F32, [2, 2, 3]));
+                let labels = b.param("labels", TensorType::new(DType::I32, [2, 2]));
+                let (sum, count) = cross_entropy_sum(logits, labels, z_loss);
+                vec![sum, count]
+            })
+        };
         let logits = [1f32, 2.0, -1.0, 0.5, 0.0, 3.0, 100.0, -100.0, 0.0, -2.0, -2.0, -2.0];
-        let check = |labels: [i32; 4], sum: f64, count: f64| {
+        let check = |labels: [i32; 4], z_loss: f64, sum: f64, count: f64| {
             let args = [Literal::new([2, 2, 3], &logits), Literal::new([2, 2], &labels)];
             let found: Vec<f64> =
-                eval(&func, &args).expect("the arguments fit").iter().flat_map(Literal::to_f64s).collect();
+                eval(&func(z_loss), &args).expect("the arguments fit").iter().flat_map(Literal::to_f64s).collect();
             assert!((found[0] - sum).abs() < 1e-4 && found[1] == count, "{labels:?}: {found:?}, not {sum} of {count}");
         };
         // torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
         // of torch 2.15.
-        check([1, -100, 1, 2], 201.447632, 3.0);
-        check([-100; 4], 0.0, 0.0);
+        check([1, -100, 1, 2], 0.0, 201.447632, 3.0);
+        check([-100; 4], 0.0, 0.0, 0.0);
+        // With the squares of logsumexp, 2.3490121, 100 and -2 + log 3, at the positions that count.
+        check([1, -100, 1, 2], 0.01, 201.447632 + 0.01 * 10006.330358, 3.0);
+        check([-100; 4], 0.01, 0.0, 0.0);
     }
 }

@@ -7,7 +7,7 @@ use lmc_graph::{Builder, DType, Func, TensorType, Value};
 
 use crate::architectures::ModelConfig;
 use crate::compute::Compute;
-use crate::loss::{LossFunc, loss_func};
+use crate::loss::{LossFunc, loss_func, z_loss_func};
 use crate::optimizer::{AdamW, Updated, clip_coefficient, global_norm};
 use crate::params::{ParamSpec, Params};
 use crate::schedule::Schedule;
@@ -25,6 +25,8 @@ pub struct StepConfig {
     pub seq_len: usize,
     /// How the model computes.
     pub compute: Compute,
+    /// The coefficient of [`z_loss_func`]; 0 disables.
+    pub z_loss: f64,
     /// How gradients change the weights.
     pub update: Update,
 }
@@ -41,12 +43,21 @@ pub struct Update {
 }
 
 impl StepConfig {
-    /// The loss of a micro-batch, as [`loss_func`].
+    /// The loss of a micro-batch that a step makes smaller, as [`z_loss_func`].
+    ///
+    /// # Panics
+    /// As [`StepConfig::eval_loss_func`].
+    #[track_caller]
+    pub fn loss_func(&self) -> LossFunc {
+        z_loss_func(&self.model, self.micro_batch_size, self.seq_len, self.compute, self.z_loss)
+    }
+
+    /// The loss of a micro-batch that tells how good the model is: the cross-entropy alone, as [`loss_func`].
     ///
     /// # Panics
     /// If the configuration is not valid (see [`ModelConfig::validate`]), or the sequence is longer than the model takes.
     #[track_caller]
-    pub fn loss_func(&self) -> LossFunc {
+    pub fn eval_loss_func(&self) -> LossFunc {
         loss_func(&self.model, self.micro_batch_size, self.seq_len, self.compute)
     }
 }
@@ -66,9 +77,9 @@ pub struct TrainStep {
     pub specs: Params<ParamSpec>,
 }
 
-/// The f32 scalars after the state in a training step's results: the mean loss over all counted tokens of all
-/// micro-batches, the global norm of its gradient before clipping, the learning rate that was used, and the number of
-/// counted tokens.
+/// The f32 scalars after the state in a training step's results: the mean loss, z-loss included, over all
+/// counted tokens of all micro-batches, the global norm of its gradient before clipping, the learning rate that was
+/// used, and the number of counted tokens.
 pub const METRICS: [&str; 4] = ["loss", "grad_norm", "learning_rate", "num_tokens"];
 
 impl TrainStep {
@@ -327,6 +338,7 @@ mod tests {
             grad_accum_steps,
             seq_len: 3,
             compute: precision.into(),
+            z_loss: 0.0,
             update: UPDATE,
         };
         train_step(&config).expect("the loss has a derivative")

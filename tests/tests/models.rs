@@ -6,8 +6,8 @@ use std::fs;
 use lmc_autodiff::value_and_grad;
 use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_models::{
-    AdamW, Gpt2Config, LlamaConfig, ModelConfig, Precision, Schedule, ScheduleKind, StepConfig, Update, logits_func,
-    loss_func, train_step,
+    AdamW, Compute, Gpt2Config, Layers, LlamaConfig, LossChunk, ModelConfig, Precision, Remat, Schedule, ScheduleKind,
+    StepConfig, Update, logits_func, loss_func, train_step,
 };
 use lmc_tests::plugin;
 use lmc_tests::source::workspace;
@@ -104,7 +104,7 @@ fn run(func: &Func, args: &[Literal]) -> Vec<Literal> {
     plugin::execute(&program, args).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Logits, loss and gradients of the first micro-batch.
+/// Logits, loss and gradients of the first micro-batch, in every way to compute.
 fn check_gradients(name: &str) {
     let recorded = Recorded::open(name);
     let model = recorded.model();
@@ -118,20 +118,30 @@ fn check_gradients(name: &str) {
     let found = run(&logits, &[std::slice::from_ref(&inputs), &weights].concat());
     assert_near(&format!("{name}: logits"), &found[0], &recorded.tensor("logits"), 1e-5);
 
-    let loss = loss_func(&model, batch, span - 1, Precision::Float32);
-    assert!(loss.specs.keys().eq(specs.keys()), "{name}: the loss declares the parameters of the logits");
-    let wrt: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
-    let differentiated = value_and_grad(&loss.func, &wrt).unwrap_or_else(|error| panic!("{error}"));
-    let mut found = run(&differentiated, &[&[inputs, labels], &weights[..]].concat());
-    let gradients = found.split_off(loss.func.result_types().len());
-    // The function returns the sum and the number of tokens; recorded is the mean.
-    let count = (batch * (span - 1)) as f64;
-    let mean =
-        |x: &Literal| Literal::from_f64s(x.ty().clone(), &x.to_f64s().iter().map(|x| x / count).collect::<Vec<_>>());
-    assert_near(&format!("{name}: loss"), &mean(&found[0]), &recorded.tensor("loss"), 1e-6);
-    for (path, gradient) in loss.specs.keys().zip(&gradients) {
-        let expected = recorded.tensor(&format!("grad/{path}"));
-        assert_near(&format!("{name}: gradient of {path}"), &mean(gradient), &expected, 1e-4);
+    let plain = Compute::from(Precision::Float32);
+    for compute in [
+        plain,
+        Compute { loss_chunk: LossChunk::Tokens(3), ..plain },
+        Compute { remat: Remat::Layer, ..plain },
+        Compute { layers: Layers::Scan, ..plain },
+    ] {
+        let loss = loss_func(&model, batch, span - 1, compute);
+        assert!(loss.specs.keys().eq(specs.keys()), "{name}: the loss declares the parameters of the logits");
+        let wrt: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
+        let differentiated = value_and_grad(&loss.func, &wrt).unwrap_or_else(|error| panic!("{error}"));
+        let data = [inputs.clone(), labels.clone()];
+        let mut found = run(&differentiated, &[&data, &weights[..]].concat());
+        let gradients = found.split_off(loss.func.result_types().len());
+        // The function returns the sum and the number of tokens; recorded is the mean.
+        let count = (batch * (span - 1)) as f64;
+        let mean = |x: &Literal| {
+            Literal::from_f64s(x.ty().clone(), &x.to_f64s().iter().map(|x| x / count).collect::<Vec<_>>())
+        };
+        assert_near(&format!("{name}: loss, {compute:?}"), &mean(&found[0]), &recorded.tensor("loss"), 1e-6);
+        for (path, gradient) in loss.specs.keys().zip(&gradients) {
+            let expected = recorded.tensor(&format!("grad/{path}"));
+            assert_near(&format!("{name}: gradient of {path}, {compute:?}"), &mean(gradient), &expected, 1e-4);
+        }
     }
 }
 
@@ -148,6 +158,7 @@ fn check_training(name: &str) {
         grad_accum_steps: micro_batches,
         seq_len: span - 1,
         compute: Precision::Float32.into(),
+        z_loss: 0.0,
         update: Update {
             optimizer: AdamW {
                 beta1: betas[0],

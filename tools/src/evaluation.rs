@@ -41,7 +41,7 @@ impl<'a> Evaluator<'a> {
     pub fn evaluate(&mut self, device: &Device, weights: &[Buffer], steps_done: u64) -> Result<EvalMetrics> {
         let begin = Instant::now();
         if self.program.is_none() {
-            self.program = Some(device.compile(&eval_func(&self.step_config.loss_func()))?);
+            self.program = Some(device.compile(&eval_func(&self.step_config.eval_loss_func()))?);
         }
         let program = self.program.as_ref().expect("it was just compiled");
         let (mut loss_sum, mut num_tokens) = (0.0, 0.0);

@@ -55,6 +55,7 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
                 config::Layers::Scan => Layers::Scan,
             },
         },
+        z_loss: train.z_loss,
         update: Update {
             optimizer: AdamW { beta1, beta2, eps: optimizer.eps, weight_decay: optimizer.weight_decay },
             schedule,

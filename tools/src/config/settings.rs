@@ -227,8 +227,13 @@ pub struct TrainConfig {
     /// memory, computes the logits twice, and changes nothing but rounding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_chunk: Option<usize>,
+    /// Add `z_loss * z^2` to the training loss of every token, `z` being the logarithm of the sum of the exponentials of
+    /// its logits, which keeps logits from drifting; the loss that is recorded in training has it, the held-out loss does
+    /// not. 0 disables. Default 0; PaLM used 1e-4.
+    pub z_loss: f64,
     /// What the backward pass computes again, rather than to keep it: `"none"`, or `"layer"`, the inside of every block,
-    /// for about a third more operations. It changes memory and speed only. Default `"none"`.
+    /// for about a third more operations. It changes memory and speed only; on the CPU, where XLA may recompute early,
+    /// `layers = "scan"` saves far more. Default `"none"`.
     pub remat: Remat,
     /// Blocks in the program: `"unroll"`, one after the other, or `"scan"`, once, in a loop over their stacked
     /// parameters. A loop is compiled in a time that does not grow with the number of blocks, and always computes the

@@ -409,6 +409,7 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         micro_batch_size: section.size("micro_batch_size"),
         grad_accum_steps: section.size_or("grad_accum_steps", 1),
         precision: section.choice_or("precision", Precision::Float32),
+        z_loss: section.number_or("z_loss", 0.0, &NOT_NEGATIVE),
         remat: section.choice_or("remat", Remat::None),
         layers: section.choice_or("layers", Layers::Unroll),
         loss_chunk: section.has("loss_chunk").then_some(loss_chunk),
@@ -484,7 +485,7 @@ fn elsewhere(key: &str) -> Option<String> {
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "seed" | "out_dir" => "it belongs in [train]",
+        | "z_loss" | "seed" | "out_dir" => "it belongs in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",

@@ -105,7 +105,10 @@ fn impossible_sizes() {
             &["parameters", "2^40"],
         ),
         (set!("model.n_embd=262144"), &["training takes at least 13.2 TB", "are available", "[model]"]),
-        (set!("train.micro_batch_size=1000000000"), &["training takes at least", "the logits of one chunk of a micro-batch"]),
+        (
+            set!("train.micro_batch_size=1000000000"),
+            &["training takes at least", "the logits of one chunk of a micro-batch"],
+        ),
         (set!("train.grad_accum_steps=2000000000"), &["training takes at least", "the tokens of a step"]),
         (&["train", "run.toml", "--set", "train.seq_len=1000000000"], &["seq_len"]),
         (set!("sample.count=1000000000000"), &["sample", "count"]),
