@@ -106,7 +106,7 @@ pub fn generate(
     let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));
     let results = program.execute(arguments.collect())?;
     let tokens = results[0].to_literal().map_err(run_error)?.elements::<i32>();
-    let end = tokenizer.end_of_document().map(i32::from);
+    let end = tokenizer.end_of_document().map(u32::cast_signed);
     let text = |row: &[i32]| {
         let new = row.split(|&id| Some(id) == end).next().unwrap_or_default();
         format!("{}{}", sampling.prompt, tokenizer.decode(new))

@@ -27,7 +27,7 @@ pub enum Tokenizer {
 pub struct CharTokenizer {
     /// Sorted and distinct; the id of a character is its position.
     characters: Vec<char>,
-    ids: HashMap<char, u16>,
+    ids: HashMap<char, u32>,
     /// Whether the id after the last character is the document end.
     end_of_document: bool,
 }
@@ -40,11 +40,11 @@ enum Saved {
     Byte {},
 }
 
-/// The most characters of a vocabulary: ids are kept as u16, and one is left for the document end.
+/// The most characters of a vocabulary: with the document end its ids fit into two bytes.
 const MOST_CHARACTERS: usize = u16::MAX as usize;
 
 /// Id of the document end of the byte tokenizer: the first after the bytes.
-const BYTE_END: u16 = 256;
+const BYTE_END: u32 = 256;
 
 impl CharTokenizer {
     /// The tokenizer of these characters, in any order and repeated as they are in a text.
@@ -73,7 +73,7 @@ impl CharTokenizer {
                  takes any text"
             )));
         }
-        let ids = characters.iter().copied().zip(0u16..).collect();
+        let ids = characters.iter().copied().zip(0u32..).collect();
         Ok(CharTokenizer { characters, ids, end_of_document })
     }
 
@@ -88,14 +88,14 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         match self {
             Tokenizer::Char(chars) => chars.characters.len() + usize::from(chars.end_of_document),
-            Tokenizer::Byte => usize::from(BYTE_END) + 1,
+            Tokenizer::Byte => BYTE_END as usize + 1,
         }
     }
 
     /// The id of the document end, which also begins every document. A character vocabulary of a running text has none.
-    pub fn end_of_document(&self) -> Option<u16> {
+    pub fn end_of_document(&self) -> Option<u32> {
         match self {
-            Tokenizer::Char(chars) => u16::try_from(chars.characters.len()).ok().filter(|_| chars.end_of_document),
+            Tokenizer::Char(chars) => u32::try_from(chars.characters.len()).ok().filter(|_| chars.end_of_document),
             Tokenizer::Byte => Some(BYTE_END),
         }
     }
@@ -104,16 +104,16 @@ impl Tokenizer {
     ///
     /// # Errors
     /// A character that is not in the vocabulary is named, with its position.
-    pub fn encode(&self, text: &str) -> Result<Vec<u16>> {
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = Vec::with_capacity(text.len());
         self.encode_into(text, &mut ids)?;
         Ok(ids)
     }
 
     /// Appends the ids of a text.
-    pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<u16>) -> Result<()> {
+    pub(crate) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         match self {
-            Tokenizer::Byte => ids.extend(text.bytes().map(u16::from)),
+            Tokenizer::Byte => ids.extend(text.bytes().map(u32::from)),
             Tokenizer::Char(chars) => {
                 for (at, c) in text.char_indices() {
                     let Some(&id) = chars.ids.get(&c) else { return Err(chars.unknown(text, at, c)) };
@@ -130,7 +130,7 @@ impl Tokenizer {
     /// # Errors
     /// As `encode`.
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<i32>> {
-        let mut ids: Vec<u16> = self.end_of_document().into_iter().collect();
+        let mut ids: Vec<u32> = self.end_of_document().into_iter().collect();
         self.encode_into(prompt, &mut ids)
             .map_err(|error| Error::input(format!("in the prompt {prompt:?}: {error}")))?;
         if ids.is_empty()
@@ -138,7 +138,7 @@ impl Tokenizer {
         {
             ids.push(chars.ids.get(&'\n').copied().unwrap_or(0));
         }
-        Ok(ids.into_iter().map(i32::from).collect())
+        Ok(ids.into_iter().map(u32::cast_signed).collect())
     }
 
     /// The text of ids. Document ends, and ids outside the vocabulary (of a padded embedding), give nothing; bytes that
@@ -254,7 +254,7 @@ mod tests {
         #[test]
         fn text_comes_back(text in "\\PC{1,40}", end: bool) {
             for tokenizer in [chars(&text, end), Tokenizer::Byte] {
-                let ids: Vec<i32> = tokenizer.encode(&text).unwrap().into_iter().map(i32::from).collect();
+                let ids: Vec<i32> = tokenizer.encode(&text).unwrap().into_iter().map(u32::cast_signed).collect();
                 prop_assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
                 prop_assert_eq!(tokenizer.decode(&ids), text.clone());
                 let again = Tokenizer::from_json(Path::new("t.json"), &tokenizer.to_json()).unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::model::ModelConfig;
 
@@ -44,6 +44,16 @@ macro_rules! choices {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                let known = $name::ALL.iter().find(|(name, _)| *name == word);
+                known.map(|(_, value)| *value).ok_or_else(|| {
+                    serde::de::Error::unknown_variant(&word, const { &[$($word,)*] })
+                })
             }
         }
     };

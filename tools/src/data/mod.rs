@@ -9,6 +9,7 @@ mod files;
 mod order;
 mod rows;
 mod shards;
+pub mod sidecar;
 
 #[cfg(test)]
 mod tests;
@@ -244,12 +245,12 @@ fn open_running_text(
 fn open_documents(
     config: &Config,
     tokenizer: &Tokenizer,
-    separator: u16,
+    separator: u32,
     train: &[(PathBuf, String)],
     val: &[(PathBuf, String)],
 ) -> Result<Opened> {
     let encode = |key, texts: &[(PathBuf, String)]| -> Result<Arc<Documents>> {
-        let mut documents = Documents { ids: Vec::new(), bounds: vec![0], separator: i32::from(separator) };
+        let mut documents = Documents { ids: Vec::new(), bounds: vec![0], separator: separator.cast_signed() };
         for (path, text) in texts {
             for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
                 let encoded = tokenizer.encode_into(line, &mut documents.ids);

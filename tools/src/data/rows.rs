@@ -56,14 +56,14 @@ pub(super) struct Stream {
 /// A token stream.
 #[derive(Clone, Debug)]
 pub(super) enum Tokens {
-    Memory(Arc<Vec<u16>>),
+    Memory(Arc<Vec<u32>>),
     Shards(Arc<Shards>),
 }
 
 /// Documents: ids end to end and where each begins, with the end of the last.
 #[derive(Debug)]
 pub(super) struct Documents {
-    pub(super) ids: Vec<u16>,
+    pub(super) ids: Vec<u32>,
     pub(super) bounds: Vec<usize>,
     /// The token between documents.
     pub(super) separator: i32,
@@ -104,7 +104,7 @@ impl Tokens {
             Tokens::Shards(shards) => shards.read(start, out),
             Tokens::Memory(ids) => {
                 let ids = &ids[start as usize..start as usize + out.len()];
-                out.iter_mut().zip(ids).for_each(|(slot, &id)| *slot = i32::from(id));
+                out.iter_mut().zip(ids).for_each(|(slot, &id)| *slot = id.cast_signed());
                 Ok(())
             }
         }
@@ -112,7 +112,7 @@ impl Tokens {
 }
 
 impl Chosen {
-    fn document(&self, place: usize) -> &[u16] {
+    fn document(&self, place: usize) -> &[u32] {
         let index = self.indices[place];
         let Documents { ids, bounds, .. } = &*self.documents;
         &ids[bounds[index]..bounds[index + 1]]
@@ -126,7 +126,7 @@ impl Chosen {
     /// The token at `position` of separator, document, separator.
     fn token(&self, place: usize, position: usize) -> i32 {
         match position.checked_sub(1).and_then(|at| self.document(place).get(at)) {
-            Some(&id) => i32::from(id),
+            Some(&id) => id.cast_signed(),
             None => self.documents.separator,
         }
     }
