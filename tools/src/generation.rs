@@ -6,7 +6,7 @@ use lmc_models::{ModelConfig, StepConfig};
 use lmc_runtime::{Argument, Buffer};
 
 use crate::config::SampleConfig;
-use crate::device::{Device, run_error};
+use crate::device::{Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tokenizer::Tokenizer;
@@ -14,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 /// What to generate, and how tokens are drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
-    /// Texts to generate.
+    /// Texts to generate for each prompt.
     pub count: usize,
     /// Tokens a text may have after the prompt.
     pub max_new_tokens: usize,
@@ -24,8 +24,8 @@ pub struct Sampling {
     pub top_k: usize,
     /// Draw from the likeliest tokens that together have this probability; 1 means all.
     pub top_p: f64,
-    /// What every text begins with.
-    pub prompt: String,
+    /// What texts begin with: `count` of them for each.
+    pub prompts: Vec<String>,
     /// The same seed gives the same texts.
     pub seed: u64,
 }
@@ -33,8 +33,8 @@ pub struct Sampling {
 impl Sampling {
     /// What `[sample]` says, with a seed.
     pub fn from_config(config: &SampleConfig, seed: u64) -> Sampling {
-        let SampleConfig { count, max_new_tokens, temperature, top_k, top_p, ref prompt } = *config;
-        Sampling { count, max_new_tokens, temperature, top_k, top_p, prompt: prompt.clone(), seed }
+        let SampleConfig { count, max_new_tokens, temperature, top_k, top_p, ref prompt, every: _ } = *config;
+        Sampling { count, max_new_tokens, temperature, top_k, top_p, prompts: prompt.clone(), seed }
     }
 }
 
@@ -44,7 +44,9 @@ impl Sampling {
 /// # Errors
 /// Which of them it is.
 pub fn check(step_config: &StepConfig, tokenizer: &Tokenizer, sampling: &Sampling) -> Result<()> {
-    tokenizer.encode_prompt(&sampling.prompt)?;
+    for prompt in &sampling.prompts {
+        tokenizer.encode_prompt(prompt)?;
+    }
     let width = match &step_config.model {
         ModelConfig::Gpt2(model) => model.n_embd,
         ModelConfig::Llama(model) => model.hidden_size,
@@ -65,51 +67,87 @@ pub fn check(step_config: &StepConfig, tokenizer: &Tokenizer, sampling: &Samplin
     }
 }
 
-/// Texts that continue the prompt, the prompt included, each up to a document end if the tokenizer has one.
-///
-/// # Errors
-/// As [`check`], and if the program cannot be compiled or fails.
-pub fn generate(
-    device: &Device,
-    step_config: &StepConfig,
-    tokenizer: &Tokenizer,
-    weights: &[Buffer],
-    sampling: &Sampling,
-) -> Result<Vec<String>> {
-    if sampling.count == 0 || sampling.max_new_tokens == 0 {
-        return Ok(vec![sampling.prompt.clone(); sampling.count]);
-    }
-    check(step_config, tokenizer, sampling)?;
-    let context = step_config.seq_len;
-    let prompt = tokenizer.encode_prompt(&sampling.prompt)?;
-    // The model sees the end of a prompt that is longer than its window.
-    let seen = &prompt[prompt.len().saturating_sub(context)..];
-    let shape = GenerateShape { batch: sampling.count, context, max_new_tokens: sampling.max_new_tokens };
-    let (func, _) = generate_func(&step_config.model, shape, step_config.compute);
-    let program = device.compile_for(&func, 1)?;
+/// Texts from one model: a program for a number of texts and tokens, which serves every prompt.
+#[derive(Debug)]
+pub struct Generator {
+    step_config: StepConfig,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    /// Compiled when it is first needed.
+    program: Option<Program>,
+}
 
-    let mut window = vec![0_i32; sampling.count * context];
-    for row in window.chunks_exact_mut(context) {
-        row[..seen.len()].copy_from_slice(seen);
+impl Generator {
+    /// A generator for `sampling`.
+    ///
+    /// # Errors
+    /// As [`check`].
+    pub fn new(step_config: &StepConfig, tokenizer: &Tokenizer, sampling: &Sampling) -> Result<Generator> {
+        check(step_config, tokenizer, sampling)?;
+        let (step_config, tokenizer, sampling) = (step_config.clone(), tokenizer.clone(), sampling.clone());
+        Ok(Generator { step_config, tokenizer, sampling, program: None })
     }
-    let length = i32::try_from(seen.len()).map_err(|_| Error::input("the prompt is longer than 2^31 tokens"))?;
-    let top_k = i32::try_from(sampling.top_k).unwrap_or(i32::MAX);
-    let inputs = [
-        Literal::new([sampling.count, context], &window),
-        Literal::scalar(length),
-        Literal::new([2], &[sampling.seed, 0_u64]),
-        Literal::from_f64s(TensorType::scalar(DType::F32), &[sampling.temperature]),
-        Literal::scalar(top_k),
-        Literal::from_f64s(TensorType::scalar(DType::F32), &[sampling.top_p]),
-    ];
-    let inputs: Vec<Buffer> = inputs.iter().map(|input| device.buffer(input)).collect::<Result<_>>()?;
-    let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));
-    let results = program.execute(arguments.collect())?;
-    let tokens = results[0].to_literal().map_err(run_error)?.elements::<i32>();
-    let end = tokenizer.end_of_document().map(u32::cast_signed);
-    let text = |row: &[i32]| {
-        let new = row.split(|&id| Some(id) == end).next().unwrap_or_default();
-        format!("{}{}", sampling.prompt, tokenizer.decode(new))
-    };
-    Ok(tokens.chunks_exact(sampling.max_new_tokens).map(text).collect())
+
+    /// For each prompt, `sampling.count` texts that continue it, the prompt included, each up to a document end if the
+    /// tokenizer has one: pairs of prompt and text.
+    ///
+    /// # Errors
+    /// If the program cannot be compiled or fails.
+    pub fn generate(&mut self, device: &Device, weights: &[Buffer]) -> Result<Vec<(String, String)>> {
+        let prompts = self.sampling.prompts.clone();
+        let mut texts = Vec::with_capacity(prompts.len() * self.sampling.count);
+        for prompt in prompts {
+            let continued = self.continue_prompt(device, weights, &prompt)?;
+            texts.extend(continued.into_iter().map(|text| (prompt.clone(), text)));
+        }
+        Ok(texts)
+    }
+
+    fn continue_prompt(&mut self, device: &Device, weights: &[Buffer], prompt: &str) -> Result<Vec<String>> {
+        let Sampling { count, max_new_tokens, temperature, top_k, top_p, seed, .. } = self.sampling;
+        if count == 0 || max_new_tokens == 0 {
+            return Ok(vec![prompt.to_owned(); count]);
+        }
+        let context = self.step_config.seq_len;
+        let ids = self.tokenizer.encode_prompt(prompt)?;
+        // The model sees the end of a prompt that is longer than its window.
+        let seen = &ids[ids.len().saturating_sub(context)..];
+        let mut window = vec![0_i32; count * context];
+        for row in window.chunks_exact_mut(context) {
+            row[..seen.len()].copy_from_slice(seen);
+        }
+        let length = i32::try_from(seen.len()).map_err(|_| Error::input("the prompt is longer than 2^31 tokens"))?;
+        let inputs = [
+            Literal::new([count, context], &window),
+            Literal::scalar(length),
+            Literal::new([2], &[seed, 0_u64]),
+            Literal::from_f64s(TensorType::scalar(DType::F32), &[temperature]),
+            Literal::scalar(i32::try_from(top_k).unwrap_or(i32::MAX)),
+            Literal::from_f64s(TensorType::scalar(DType::F32), &[top_p]),
+        ];
+        let inputs: Vec<Buffer> = inputs.iter().map(|input| device.buffer(input)).collect::<Result<_>>()?;
+        let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));
+        let results = self.program(device)?.execute(arguments.collect())?;
+        let tokens = results[0].to_literal().map_err(run_error)?.elements::<i32>();
+        let end = self.tokenizer.end_of_document().map(u32::cast_signed);
+        let text = |row: &[i32]| {
+            let new = row.split(|&id| Some(id) == end).next().unwrap_or_default();
+            format!("{prompt}{}", self.tokenizer.decode(new))
+        };
+        Ok(tokens.chunks_exact(max_new_tokens).map(text).collect())
+    }
+
+    fn program(&mut self, device: &Device) -> Result<&Program> {
+        let program = match self.program.take() {
+            Some(program) => program,
+            None => {
+                let Sampling { count, max_new_tokens, .. } = self.sampling;
+                let shape = GenerateShape { batch: count, context: self.step_config.seq_len, max_new_tokens };
+                let (func, _) = generate_func(&self.step_config.model, shape, self.step_config.compute);
+                // As if it ran once, however often it does: a text depends on its prompt and seed alone.
+                device.compile_for(&func, 1)?
+            }
+        };
+        Ok(self.program.insert(program))
+    }
 }

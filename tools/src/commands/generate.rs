@@ -5,7 +5,7 @@ use serde_json::json;
 use super::saved::SavedRun;
 use crate::cli::GenerateArgs;
 use crate::error::{Error, Result};
-use crate::generation::{Sampling, check, generate};
+use crate::generation::{Generator, Sampling, check};
 use crate::output::{print, print_json};
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
@@ -17,7 +17,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
         temperature: args.temperature.unwrap_or(defaults.temperature),
         top_k: args.top_k.unwrap_or(defaults.top_k),
         top_p: args.top_p.unwrap_or(defaults.top_p),
-        prompt: if args.prompt.is_empty() { defaults.prompt } else { args.prompt },
+        prompts: if args.prompt.is_empty() { defaults.prompt } else { vec![args.prompt] },
         seed: args.seed.unwrap_or(saved.config.train.seed),
     };
     validate(&sampling)?;
@@ -29,10 +29,11 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     };
     check(&saved.step_config, tokenizer, &sampling)?;
     let device = saved.open_device(args.plugin.plugin)?;
+    let mut generator = Generator::new(&saved.step_config, tokenizer, &sampling)?;
     let weights = saved.weights(&device)?;
-    for text in generate(&device, &saved.step_config, tokenizer, &weights, &sampling)? {
+    for (prompt, text) in generator.generate(&device, &weights)? {
         if args.json {
-            print_json(&json!({ "prompt": sampling.prompt, "text": text }))?;
+            print_json(&json!({ "prompt": prompt, "text": text }))?;
         } else {
             print(&format!("{text}\n"))?;
         }

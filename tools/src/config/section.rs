@@ -210,9 +210,16 @@ impl<'a> Section<'a> {
 
     /// One path or a list of them, none empty.
     pub(crate) fn paths(&self, key: &'static str) -> Vec<&'a str> {
-        let Some(node) = self.node(key) else { return Vec::new() };
-        let expected = "a path in quotes or a list of paths";
-        let paths: Vec<&str> = match &node.kind {
+        let Some(paths) = self.strings(key, "a path in quotes or a list of paths") else { return Vec::new() };
+        self.require(&[key], !paths.is_empty(), || format!("`{key}` is an empty list: no file to read"));
+        self.require(&[key], paths.iter().all(|path| !path.is_empty()), || format!("`{key}` has an empty path"));
+        paths
+    }
+
+    /// A string or a list of strings.
+    pub(crate) fn strings(&self, key: &'static str, expected: &str) -> Option<Vec<&'a str>> {
+        let node = self.node(key)?;
+        Some(match &node.kind {
             Kind::Array(items) => items.iter().filter_map(|item| self.string_at(key, item, expected)).collect(),
             Kind::String(text) => vec![text],
             Kind::Integer(_)
@@ -224,10 +231,7 @@ impl<'a> Section<'a> {
                 self.wrong_type(key, node, expected);
                 Vec::new()
             }
-        };
-        self.require(&[key], !paths.is_empty(), || format!("`{key}` is an empty list: no file to read"));
-        self.require(&[key], paths.iter().all(|path| !path.is_empty()), || format!("`{key}` has an empty path"));
-        paths
+        })
     }
 
     /// One of the names of `T`, or `default`.

@@ -73,7 +73,7 @@ pub struct Settings {
     pub schedule: ScheduleConfig,
     /// `[train]`: how long, how much at a time, and where results go.
     pub train: TrainConfig,
-    /// `[sample]`: texts to generate when training is done. Default: none.
+    /// `[sample]`: texts to generate during training and when it is done. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample: Option<SampleConfig>,
     /// `[runtime]`: the device.
@@ -295,10 +295,13 @@ choices! {
     }
 }
 
-/// `[sample]`: texts to generate when training is done, and the defaults of `generate`.
+/// `[sample]`: texts to generate during training and when it is done, and the defaults of `generate`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SampleConfig {
-    /// Texts to print. Default 10.
+    /// Also generate them every so many steps, to watch the model learn: they are recorded in `metrics.jsonl`, and their
+    /// beginnings shown. 0 means only when training is done, when they are printed. Default 0.
+    pub every: u64,
+    /// Texts for each prompt. Default 10.
     pub count: usize,
     /// Tokens a text may have; a document end stops it earlier. Default 256.
     pub max_new_tokens: usize,
@@ -308,13 +311,14 @@ pub struct SampleConfig {
     pub top_k: usize,
     /// Draw from the likeliest tokens that together have this probability; 1 means all. Default 1.0.
     pub top_p: f64,
-    /// What every text begins with. Default empty: a document's start, or a line's in running text.
-    pub prompt: String,
+    /// What texts begin with: one text, or a list of them. Default empty: a document's start, or a line's in running text.
+    pub prompt: Vec<String>,
 }
 
 impl Default for SampleConfig {
     fn default() -> SampleConfig {
-        SampleConfig { count: 10, max_new_tokens: 256, temperature: 1.0, top_k: 0, top_p: 1.0, prompt: String::new() }
+        let prompt = vec![String::new()];
+        SampleConfig { every: 0, count: 10, max_new_tokens: 256, temperature: 1.0, top_k: 0, top_p: 1.0, prompt }
     }
 }
 

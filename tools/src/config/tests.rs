@@ -151,7 +151,7 @@ fn set_takes_toml_and_bare_words() {
     assert!(config.data.train[0].is_absolute() && config.data.train[0].ends_with("shared/data/names.txt"));
     assert_eq!((config.train.steps, config.data.order), (7, Order::Sequential));
     let config = parse(NAMES, &["sample.prompt = Once upon a time", "train.out_dir=2026-run"]).unwrap();
-    assert_eq!(config.sample.as_ref().unwrap().prompt, "Once upon a time");
+    assert_eq!(config.sample.as_ref().unwrap().prompt, ["Once upon a time"]);
     assert_eq!(config.train.out_dir, Path::new("2026-run"));
 }
 

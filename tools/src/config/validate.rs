@@ -428,12 +428,21 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
 fn read_sample(section: &Section<'_>) -> SampleConfig {
     let default = SampleConfig::default();
     SampleConfig {
+        every: section.count_or("every", default.every),
         count: section.size_or("count", default.count),
         max_new_tokens: section.size_or("max_new_tokens", default.max_new_tokens),
         temperature: section.number_or("temperature", default.temperature, &NOT_NEGATIVE),
         top_k: usize::try_from(section.count_or("top_k", 0)).unwrap_or(usize::MAX),
         top_p: section.number_or("top_p", default.top_p, &PROBABILITY),
-        prompt: section.string("prompt", "a text in quotes").unwrap_or_default().to_owned(),
+        prompt: match section.strings("prompt", "a text in quotes or a list of texts") {
+            Some(prompts) => {
+                section.require(&["prompt"], !prompts.is_empty(), || {
+                    "`prompt` is an empty list; leave it out for texts that begin with nothing".to_owned()
+                });
+                prompts.into_iter().map(str::to_owned).collect()
+            }
+            None => default.prompt,
+        },
     }
 }
 

@@ -25,6 +25,15 @@ pub enum Event {
     Train(TrainMetrics),
     /// The held-out data were evaluated.
     Eval(EvalMetrics),
+    /// A text was generated during training.
+    Sample {
+        /// Steps done.
+        step: u64,
+        /// What it was told to begin with.
+        prompt: String,
+        /// The text, prompt included.
+        text: String,
+    },
     /// A checkpoint was saved.
     Save {
         /// Steps done.

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use lmc_lower::Platform;
 use lmc_models::{StepConfig, TrainStep, train_step};
-use lmc_runtime::Buffer;
 
 use crate::checkpoint::{self, Newest};
 use crate::config::Config;
@@ -18,7 +17,7 @@ use crate::data::Data;
 use crate::device::{Device, DeviceOptions, Program};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluator;
-use crate::generation::{self, Sampling};
+use crate::generation::{Generator, Sampling};
 use crate::memory;
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
@@ -68,18 +67,14 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let step_config = step_config(&config)?;
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
     memory::check_fits(&config, num_parameters(&step_graph))?;
-    if let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) {
-        // Not after hours of training.
-        generation::check(&step_config, tokenizer, &Sampling::from_config(sample, config.train.seed))
-            .map_err(|error| config.error_at("sample", error.message()))?;
-    }
+    // Refuses what cannot be generated now, and not after hours of training.
+    let mut generator = generator(&config, &data, &step_config)?;
     // All of this before the folder is claimed: a wrong file or plugin must not leave traces.
     let initial = match &found {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
         None => initial_state(&config, &step_graph)?,
     };
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
-
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     let changed = match run.saved_config()? {
         Some(saved) if found.is_some() => allowed_changes(&config, &saved)?,
@@ -125,13 +120,18 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
+            let sample = !last && !interrupted && samples_are_due(&config, steps_done);
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
-            if evaluate || save {
+            if evaluate || sample || save {
                 recorder.finish()?;
             }
             if evaluate {
                 let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;
                 recorder.evaluated(&evaluation)?;
+            }
+            if sample && let Some(generator) = &mut generator {
+                let samples = generator.generate(&device, state.weights())?;
+                recorder.sampled(steps_done, samples)?;
             }
             if save {
                 let checkpoint = state.checkpoint(&config, &data, &step_graph, steps_done)?;
@@ -154,7 +154,22 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             config.train.steps
         ));
     }
-    print_samples(&config, &data, &device, &step_config, state.weights())
+    let Some(generator) = &mut generator else { return Ok(()) };
+    generator.generate(&device, state.weights())?.iter().try_for_each(|(_, text)| print(&format!("{text}\n")))
+}
+
+/// What generates the samples that the config asks for; `None` where there are no texts.
+fn generator(config: &Config, data: &Data, step_config: &StepConfig) -> Result<Option<Generator>> {
+    let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) else { return Ok(None) };
+    let sampling = Sampling::from_config(sample, config.train.seed);
+    Generator::new(step_config, tokenizer, &sampling)
+        .map(Some)
+        .map_err(|error| config.error_at("sample", error.message()))
+}
+
+/// Whether samples are to be drawn after `step` steps, beside those at the end.
+fn samples_are_due(config: &Config, step: u64) -> bool {
+    config.sample.as_ref().is_some_and(|sample| is_multiple(step, sample.every))
 }
 
 /// Whether `step` is a multiple of `every`; never for 0.
@@ -212,20 +227,4 @@ fn interrupt_on_signals() -> Result<()> {
         Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
         Err(error) => Err(Error::run(format!("cannot listen for Ctrl-C: {error}"))),
     }
-}
-
-/// Prints the samples that the config asks for to stdout.
-fn print_samples(
-    config: &Config,
-    data: &Data,
-    device: &Device,
-    step_config: &StepConfig,
-    weights: &[Buffer],
-) -> Result<()> {
-    let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) else { return Ok(()) };
-    let sampling = Sampling::from_config(sample, config.train.seed);
-    for text in generation::generate(device, step_config, tokenizer, weights, &sampling)? {
-        print(&format!("{text}\n"))?;
-    }
-    Ok(())
 }

@@ -136,6 +136,20 @@ impl Recorder {
         Ok(())
     }
 
+    /// Samples were drawn: pairs of prompt and text.
+    pub(super) fn sampled(&mut self, step: u64, samples: Vec<(String, String)>) -> Result<()> {
+        // As many as one glance takes in.
+        const SHOWN: usize = 3;
+        for (_, text) in samples.iter().take(SHOWN) {
+            self.progress.say(format_args!("step {step}: {}", first_line(text)));
+        }
+        for (prompt, text) in samples {
+            self.metrics.record(&Event::Sample { step, prompt, text })?;
+        }
+        self.last_end = Instant::now();
+        Ok(())
+    }
+
     pub(super) fn saved(&mut self, run: &RunFolder, saved: &Checkpoint) -> Result<()> {
         let begin = Instant::now();
         let path = checkpoint::save(run.path(), saved)?;
@@ -155,4 +169,12 @@ impl Recorder {
         self.progress.finish();
         self.metrics.record(&Event::Done { step, seconds: began.elapsed().as_secs_f64() })
     }
+}
+
+/// The beginning of a text, as long as a line of a terminal.
+fn first_line(text: &str) -> String {
+    const LENGTH: usize = 64;
+    let line = text.trim_start().lines().next().unwrap_or_default();
+    let cut: String = line.chars().take(LENGTH).collect();
+    if cut.len() < text.trim().len() { format!("{cut} ...") } else { cut }
 }

@@ -72,6 +72,31 @@ fn a_run_leaves_samples_metrics_and_a_checkpoint() {
 }
 
 #[test]
+fn samples_are_drawn_on_the_way() {
+    let folder = Folder::new();
+    let sets = ["--set", "sample.every=2", "--set", "sample.prompt=[\"ab\", \"\"]", "--set", "sample.count=2"];
+    let ran = folder.ok(&[&["train", "run.toml"], &sets[..]].concat());
+    assert_eq!(ran.stdout.lines().count(), 4, "two for each prompt: {}", ran.stdout);
+    has(&ran.stderr, &["step 2: ab", "step 4: ab"]);
+    let metrics = folder.metrics("run");
+    let samples: Vec<_> = events(&metrics, "sample").into_iter().map(|s| (&s["step"], &s["prompt"])).collect();
+    let at = |step: u64| [(step, "ab"), (step, "ab"), (step, ""), (step, "")];
+    let expected: Vec<_> = [at(2), at(4)].concat().into_iter().map(|(step, p)| (step.into(), p.into())).collect();
+    assert!(samples.iter().copied().eq(expected.iter().map(|(step, p)| (step, p))), "{samples:?}");
+    let texts = |step: u64| -> Vec<&str> {
+        let of_step = events(&metrics, "sample").into_iter().filter(|s| s["step"] == step);
+        of_step.map(|s| s["text"].as_str().expect("a text")).collect()
+    };
+    assert!(texts(2).iter().zip(["ab", "ab", "", ""]).all(|(text, prompt)| text.starts_with(prompt)));
+    // Drawing changes nothing of the training.
+    folder.ok(&["train", "run.toml", "--out", "silent"]);
+    assert_eq!(folder.weights("run", 6), folder.weights("silent", 6));
+    let none = folder.lmc(&["train", "run.toml", "--fresh", "--set", "sample.prompt=[]"]);
+    assert_eq!(none.code, 2);
+    has(&none.stderr, &["`prompt` is an empty list"]);
+}
+
+#[test]
 fn a_checkpoint_can_begin_another_run() {
     let folder = Folder::new();
     folder.ok(&["train", "run.toml"]);
