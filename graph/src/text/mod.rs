@@ -52,6 +52,7 @@ mod print;
 pub(crate) mod tests;
 
 pub use error::ParseError;
+pub use number::write_element;
 pub use parse::{Parsed, parse, parse_all, parse_each};
 pub use print::{PrintOptions, print, print_with};
 

@@ -7,8 +7,13 @@ use half::{bf16, f16};
 use crate::dtype::DType;
 use crate::literal::{Element, round_to_bf16, round_to_f16};
 
-/// Appends an element, given as its bytes.
-pub(super) fn write_element(out: &mut String, dtype: DType, bytes: &[u8]) {
+/// Appends the element of type `dtype` that `bytes` are, little-endian: a number with as few digits as tell it from its
+/// neighbours, also when it is read as an f64 and then rounded to `dtype`; `true` or `false`; or, of what is not finite,
+/// the bits in hexadecimal, `0x7FC00000`.
+///
+/// # Panics
+/// If `bytes` are not as many as the type has.
+pub fn write_element(out: &mut String, dtype: DType, bytes: &[u8]) {
     let text = match dtype {
         DType::Bool => bool::read(bytes).to_string(),
         DType::I8 => i8::read(bytes).to_string(),
@@ -29,7 +34,7 @@ pub(super) fn write_element(out: &mut String, dtype: DType, bytes: &[u8]) {
         }
         DType::F32 => {
             let x = f32::read(bytes);
-            if x.is_finite() { format!("{x:?}") } else { bits(bytes) }
+            if x.is_finite() { shortest(f64::from(x), |y| y as f32 == x) } else { bits(bytes) }
         }
         DType::F64 => return write_f64(out, f64::read(bytes)),
     };
@@ -45,10 +50,10 @@ pub(super) fn write_f64(out: &mut String, x: f64) {
     }
 }
 
-/// The decimal number with the fewest digits that `is_same` takes for `x`; formats of 16 bits need at most 5 digits.
+/// The decimal number with the fewest digits that `is_same` takes for `x`; nine tell every f32 from its neighbours.
 fn shortest(x: f64, is_same: impl Fn(f64) -> bool) -> String {
     let rounded = |digits: usize| format!("{x:.digits$e}").parse::<f64>().unwrap_or(x);
-    format!("{:?}", (0..8).map(rounded).find(|&y| is_same(y)).unwrap_or(x))
+    format!("{:?}", (0..9).map(rounded).find(|&y| is_same(y)).unwrap_or(x))
 }
 
 /// Little-endian bytes as one hexadecimal number.

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use half::{bf16, f16};
-use lmc_graph::{DType, Element, Literal, TensorType};
+use lmc_graph::text::write_element;
+use lmc_graph::{DType, Literal, TensorType};
 
 /// `tensor<2x3xf32>`.
 pub(super) fn tensor(ty: &TensorType) -> String {
@@ -98,62 +98,23 @@ fn nested(shape: &[usize], elements: &[String]) -> String {
     list(rows)
 }
 
-/// One element, from its little-endian bytes.
+/// One element, from its little-endian bytes, with the point that MLIR's floats need.
 fn scalar(dtype: DType, bytes: &[u8]) -> String {
-    match dtype {
-        DType::Bool => bool::read(bytes).to_string(),
-        DType::I8 => i8::read(bytes).to_string(),
-        DType::I16 => i16::read(bytes).to_string(),
-        DType::I32 => i32::read(bytes).to_string(),
-        DType::I64 => i64::read(bytes).to_string(),
-        DType::U8 => u8::read(bytes).to_string(),
-        DType::U16 => u16::read(bytes).to_string(),
-        DType::U32 => u32::read(bytes).to_string(),
-        DType::U64 => u64::read(bytes).to_string(),
-        DType::BF16 => {
-            let x = bf16::read(bytes);
-            float(x.to_f64(), |read| bf16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
+    let mut text = String::new();
+    write_element(&mut text, dtype, bytes);
+    match text.split_once('e') {
+        // A number such as `1e-7`; hexadecimal digits are in capitals.
+        Some((mantissa, exponent)) if dtype.is_float() && !mantissa.contains('.') => {
+            format!("{mantissa}.0e{exponent}")
         }
-        DType::F16 => {
-            let x = f16::read(bytes);
-            float(x.to_f64(), |read| f16::from_f64(read) == x).unwrap_or_else(|| hex(bytes))
-        }
-        DType::F32 => {
-            let x = f32::read(bytes);
-            float(f64::from(x), |read| read as f32 == x).unwrap_or_else(|| hex(bytes))
-        }
-        DType::F64 => {
-            let x = f64::read(bytes);
-            float(x, |read| read == x).unwrap_or_else(|| hex(bytes))
-        }
+        Some(_) | None => text,
     }
-}
-
-/// The fewest decimals that are read back as `x`, with the point that MLIR's floats need; `None` when it is not finite.
-///
-/// `is_exact` tells whether an f64 becomes `x` when it is rounded to the element type: MLIR too reads decimals as f64.
-fn float(x: f64, is_exact: impl Fn(f64) -> bool) -> Option<String> {
-    if !x.is_finite() {
-        return None;
-    }
-    // 17 digits, one of them before the point, tell every f64 from its neighbours.
-    let rounded = |decimals: usize| format!("{x:.decimals$e}").parse::<f64>().ok().filter(|&read| is_exact(read));
-    let digits = format!("{:?}", (0..=16).find_map(rounded)?);
-    Some(match digits.split_once('e') {
-        // `Debug` writes `1e-7`.
-        Some((mantissa, exponent)) if !mantissa.contains('.') => format!("{mantissa}.0e{exponent}"),
-        Some(_) | None => digits,
-    })
-}
-
-/// The bits of a float: `0x7FC00000`.
-fn hex(little_endian: &[u8]) -> String {
-    let digits: String = little_endian.iter().rev().map(|byte| format!("{byte:02X}")).collect();
-    format!("0x{digits}")
 }
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     #[track_caller]
