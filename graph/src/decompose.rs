@@ -1,5 +1,7 @@
 //! The meaning of fused ops in terms of the others: one function that the evaluator, the generic lowering and
-//! second-order differentiation share.
+//! second-order differentiation share; and the same meaning by blocks of queries, for targets without a fused op.
+
+use std::ops::Range;
 
 use crate::builder::{Builder, Value};
 use crate::dtype::{DType, TensorType};
@@ -12,6 +14,16 @@ use crate::ops::{AttentionMask, DotGeneral, Op, ScaledDotProductAttention, Scale
 /// # Panics
 /// If the operands' types break a constraint of the op.
 pub fn decompose(op: &Op, operands: &[TensorType]) -> Option<crate::Func> {
+    decompose_by_blocks(op, operands, usize::MAX)
+}
+
+/// As [`decompose`], with attention computed for `block` queries after the other, each block with no more keys than its
+/// queries see. All scores never exist at once, and those that the mask hides are mostly not computed: with `n` blocks a
+/// causal attention takes `(n + 1) / 2n` of the operations.
+///
+/// # Panics
+/// As [`decompose`], and if `block` is 0.
+pub fn decompose_by_blocks(op: &Op, operands: &[TensorType], block: usize) -> Option<crate::Func> {
     let build = |body: &dyn for<'g> Fn(&[Value<'g>]) -> Vec<Value<'g>>| {
         Builder::build(op.name(), |b| {
             let params: Vec<Value<'_>> =
@@ -21,14 +33,12 @@ pub fn decompose(op: &Op, operands: &[TensorType]) -> Option<crate::Func> {
     };
     if let Op::ScaledDotProductAttention(op) = op {
         return Some(build(&|x| {
-            let (output, log_sum_exp) = scaled_dot_product_attention(op, x[0], x[1], x[2]);
+            let (output, log_sum_exp) = attention_by_blocks(op, x[0], x[1], x[2], block);
             vec![output, log_sum_exp]
         }));
     }
     if let Op::ScaledDotProductAttentionBackward(op) = op {
-        return Some(build(&|x| {
-            scaled_dot_product_attention_backward(op, [x[0], x[1], x[2]], x[3], x[4], x[5]).to_vec()
-        }));
+        return Some(build(&|x| backward_by_blocks(op, [x[0], x[1], x[2]], x[3], x[4], x[5], block).to_vec()));
     }
     None
 }
@@ -44,9 +54,79 @@ pub fn scaled_dot_product_attention<'g>(
     key: Value<'g>,
     value: Value<'g>,
 ) -> (Value<'g>, Value<'g>) {
+    attention_by_blocks(op, query, key, value, usize::MAX)
+}
+
+/// The cotangents of query, key and value, with the probabilities computed again from the log-sum-exp.
+pub fn scaled_dot_product_attention_backward<'g>(
+    op: &ScaledDotProductAttentionBackward,
+    operands: [Value<'g>; 3],
+    log_sum_exp: Value<'g>,
+    output: Value<'g>,
+    ct: Value<'g>,
+) -> [Value<'g>; 3] {
+    backward_by_blocks(op, operands, log_sum_exp, output, ct, usize::MAX)
+}
+
+/// Some queries and the keys that they are compared with.
+struct Block {
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+/// The queries in blocks, each with the keys that at least one of them sees.
+fn blocks(op: &ScaledDotProductAttention, num_queries: usize, num_keys: usize, block: usize) -> Vec<Block> {
+    assert!(block > 0, "a block has at least one query");
+    if block >= num_queries {
+        return vec![Block { queries: 0..num_queries, keys: 0..num_keys }];
+    }
+    let keys = |queries: &Range<usize>| match op.mask {
+        AttentionMask::Full => 0..num_keys,
+        AttentionMask::Causal => {
+            // Queries behind the last key by more than the window see none. What they get instead, the mean of all
+            // values, needs all.
+            let first = match op.sliding_window {
+                Some(window) if queries.end <= num_keys => (queries.start + 1).saturating_sub(window),
+                Some(_) | None => 0,
+            };
+            first..queries.end.min(num_keys)
+        }
+    };
+    let queries = (0..num_queries).step_by(block).map(|start| start..num_queries.min(start.saturating_add(block)));
+    queries.map(|queries| Block { keys: keys(&queries), queries }).collect()
+}
+
+fn attention_by_blocks<'g>(
+    op: &ScaledDotProductAttention,
+    query: Value<'g>,
+    key: Value<'g>,
+    value: Value<'g>,
+    block: usize,
+) -> (Value<'g>, Value<'g>) {
+    let ([_, t, ..], [_, s, ..]) = (query.dims::<4>(), key.dims::<4>());
+    let parts: Vec<_> = blocks(op, t, s, block)
+        .iter()
+        .map(|block| {
+            let Block { queries, keys } = block;
+            let of_keys = |x: Value<'g>| x.slice_dim(1, keys.clone());
+            attend(op, block, query.slice_dim(1, queries.clone()), of_keys(key), of_keys(value))
+        })
+        .collect();
+    let (outputs, log_sum_exps): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    (joined(&outputs, 1), joined(&log_sum_exps, 2))
+}
+
+/// The output and the log-sum-exp of a block.
+fn attend<'g>(
+    op: &ScaledDotProductAttention,
+    block: &Block,
+    query: Value<'g>,
+    key: Value<'g>,
+    value: Value<'g>,
+) -> (Value<'g>, Value<'g>) {
     let [b, t, n, _] = query.dims();
     let [_, _, k, v] = value.dims();
-    let scores = masked_scores(op, query, key);
+    let scores = masked_scores(op, block, query, key);
     // The maximum only guards against overflow; the result does not depend on it.
     let max = scores.max(&[4]).stop_gradient();
     let exp = (scores - expand(max, &scores.shape())).exp();
@@ -57,18 +137,61 @@ pub fn scaled_dot_product_attention<'g>(
     (heads_last(output).reshape(&[b, t, n, v]), log_sum_exp.transpose(&[0, 1, 3, 2]).reshape(&[b, k * (n / k), t]))
 }
 
-/// The cotangents of query, key and value, with the probabilities computed again from the log-sum-exp.
-pub fn scaled_dot_product_attention_backward<'g>(
+fn backward_by_blocks<'g>(
     op: &ScaledDotProductAttentionBackward,
     [query, key, value]: [Value<'g>; 3],
     log_sum_exp: Value<'g>,
     output: Value<'g>,
     ct: Value<'g>,
+    block: usize,
+) -> [Value<'g>; 3] {
+    let op = op.forward();
+    let ([_, t, ..], [_, s, ..]) = (query.dims::<4>(), key.dims::<4>());
+    let blocks = blocks(&op, t, s, block);
+    // Sums over blocks are in the type of scores, and rounded once.
+    let sum_dtype = if blocks.len() == 1 { query.dtype() } else { score_dtype(query.dtype()) };
+    let parts: Vec<[Value<'g>; 3]> = blocks
+        .iter()
+        .map(|block| {
+            let of_queries = |x: Value<'g>| x.slice_dim(1, block.queries.clone());
+            let of_keys = |x: Value<'g>| x.slice_dim(1, block.keys.clone());
+            let operands = [of_queries(query), of_keys(key), of_keys(value)];
+            let log_sum_exp = log_sum_exp.slice_dim(2, block.queries.clone());
+            attend_backward(&op, block, operands, log_sum_exp, of_queries(output), of_queries(ct), sum_dtype)
+        })
+        .collect();
+    // Every block adds to the keys it has seen.
+    let sum = |of: usize| {
+        let terms = blocks.iter().zip(&parts).map(|(block, cts)| {
+            let (ct, keys) = (cts[of], &block.keys);
+            if *keys == (0..s) {
+                return ct;
+            }
+            let mut low = vec![0; ct.rank()];
+            let mut high = low.clone();
+            (low[1], high[1]) = (keys.start as i64, (s - keys.end) as i64);
+            ct.pad(ct.builder().scalar(ct.dtype(), 0.0), &low, &high, &vec![0; ct.rank()])
+        });
+        terms.reduce(|sum, term| sum + term).expect("there is at least one block")
+    };
+    let ct_query: Vec<Value<'g>> = parts.iter().map(|cts| cts[0]).collect();
+    [joined(&ct_query, 1), sum(1).convert(key.dtype()), sum(2).convert(value.dtype())]
+}
+
+/// The cotangents of a block's queries, keys and values, the last two in `sum_dtype`.
+fn attend_backward<'g>(
+    op: &ScaledDotProductAttention,
+    block: &Block,
+    [query, key, value]: [Value<'g>; 3],
+    log_sum_exp: Value<'g>,
+    output: Value<'g>,
+    ct: Value<'g>,
+    sum_dtype: DType,
 ) -> [Value<'g>; 3] {
     let [b, t, n, h] = query.dims();
     let [_, _, k, v] = value.dims();
     let (group, dtype, score_dtype) = (n / k, query.dtype(), score_dtype(query.dtype()));
-    let scores = masked_scores(&op.forward(), query, key);
+    let scores = masked_scores(op, block, query, key);
     let shape = scores.shape();
     let log_sum_exp = log_sum_exp.reshape(&[b, k, group, t]).transpose(&[0, 1, 3, 2]);
     let probabilities = (scores - expand(log_sum_exp, &shape)).exp();
@@ -78,15 +201,15 @@ pub fn scaled_dot_product_attention_backward<'g>(
     let (query, ct) = (query.reshape(&[b, t, k, group, h]), ct.reshape(&[b, t, k, group, v]));
     let ct_probabilities = ct.dot_general(value, batched([0, 2], [0, 2], &[4], &[3], score_dtype));
     let ct_scores = (probabilities * (ct_probabilities - expand(delta, &shape)) * op.scale).convert(dtype);
-    let ct_value = probabilities.convert(dtype).dot_general(ct, batched([0, 1], [0, 2], &[2, 3], &[1, 3], dtype));
+    let ct_value = probabilities.convert(dtype).dot_general(ct, batched([0, 1], [0, 2], &[2, 3], &[1, 3], sum_dtype));
     let ct_query = ct_scores.dot_general(key, batched([0, 1], [0, 2], &[4], &[1], dtype));
-    let ct_key = ct_scores.dot_general(query, batched([0, 1], [0, 2], &[2, 3], &[1, 3], dtype));
+    let ct_key = ct_scores.dot_general(query, batched([0, 1], [0, 2], &[2, 3], &[1, 3], sum_dtype));
     [heads_last(ct_query).reshape(&[b, t, n, h]), ct_key.transpose(&[0, 2, 1, 3]), ct_value.transpose(&[0, 2, 1, 3])]
 }
 
 /// Scaled and masked scores, `B K T G S`: the queries' heads are folded into groups beside the time, so that every key
 /// head serves its group in one product and is never repeated.
-fn masked_scores<'g>(op: &ScaledDotProductAttention, query: Value<'g>, key: Value<'g>) -> Value<'g> {
+fn masked_scores<'g>(op: &ScaledDotProductAttention, block: &Block, query: Value<'g>, key: Value<'g>) -> Value<'g> {
     let [b, t, n, h] = query.dims();
     let [_, s, k, _] = key.dims();
     let dtype = score_dtype(query.dtype());
@@ -96,7 +219,11 @@ fn masked_scores<'g>(op: &ScaledDotProductAttention, query: Value<'g>, key: Valu
         AttentionMask::Full => scores,
         AttentionMask::Causal => {
             let index = TensorType::new(DType::I32, [t, s]);
-            let (rows, columns) = (query.builder().iota(&index, 0), query.builder().iota(&index, 1));
+            let positions = |dimension: usize, first: usize| {
+                let index = query.builder().iota(&index, dimension);
+                if first == 0 { index } else { index + first as f64 }
+            };
+            let (rows, columns) = (positions(0, block.queries.start), positions(1, block.keys.start));
             let mut visible = columns.less_equal(rows);
             if let Some(window) = op.sliding_window {
                 // A window beyond 2^31 - 1 hides nothing.
@@ -106,6 +233,14 @@ fn masked_scores<'g>(op: &ScaledDotProductAttention, query: Value<'g>, key: Valu
             let shape = scores.shape();
             visible.broadcast_in_dim(&shape, &[2, 4]).select(scores, scores.full_like(MASKED))
         }
+    }
+}
+
+/// Parts of a dimension, end to end.
+fn joined<'g>(parts: &[Value<'g>], dimension: usize) -> Value<'g> {
+    match parts {
+        &[whole] => whole,
+        parts => parts[0].builder().concatenate(parts, dimension),
     }
 }
 
@@ -134,4 +269,76 @@ fn expand<'g>(x: Value<'g>, shape: &[usize]) -> Value<'g> {
 /// `B K T G D → B T K G D`.
 fn heads_last(x: Value<'_>) -> Value<'_> {
     x.transpose(&[0, 2, 1, 3, 4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Func, Literal, eval};
+
+    /// Numbers without a pattern, from -1 to 1.
+    fn numbers(ty: &TensorType, seed: usize) -> Literal {
+        let values: Vec<f64> = (0..ty.num_elements()).map(|i| ((i * 7 + seed * 31) as f64 * 0.7).sin()).collect();
+        Literal::from_f64s(ty.clone(), &values)
+    }
+
+    fn results(func: &Func) -> Vec<Vec<f64>> {
+        let args: Vec<Literal> = func.param_types().iter().enumerate().map(|(i, ty)| numbers(ty, i)).collect();
+        eval(func, &args).expect("the arguments fit").iter().map(Literal::to_f64s).collect()
+    }
+
+    /// Attention and its backward by blocks of each size against those in one piece.
+    #[track_caller]
+    fn check(mask: AttentionMask, sliding_window: Option<usize>, [t, s]: [usize; 2]) {
+        let op = ScaledDotProductAttention { scale: 0.6, mask, sliding_window };
+        let ty = |shape: [usize; 4]| TensorType::new(DType::F64, shape);
+        let (query, key, value) = (ty([2, t, 4, 3]), ty([2, s, 2, 3]), ty([2, s, 2, 5]));
+        let (output, log_sum_exp) = (ty([2, t, 4, 5]), TensorType::new(DType::F64, [2, 4, t]));
+        let forward = [query.clone(), key.clone(), value.clone()];
+        let backward = [query, key, value, log_sum_exp, output.clone(), output];
+        let (forward_op, backward_op) =
+            (Op::ScaledDotProductAttention(op.clone()), Op::ScaledDotProductAttentionBackward(op.backward()));
+        for (op, operands) in [(forward_op, &forward[..]), (backward_op, &backward)] {
+            let whole = results(&decompose(&op, operands).expect("it is fused"));
+            for block in 1..=t + 1 {
+                let parts = results(&decompose_by_blocks(&op, operands, block).expect("it is fused"));
+                for (found, expected) in parts.iter().flatten().zip(whole.iter().flatten()) {
+                    // Sums in another order.
+                    let error = (found - expected).abs() / expected.abs().max(1.0);
+                    assert!(error < 1e-12, "{} {mask:?} {sliding_window:?} {t}x{s} by {block}", op.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_make_no_difference() {
+        for lengths in [[5, 5], [4, 7], [7, 4], [1, 3]] {
+            check(AttentionMask::Full, None, lengths);
+            check(AttentionMask::Causal, None, lengths);
+            for window in [1, 2, 4, 100] {
+                check(AttentionMask::Causal, Some(window), lengths);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_take_no_more_keys_than_their_queries_see() {
+        let op = |mask, sliding_window| ScaledDotProductAttention { scale: 1.0, mask, sliding_window };
+        let found = |op: &ScaledDotProductAttention, t, s| -> Vec<_> {
+            blocks(op, t, s, 2).into_iter().map(|block| (block.queries, block.keys)).collect()
+        };
+        let causal = op(AttentionMask::Causal, None);
+        assert_eq!(found(&causal, 5, 5), [(0..2, 0..2), (2..4, 0..4), (4..5, 0..5)]);
+        assert_eq!(found(&causal, 4, 3), [(0..2, 0..2), (2..4, 0..3)]);
+        let sliding = op(AttentionMask::Causal, Some(2));
+        assert_eq!(found(&sliding, 5, 5), [(0..2, 0..2), (2..4, 1..4), (4..5, 3..5)]);
+        assert_eq!(
+            found(&sliding, 4, 2),
+            [(0..2, 0..2), (2..4, 0..2)],
+            "query 3 sees no key, and takes the mean of all"
+        );
+        assert_eq!(found(&op(AttentionMask::Full, None), 4, 3), [(0..2, 0..3), (2..4, 0..3)]);
+        assert_eq!(found(&causal, 2, 3), [(0..2, 0..3)], "one block is the whole");
+    }
 }

@@ -3,7 +3,7 @@
 //! | IR | generic | cpu |
 //! |---|---|---|
 //! | `dot_general` | as it is | neighbouring dimensions of one kind collapsed around it |
-//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed |
+//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed, by blocks of queries |
 
 use lmc_graph::TensorType;
 use lmc_graph::ops::DotGeneral;
@@ -40,6 +40,24 @@ pub(crate) fn dot_general(target: &Target, op: &DotGeneral, lhs: &TensorType, rh
         Platform::Cpu => collapse(op, lhs, rhs).map_or(DotForm::Plain, DotForm::Collapsed),
     }
 }
+
+/// How many of `num_queries` queries a decomposed attention takes at a time on this target: all of them, where that is no
+/// less.
+pub(crate) fn attention_block(target: &Target, num_queries: usize) -> usize {
+    match target.platform {
+        Platform::Generic => num_queries,
+        // Scores that are computed in one piece are written to memory and read back by every step of the softmax, and half
+        // of them are masked. Smaller blocks make products too small to be fast, and more blocks a program that takes long
+        // to compile.
+        Platform::Cpu => num_queries.div_ceil(MOST_BLOCKS).max(SMALLEST_BLOCK),
+    }
+}
+
+/// With eight blocks a causal attention takes 9/16 of the operations of one in one piece.
+const MOST_BLOCKS: usize = 8;
+
+/// Queries that make a product large enough to be fast.
+const SMALLEST_BLOCK: usize = 128;
 
 /// Why attention is decomposed on this target.
 pub(crate) fn attention_refusal(target: &Target) -> &'static str {

@@ -53,6 +53,8 @@ pub enum Form {
     DotGeneralCollapsed,
     /// Attention: the ops of its decomposition. Its products have rows of their own.
     Decomposed,
+    /// As [`Form::Decomposed`], a block of queries after the other.
+    DecomposedByBlocks,
 }
 
 impl Form {
@@ -62,6 +64,7 @@ impl Form {
             Form::DotGeneral => "dot_general",
             Form::DotGeneralCollapsed => "dot_general, collapsed",
             Form::Decomposed => "attention, decomposed",
+            Form::DecomposedByBlocks => "attention, decomposed by blocks",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Attention and its backward.
 
-use lmc_graph::decompose::decompose;
+use lmc_graph::decompose::decompose_by_blocks;
 use lmc_graph::{Op, TensorType};
 
 use super::Frame;
@@ -11,7 +11,11 @@ use crate::report::{Direction, Form, Kind, Row};
 /// The ops of the decomposition, all at the location of the node.
 pub(super) fn attention(e: &mut Emitter<'_>, op: &Op, x: &[Value], result_types: &[TensorType]) -> Vec<Value> {
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
-    let func = decompose(op, &operands).unwrap_or_else(|| panic!("{} has no decomposition", op.name()));
+    // Queries are `B T N H`.
+    let num_queries = operands[0].shape[1];
+    let block = choices::attention_block(e.target, num_queries).max(1);
+    let func =
+        decompose_by_blocks(op, &operands, block).unwrap_or_else(|| panic!("{} has no decomposition", op.name()));
     let row = e.report.rows.len();
     e.report.rows.push(Row {
         kind: Kind::Attention,
@@ -19,7 +23,7 @@ pub(super) fn attention(e: &mut Emitter<'_>, op: &Op, x: &[Value], result_types:
         direction: Direction::of(&e.location),
         operands,
         results: result_types.to_vec(),
-        form: Form::Decomposed,
+        form: if block < num_queries { Form::DecomposedByBlocks } else { Form::Decomposed },
         refused: Some(choices::attention_refusal(e.target).to_string()),
         flops: 0,
         times: e.times,
