@@ -117,7 +117,7 @@ pub struct DataConfig {
     /// The id that ends every document in token shards. Default: what the `shards.json` beside them says; without one
     /// the tokenizer's, if there is one; else none is known, and the shards are one running text.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub end_of_document: Option<u32>,
+    pub end_of_document_id: Option<u32>,
     /// Whether the token after a document's end, which the end cannot tell, is left unpredicted in token shards: its
     /// label is masked, as by Megatron's `--eod-mask-loss`. Attention still reaches across. Default `false`: windows as
     /// they are, as in nanoGPT, where a model learns from the end alone how documents begin.

@@ -196,7 +196,7 @@ fn problems_of_one_setting() {
         ("data.val_fraction=1.0", "at least 0 and less than 1, found 1.0"),
         ("data.token_dtype=\"uint16\"", "is for token shards"),
         ("data.documents=\"none\"\ndata.packing=false", "this one has a line break"),
-        ("data.end_of_document=3", "`end_of_document` is for token shards"),
+        ("data.end_of_document_id=3", "`end_of_document_id` is for token shards"),
         ("data.mask_end_of_document=true", "`mask_end_of_document` is for token shards"),
         ("data.order=\"random\"", "`order` is one of \"shuffle\", \"sequential\", found \"random\""),
         ("optimizer.learning_rate=nan", "must be a finite number more than 0, found NaN"),
@@ -282,7 +282,7 @@ fn sources_of_a_mixture() {
         ("[data]", "[data]\ntrain = 'x.bin'", "`train` and `mixture` both say what to train on"),
         ("[data]", "[data]\nval = 'x.txt'\ntokenizer = 'byte'", "x.txt is not named .bin"),
         ("/tmp/a.bin", "/tmp/a.txt", "looks like text"),
-        ("[data]", "[data]\nend_of_document = -1", "`end_of_document` must be at least 0, found -1"),
+        ("[data]", "[data]\nend_of_document_id = -1", "`end_of_document_id` must be at least 0, found -1"),
     ] {
         check_error(&mixture(replaced, by), &[], &[expected]);
     }

@@ -295,7 +295,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     let looks_like_text = files().find(|path| ending(path, &["txt", "md", "text", "csv", "json", "jsonl"]));
     let tokenizer = read_tokenizer(section);
     let shard = |path: &&PathBuf| ending(path, &[DataConfig::SHARD_ENDING]);
-    let is_text = tokenizer.is_some() && !files().all(|path| shard(&path));
+    let is_text = tokenizer.is_some() && (files().next().is_none() || !files().all(|path| shard(&path)));
     if let (true, Some(odd)) = (is_text, files().chain(&val).find(shard)) {
         section.require(&[files_key], false, || {
             format!(
@@ -321,7 +321,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     let documents = section.choice_or("documents", Documents::None);
     let lines = documents == Documents::Lines;
     section.require(&["documents", "tokenizer"], is_text || !lines, || {
-        "documents = \"lines\" is for text: it needs `tokenizer`".to_owned()
+        "documents = \"lines\" is for text: it needs `tokenizer`, and files that are not named .bin".to_owned()
     });
     let packing = section.boolean_or("packing", !lines);
     section.require(&["packing", "documents"], packing || lines, || {
@@ -331,9 +331,9 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
         "`token_dtype` is for token shards, and `tokenizer` says the files are text".to_owned()
     });
-    let end_of_document = section.optional_id("end_of_document");
-    section.require(&["end_of_document", "tokenizer"], end_of_document.is_none() || !is_text, || {
-        "`end_of_document` is for token shards; of text it is the tokenizer's".to_owned()
+    let end_of_document_id = section.optional_id("end_of_document_id");
+    section.require(&["end_of_document_id", "tokenizer"], end_of_document_id.is_none() || !is_text, || {
+        "`end_of_document_id` is for token shards; of text it is the tokenizer's".to_owned()
     });
     let mask_end_of_document = section.boolean_or("mask_end_of_document", false);
     section.require(&["mask_end_of_document", "tokenizer"], !mask_end_of_document || !is_text, || {
@@ -353,7 +353,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         packing,
         order: section.choice_or("order", Order::Shuffle),
         token_dtype,
-        end_of_document,
+        end_of_document_id,
         mask_end_of_document,
         mixture,
     }

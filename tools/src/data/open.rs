@@ -208,7 +208,7 @@ fn tokenizer_of_shards(
         Some(description) => description.tokenizer().map_err(|error| at(error.message().to_owned()))?,
         None => None,
     };
-    let given = match config.data.tokenizer {
+    let given = match &config.data.tokenizer {
         None => None,
         Some(TokenizerKind::Byte) => Some(Tokenizer::Byte),
         Some(TokenizerKind::Char) => match saved.or(of_description.as_ref()) {
@@ -223,12 +223,19 @@ fn tokenizer_of_shards(
         let path = described.sidecar.tokenizer_path(&described.folder);
         let other =
             |whose: &str| at(format!("the shards were made with the tokenizer {}, and {whose}", path.display()));
-        if given.as_ref().is_some_and(|given| given != of_description) {
+        // As they are saved, which is what checkpoints keep.
+        let differs = |other: &Tokenizer| other.to_json() != of_description.to_json();
+        if given.as_ref().is_some_and(differs) {
             return Err(other("`data.tokenizer` is another one; leave it out"));
         }
-        if saved.is_some_and(|saved| saved != of_description) {
+        if saved.is_some_and(differs) {
             return Err(other("the run was trained with another one"));
         }
+    }
+    if let (Some(saved), Some(given)) = (saved, &given)
+        && saved.to_json() != given.to_json()
+    {
+        return Err(at("it is another tokenizer than the one the run was trained with".to_owned()));
     }
     Ok(saved.cloned().or(given).or(of_description))
 }
@@ -266,26 +273,26 @@ fn end_of_shards(
     vocab_size: usize,
 ) -> Result<Option<u32>> {
     let of_description = described.and_then(|described| described.sidecar.end_of_document);
-    if let (Some(given), Some(described)) = (config.data.end_of_document, described)
+    if let (Some(given), Some(described)) = (config.data.end_of_document_id, described)
         && Some(given) != of_description
     {
         let (file, said) =
             (described.file(), of_description.map_or_else(|| "that there is none".into(), |id| id.to_string()));
-        let message = format!("`end_of_document` is {given}, and {} says {said}; leave it out", file.display());
-        return Err(config.error_at("data.end_of_document", message));
+        let message = format!("`end_of_document_id` is {given}, and {} says {said}; leave it out", file.display());
+        return Err(config.error_at("data.end_of_document_id", message));
     }
     let end = match described {
         Some(_) => of_description,
-        None => config.data.end_of_document.or(tokenizer.and_then(Tokenizer::end_of_document)),
+        None => config.data.end_of_document_id.or(tokenizer.and_then(Tokenizer::end_of_document)),
     };
     match end {
         Some(end) if end as usize >= vocab_size => Err(config.error_at(
-            "data.end_of_document",
+            "data.end_of_document_id",
             format!("the document end {end} is outside of the vocabulary, `model.vocab_size` {vocab_size}"),
         )),
         None if config.data.mask_end_of_document => Err(config.error_at(
             "data.mask_end_of_document",
-            "`mask_end_of_document` needs to know which id ends a document; say `data.end_of_document`",
+            "`mask_end_of_document` needs to know which id ends a document; say `data.end_of_document_id`",
         )),
         end => Ok(end),
     }
@@ -345,7 +352,7 @@ fn tokenizer_of_text(
     train: &[Texts<'_>],
     lines: bool,
 ) -> Result<Tokenizer> {
-    match (saved, config.data.tokenizer) {
+    match (saved, &config.data.tokenizer) {
         (Some(saved), _) => Ok(saved.clone()),
         (None, Some(TokenizerKind::Byte)) => Ok(Tokenizer::Byte),
         // Without a kind the files are token shards.

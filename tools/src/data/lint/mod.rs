@@ -2,6 +2,8 @@
 
 mod duplicates;
 mod shards;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -159,13 +161,13 @@ impl Finding {
 impl Expected {
     /// What a config says of its files.
     pub fn from_config(config: &Config) -> Expected {
-        let tokens = config.data.tokenizer.map(|kind| match kind {
+        let tokens = config.data.tokenizer.as_ref().map(|kind| match kind {
             TokenizerKind::Char => TokensOf::Characters,
             TokenizerKind::Byte => TokensOf::Tokenizer(Tokenizer::Byte),
         });
         Expected {
             vocab_size: config.model.vocab_size(),
-            end_of_document: config.data.end_of_document,
+            end_of_document: config.data.end_of_document_id,
             token_dtype: config.data.token_dtype,
             tokens,
             lines: config.data.documents == Documents::Lines,

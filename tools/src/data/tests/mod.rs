@@ -197,6 +197,18 @@ fn an_id_outside_the_vocabulary_ends_the_batches() {
 }
 
 #[test]
+fn waiting_for_batches_is_counted() {
+    let data = open("abcdefghijklmnop", "tokenizer='byte'", &[]);
+    let mut batches = data.batches(0..3).unwrap();
+    assert!(batches.waited().is_zero(), "nothing was asked for");
+    assert!(batches.next().unwrap().is_ok());
+    let first = batches.waited();
+    assert!(!first.is_zero());
+    assert_eq!(batches.by_ref().count(), 2);
+    assert!(batches.waited() > first, "the sum of all");
+}
+
+#[test]
 fn batches_can_be_dropped_at_any_time() {
     let data = open("abcdefghijklmnop", "tokenizer='byte'", &[]);
     for taken in 0..10 {

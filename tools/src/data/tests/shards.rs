@@ -65,7 +65,7 @@ fn a_description_fills_in_what_the_config_leaves_out() {
     for (data, sets) in [
         ("train='$/*.bin'", &[][..]),
         ("train='$/*.bin'\ntokenizer='byte'", &["model.vocab_size=300"]),
-        ("train='$/*.bin'\ntoken_dtype='uint16'\nend_of_document=256", &["model.vocab_size=257"]),
+        ("train='$/*.bin'\ntoken_dtype='uint16'\nend_of_document_id=256", &["model.vocab_size=257"]),
     ] {
         let (config, data) = open_in(folder.path(), data, sets, None).unwrap();
         assert_eq!(data.tokenizer(), Some(&Tokenizer::Byte));
@@ -101,9 +101,10 @@ fn what_contradicts_a_description_is_refused() {
     for (change, data, sets, saved, expected) in [
         (keep, "", &["model.vocab_size=200"][..], None, "`vocab_size` 200 is less than the 257 of "),
         (keep, "token_dtype='uint32'", &[], None, "`token_dtype` is uint32, and "),
-        (keep, "end_of_document=0", &[], None, "`end_of_document` is 0, and "),
+        (keep, "end_of_document_id=0", &[], None, "`end_of_document_id` is 0, and "),
         (keep, "tokenizer='char'", &[], None, "\"char\" is made from text"),
         (keep, "", &[], Some(&chars), "the run was trained with another one"),
+        (keep, "tokenizer='char'", &[], Some(&chars), "and `data.tokenizer` is another one; leave it out"),
         (|s| s.tokenizer.sha256 = "0".repeat(64), "", &[], None, "tokenizer.json is not the tokenizer that the shards"),
         (|s| s.shards[1].tokens = 13, "", &[], None, "b.bin: it has 12 tokens, and the shards.json beside it says 13"),
         (|s| s.dtype = TokenDType::Uint32, "", &[], None, "a.bin: it has 6 tokens, and the shards.json"),
@@ -160,7 +161,7 @@ fn nothing_is_predicted_from_a_document_s_end() {
 
     // Without a description the config says what ends a document.
     std::fs::remove_file(folder.path().join("shards.json")).unwrap();
-    let settings = format!("{settings}\nmask_end_of_document=true\nend_of_document=101");
+    let settings = format!("{settings}\nmask_end_of_document=true\nend_of_document_id=101");
     let (_, data) = open_in(folder.path(), &settings, &["model.vocab_size=257"], None).unwrap();
     assert_eq!(rows(&data, 1)[1], (vec![100, 101, 256, 102], vec![101, IGNORED, 102, 256]));
 }
