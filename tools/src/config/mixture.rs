@@ -35,7 +35,7 @@ pub(super) fn read_mixture(section: &Section<'_>, find_all: &dyn Fn(Vec<&str>) -
     section.require(&["mixture"], !sources.is_empty(), || "`mixture` is an empty list: no source to read".to_owned());
     let total: f64 = sources.iter().map(|source| source.weight).sum();
     for (source, item) in sources.iter().zip(items) {
-        if !(source.weight / total >= SMALLEST_SHARE) {
+        if source.weight / total < SMALLEST_SHARE {
             let message = format!("source {:?} has less than a millionth of all weights", source.name);
             section.problem("mixture", Problem::new(item.place, message).help("leave it out"));
         }
