@@ -1,8 +1,8 @@
-//! Several sources of rows as one: in given proportions, or one after the other.
+//! Several sources of rows as one: in given proportions without end, or every row once.
 
 use crate::error::Result;
 
-use super::order::{Purpose, draw};
+use super::order::{Permutation, Purpose, draw};
 use super::rows::{Place, Rows};
 
 /// Rows of several sources, numbered as one sequence.
@@ -15,8 +15,8 @@ pub(super) struct Sources {
 #[derive(Debug)]
 enum Arrangement {
     Mixed(Mixture),
-    /// The epoch of each source, one after the other, each once.
-    InTurn,
+    /// The rows of an epoch of each source, put in an order.
+    Once(Permutation),
 }
 
 impl Sources {
@@ -25,9 +25,15 @@ impl Sources {
         Sources { sources, arrangement: Arrangement::Mixed(Mixture::new(weights, seed)) }
     }
 
-    /// One epoch of each source, one after the other.
-    pub(super) fn in_turn(sources: Vec<Rows>) -> Sources {
-        Sources { sources, arrangement: Arrangement::InTurn }
+    /// One epoch of all sources, every row once. The rows of a single source are in its order; those of several are mixed,
+    /// always the same way, so that the first of them stand for all.
+    pub(super) fn once(sources: Vec<Rows>) -> Sources {
+        let rows = sources.iter().map(Rows::per_epoch).sum();
+        let order = match sources.len() {
+            0 | 1 => Permutation::identity(rows),
+            _ => Permutation::new(0, Purpose::Rows, 0, rows),
+        };
+        Sources { sources, arrangement: Arrangement::Once(order) }
     }
 
     /// The sources.
@@ -49,8 +55,8 @@ impl Sources {
     pub(super) fn locate(&self, row: u64) -> (usize, u64) {
         match &self.arrangement {
             Arrangement::Mixed(mixture) => mixture.locate(row),
-            Arrangement::InTurn => {
-                let mut rest = row;
+            Arrangement::Once(order) => {
+                let mut rest = order.at(row);
                 for (index, source) in self.sources.iter().enumerate() {
                     if rest < source.per_epoch() {
                         return (index, rest);
@@ -66,9 +72,8 @@ impl Sources {
     pub(super) fn count(&self, source: usize, rows: u64) -> u64 {
         match &self.arrangement {
             Arrangement::Mixed(mixture) => mixture.count(source, rows),
-            Arrangement::InTurn => {
-                let before = self.sources[..source].iter().map(Rows::per_epoch).sum();
-                rows.saturating_sub(before).min(self.sources[source].per_epoch())
+            Arrangement::Once(_) => {
+                (0..rows.min(self.per_epoch())).filter(|&row| self.locate(row).0 == source).count() as u64
             }
         }
     }

@@ -88,7 +88,7 @@ pub(super) fn open(config: &Config, saved: Option<&Tokenizer>) -> Result<Opened>
     }
     let Parts { config: filled, train, held_out, tokenizer, end_of_document, documents, files, val_files } = parts;
     let train = Sources::mixed(train, &weights, config.train.seed);
-    let held_out = (!held_out.is_empty()).then(|| Sources::in_turn(held_out));
+    let held_out = (!held_out.is_empty()).then(|| Sources::once(held_out));
     Ok(Opened { config: filled, train, held_out, tokenizer, end_of_document, documents, files, val_files })
 }
 

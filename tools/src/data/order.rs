@@ -26,6 +26,7 @@ pub(crate) enum Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Permutation {
     len: u64,
+    /// Bits of a half of the network; 0 for the identity.
     half_bits: u32,
     keys: [u64; ROUNDS],
 }
@@ -45,9 +46,17 @@ impl Permutation {
         Permutation { len, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
+    /// The permutation of `0..len` that leaves everything where it is.
+    pub(crate) fn identity(len: u64) -> Permutation {
+        Permutation { len, half_bits: 0, keys: [0; ROUNDS] }
+    }
+
     /// Where place `index`, less than `len`, goes.
     pub(crate) fn at(&self, index: u64) -> u64 {
         debug_assert!(index < self.len);
+        if self.half_bits == 0 {
+            return index;
+        }
         let mut value = index;
         loop {
             value = self.round_trip(value);

@@ -138,6 +138,7 @@ struct Totals {
     text_tokens: u64,
     /// Folders whose description has told them.
     described: Vec<PathBuf>,
+    findings: Vec<Finding>,
     /// Of shards, for the texts of frequent ids.
     tokenizer: Option<Tokenizer>,
 }
@@ -202,6 +203,7 @@ pub fn lint(files: &[Input], expected: &Expected, progress: &mut dyn FnMut(u64))
         text_bytes: 0,
         text_tokens: 0,
         described: Vec::new(),
+        findings: Vec::new(),
         tokenizer: expected.tokenizer().cloned(),
     };
     let mut descriptions = Descriptions::default();
@@ -211,7 +213,7 @@ pub fn lint(files: &[Input], expected: &Expected, progress: &mut dyn FnMut(u64))
         let kind = if *shard { "shard" } else { text::kind(expected) };
         let mut report = FileReport::new(path, kind);
         if *shard {
-            let described = describe(path, &mut descriptions, &mut first, &mut report);
+            let described = describe(path, &mut descriptions, &mut first, &mut report, &mut totals);
             shards::lint(&mut report, described.as_ref(), expected, &mut totals, progress);
         } else {
             text::lint(&mut report, expected, &mut totals, progress);
@@ -227,6 +229,7 @@ fn describe(
     descriptions: &mut Descriptions,
     first: &mut Option<Description>,
     report: &mut FileReport,
+    totals: &mut Totals,
 ) -> Option<Description> {
     let described = match descriptions.of(path) {
         Ok(described) => described?,
@@ -235,6 +238,16 @@ fn describe(
             return None;
         }
     };
+    if !totals.described.contains(&described.folder) {
+        totals.described.push(described.folder.clone());
+        totals.text_bytes += described.sidecar.text_bytes;
+        totals.text_tokens += described.sidecar.tokens;
+        let gone = described.sidecar.shards.iter().filter(|entry| !described.folder.join(&entry.file).exists());
+        let file = described.file();
+        let gone =
+            gone.map(|entry| Finding::error(format!("{} lists {}, which is not there", file.display(), entry.file)));
+        totals.findings.extend(gone);
+    }
     let first = first.get_or_insert_with(|| described.clone());
     report.findings.extend(described.agree(first).err().map(Finding::error));
     Some(described)
@@ -279,7 +292,7 @@ impl Totals {
         });
         let (duplicates, duplicates_estimated) = (self.duplicates.count(), self.duplicates.is_estimate());
         let documents = files.iter().filter_map(|file| file.documents).sum();
-        let mut findings = Vec::new();
+        let mut findings = self.findings;
         if let Some(example) = self.duplicates.example() {
             let about = if duplicates_estimated { "about " } else { "" };
             findings.push(Finding::warning(format!(

@@ -190,15 +190,9 @@ fn compare(report: &mut FileReport, described: &Description, scan: &Scan, sha256
     }
 }
 
-/// Adds what tells the bytes a token stands for: the description's count, once a folder, or decoded tokens.
+/// Adds what tells the bytes a token stands for where no description does: decoded tokens.
 fn count_text(totals: &mut Totals, described: Option<&Description>, tokenizer: Option<&Tokenizer>, sample: &[i32]) {
-    if let Some(described) = described {
-        if !totals.described.contains(&described.folder) {
-            totals.described.push(described.folder.clone());
-            totals.text_bytes += described.sidecar.text_bytes;
-            totals.text_tokens += described.sidecar.tokens;
-        }
-    } else if let Some(tokenizer) = tokenizer {
+    if let (None, Some(tokenizer)) = (described, tokenizer) {
         totals.text_bytes += tokenizer.decode(sample).len() as u64;
         totals.text_tokens += sample.len() as u64;
     }

@@ -147,6 +147,9 @@ fn shards_are_compared_with_their_description() {
     let mut counted = good.clone();
     counted.shards[0].documents = 4;
     assert_eq!(findings(&look(&counted, &IDS, &tokenizer)), ["warning: 3 documents end in it, and shards.json says 4"]);
+    let mut more = good.clone();
+    more.shards.push(ShardEntry { file: "b.bin".into(), ..more.shards[0].clone() });
+    assert_eq!(findings(&look(&more, &IDS, &tokenizer)), ["error: shards.json lists b.bin, which is not there"]);
     let mut unreadable = good;
     unreadable.format = 2;
     assert!(findings(&look(&unreadable, &IDS, &tokenizer))[0].contains("format 2"));

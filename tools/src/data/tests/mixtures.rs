@@ -65,6 +65,22 @@ fn every_source_holds_out_its_end() {
 }
 
 #[test]
+fn the_first_held_out_rows_stand_for_all() {
+    let data = mixture(&[500, 500], &[9.0, 1.0], &["data.val_fraction=0.4"]);
+    let characters = data.tokenizer().unwrap();
+    let sources = |limit| -> Vec<bool> {
+        let of_second =
+            |tokens: &[i32]| u32::from(characters.decode(&tokens[..1]).chars().next().unwrap()) >= 0x4E00 + 1000;
+        held_out(&data, limit).iter().map(|(tokens, _)| of_second(tokens)).collect()
+    };
+    let count = |sources: &[bool]| sources.iter().filter(|&&second| second).count();
+    // 50 rows each, of which the first 40: 20 each, standard deviation 2.5.
+    assert_eq!((sources(0).len(), count(&sources(0))), (100, 50));
+    assert!(count(&sources(20)).abs_diff(20) < 12, "{:?}", sources(20));
+    assert_eq!(sources(20), sources(0)[..40]);
+}
+
+#[test]
 fn rows_tell_where_they_come_from() {
     let data = mixture(&[41, 9], &[3.0, 1.0], &["train.micro_batch_size=1"]);
     let starts = starts(&data, 60);
