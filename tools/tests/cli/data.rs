@@ -120,7 +120,20 @@ fn mixtures_are_counted_and_warned_of() {
     let ran = folder.ok(&["data", "show", "mixed.toml", "--rows", "4", "--json"]);
     let sources: Vec<Value> = lines(&ran.stdout).into_iter().map(|row| row["source"].clone()).collect();
     assert_eq!(sources.iter().filter(|source| **source == "web").count(), 3, "{sources:?}");
-    folder.ok(&["train", "mixed.toml"]);
+
+    // Interrupted and continued, with the data at another place, as straight.
+    folder.ok(&["train", "mixed.toml", "--out", "straight"]);
+    folder.ok(&["train", "mixed.toml", "--out", "parts", "--steps", "2"]);
+    std::fs::rename(folder.path("shards"), folder.path("moved")).expect("a folder is moved");
+    folder.write("mixed.toml", folder.read("mixed.toml").replace("shards/", "moved/"));
+    let ran = folder.ok(&["train", "mixed.toml", "--out", "parts"]);
+    has(&ran.stderr, &["changed: data.mixture.0.files: ", "moved/a.bin"]);
+    assert!(folder.weights("parts", 6) == folder.weights("straight", 6), "the same run");
+    let weights = folder.read("mixed.toml").replace("weight = 3", "weight = 2");
+    folder.write("mixed.toml", weights);
+    let ran = folder.lmc(&["train", "mixed.toml", "--out", "parts", "--steps", "8"]);
+    assert_eq!(ran.code, 2);
+    has(&ran.stderr, &["data.mixture.0.weight: 3.0 -> 2.0"]);
 }
 
 #[test]
