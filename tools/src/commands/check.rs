@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::data::Data;
 use crate::error::Result;
 use crate::model::{describe_init, initial_weights, step_config};
-use crate::output::{group_digits, print, print_json};
+use crate::output::{group_digits, print, print_json, say};
 
 pub(super) fn run(args: CheckArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
@@ -18,6 +18,8 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
         initial_weights(&config, &loss.specs)?;
     }
     let count: usize = loss.specs.values().map(|spec| spec.ty.num_elements()).sum();
+    let sources = data.sources(config.train.steps);
+    data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
     let flops = step_config.model.flops_per_token(step_config.seq_len);
     if args.json {
         let parameters: Vec<_> = loss
@@ -25,12 +27,17 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
             .iter()
             .map(|(path, spec)| json!({ "path": path, "shape": spec.ty.shape, "decay": spec.decay }))
             .collect();
+        let sources: Vec<_> = sources
+            .iter()
+            .map(|s| json!({ "name": s.name, "share": s.share, "train_tokens": s.tokens, "epochs": s.epochs }))
+            .collect();
         return print_json(&json!({
             "num_parameters": count,
             "vocab_size": config.model.vocab_size(),
             "train_tokens": data.train_tokens(),
             "held_out_tokens": data.held_out_tokens(),
             "tokens_per_step": config.tokens_per_step(),
+            "sources": sources,
             "flops_per_token": flops,
             "parameters": parameters,
         }));
@@ -42,16 +49,24 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
         text += &format!("{path:width$}  {ty:>16}  {init}{}\n", if spec.decay { ", decays" } else { "" });
     }
     text += &format!(
-        "\n{} parameters, vocabulary {}\n{} tokens to train on, {} held out\n{} steps of {} tokens, {:.1} epochs\n\
-         {:.3e} FLOPs a token in training\n",
+        "\n{} parameters, vocabulary {}\n{} tokens to train on, {} held out\n{} steps of {} tokens{}\n",
         group_digits(count as u64),
         config.model.vocab_size().map_or_else(String::new, |size| group_digits(size as u64)),
         group_digits(data.train_tokens()),
         group_digits(data.held_out_tokens()),
         group_digits(config.train.steps),
         group_digits(config.tokens_per_step() as u64),
-        config.train.steps as f64 * data.shape().rows() as f64 / data.rows_per_epoch() as f64,
-        flops,
+        match sources.as_slice() {
+            [only] => format!(", {:.1} epochs", only.epochs),
+            _ => String::new(),
+        },
     );
+    let width = sources.iter().map(|source| source.name.chars().count()).max().unwrap_or(0);
+    for source in sources.iter().filter(|_| sources.len() > 1) {
+        let (name, percent, tokens) = (&source.name, source.share * 100.0, group_digits(source.tokens));
+        text +=
+            &format!("  {name:width$}  {percent:5.2} % of the rows, {tokens} tokens, {:.2} epochs\n", source.epochs);
+    }
+    text += &format!("{flops:.3e} FLOPs a token in training\n");
     print(&text)
 }

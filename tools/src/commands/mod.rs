@@ -1,6 +1,7 @@
 //! The verbs of the command line, a file each.
 
 mod check;
+mod data;
 mod doctor;
 mod dump;
 mod eval;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
+        Command::Data(command) => data::run(command),
         Command::Dump(args) => dump::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

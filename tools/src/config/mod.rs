@@ -7,6 +7,7 @@
 //! The parser keeps the place of every value and reads each section key by key, rather than deriving a deserializer,
 //! because a derived one stops at its first problem, and people mend configs faster with all problems at once.
 
+mod mixture;
 mod model;
 mod section;
 mod settings;
@@ -29,7 +30,8 @@ use crate::error::{Error, Result};
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
     Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat,
-    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig, TokenDType, TokenizerKind,
+    TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -207,14 +209,22 @@ impl Config {
             .collect())
     }
 
-    /// Every setting as TOML text by its dotted key.
+    /// Every setting as TOML text by its dotted key; those of a list of tables one by one, with the number from 0.
     fn leaves(&self) -> Result<BTreeMap<String, String>> {
         let table: toml::Table = toml::from_str(&self.to_toml()?)
             .map_err(|error| Error::run(format!("the config does not read back: {error}")))?;
         let mut out = BTreeMap::new();
         for (section, value) in table {
             for (key, value) in value.as_table().into_iter().flatten() {
-                out.insert(format!("{section}.{key}"), value.to_string());
+                let tables = value.as_array().filter(|items| items.iter().any(toml::Value::is_table));
+                for (index, item) in tables.into_iter().flatten().enumerate() {
+                    for (inner, value) in item.as_table().into_iter().flatten() {
+                        out.insert(format!("{section}.{key}.{index}.{inner}"), value.to_string());
+                    }
+                }
+                if tables.is_none() {
+                    out.insert(format!("{section}.{key}"), value.to_string());
+                }
             }
         }
         // Where `val` gives the held-out data, as where nothing is held out, all of `train` is trained on.
@@ -225,9 +235,10 @@ impl Config {
     }
 }
 
-/// Whether a run may be continued with another value of `key`.
+/// Whether a run may be continued with another value of `key`. Where the training data lie may change: whether they are
+/// the same is told by their fingerprint, `data::Fingerprint`, and not by a path.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 12] = [
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
@@ -241,8 +252,11 @@ fn may_change(key: &str) -> bool {
         // What the weights started from no longer matters.
         "model.init_from",
         "data.val",
+        "data.train",
     ];
-    KEYS.contains(&key) || key.starts_with("sample.") || key.starts_with("runtime.")
+    let of_source =
+        key.strip_prefix("data.mixture.").is_some_and(|key| key.ends_with(".files") || key.ends_with(".name"));
+    of_source || KEYS.contains(&key) || key.starts_with("sample.") || key.starts_with("runtime.")
 }
 
 impl Deref for Config {

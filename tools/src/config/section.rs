@@ -34,6 +34,11 @@ impl<'a> Section<'a> {
         Section { name, table, place, problems, known, bad }
     }
 
+    /// A table within this one, whose problems join this one's.
+    pub(crate) fn inner(&self, name: &'static str, table: &'a Table, place: Place) -> Section<'a> {
+        Section::new(name, table, Some(place), self.problems)
+    }
+
     /// The value as written, if it was.
     pub(crate) fn node(&self, key: &'static str) -> Option<&'a Node> {
         self.known.borrow_mut().push(key);
@@ -67,7 +72,7 @@ impl<'a> Section<'a> {
         keys.iter().all(|key| !bad.contains(key))
     }
 
-    fn wrong_type(&self, key: &'static str, node: &Node, expected: &str) {
+    pub(crate) fn wrong_type(&self, key: &'static str, node: &Node, expected: &str) {
         let problem = Problem::new(node.place, format!("`{key}` takes {expected}, found {}", node.kind.describe()));
         self.problem(key, problem);
     }
@@ -94,6 +99,11 @@ impl<'a> Section<'a> {
 
     pub(crate) fn optional_size(&self, key: &'static str) -> Option<usize> {
         self.whole(key, 1..=LARGEST_SIZE).and_then(|number| usize::try_from(number).ok())
+    }
+
+    /// A token id, 0 to 2^31 - 1.
+    pub(crate) fn optional_id(&self, key: &'static str) -> Option<u32> {
+        self.whole(key, 0..=LARGEST_SIZE).and_then(|number| u32::try_from(number).ok())
     }
 
     /// A required count that is at least 1.
@@ -337,7 +347,7 @@ fn nearest<'n>(written: &str, names: impl IntoIterator<Item = &'n str>) -> Optio
         .map(|(_, name)| name)
 }
 
-/// Every leaf of `table` by its dotted key, with the place of its value.
+/// Every leaf of `table` by its dotted key, with the place of its value; tables of a list by their number from 0.
 pub(crate) fn places(table: &Table) -> BTreeMap<String, Place> {
     let mut out = BTreeMap::new();
     collect_places(table, "", &mut out);
@@ -349,6 +359,13 @@ fn collect_places(table: &Table, prefix: &str, out: &mut BTreeMap<String, Place>
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         if let Kind::Table(inner) = &entry.node.kind {
             collect_places(inner, &path, out);
+        }
+        if let Kind::Array(items) = &entry.node.kind {
+            for (index, item) in items.iter().enumerate() {
+                if let Kind::Table(inner) = &item.kind {
+                    collect_places(inner, &format!("{path}.{index}"), out);
+                }
+            }
         }
         out.insert(path, entry.node.place);
     }

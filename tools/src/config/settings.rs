@@ -85,7 +85,8 @@ pub struct Settings {
 pub struct DataConfig {
     /// Training files: a path or a list of paths, `*`, `?`, `[a-z]` and `**` allowed. The files of a pattern are
     /// sorted; all files together are one stream in the order given. A relative path is looked for in the current
-    /// folder, then beside the config file. Required.
+    /// folder, then beside the config file. Required, unless `mixture` says what to train on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub train: Vec<PathBuf>,
     /// Held-out files, like `train`. Default: none; a part of `train` is held out instead, see `val_fraction`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -95,7 +96,9 @@ pub struct DataConfig {
     /// character recipe; 0 for token shards, whose validation split is usually a shard of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
-    /// How text becomes tokens: `"char"` or `"byte"`. Default: absent, and the files are token shards.
+    /// How text becomes tokens: `"char"` or `"byte"`. Default: absent, and the files are token shards. Files whose names
+    /// end in `.bin` are token shards in any case; of those it is what samples and `lmc data` are written with, and the
+    /// one that a `shards.json` beside them names is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerKind>,
     /// Whether a text has document bounds: `"lines"` or `"none"`. Default `"none"`: running text.
@@ -107,10 +110,48 @@ pub struct DataConfig {
     pub packing: bool,
     /// The order of rows: `"shuffle"` or `"sequential"`. Default `"shuffle"`.
     pub order: Order,
-    /// The type of a token in raw shards. Default: `"uint16"`, or `"uint32"` when `model.vocab_size` is more than
-    /// 65,536. Shards with the 256-word header tell it themselves.
+    /// The type of a token in raw shards. Default: what the `shards.json` beside them says; without one `"uint16"`, or
+    /// `"uint32"` when `model.vocab_size` is more than 65,536. Shards with the 256-word header tell it themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_dtype: Option<TokenDType>,
+    /// The id that ends every document in token shards. Default: what the `shards.json` beside them says; without one
+    /// the tokenizer's, if there is one; else none is known, and the shards are one running text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_document_id: Option<u32>,
+    /// Whether the token after a document's end, which the end cannot tell, is left unpredicted in token shards: its
+    /// label is masked, as by Megatron's `--eod-mask-loss`. Attention still reaches across. Default `false`: windows as
+    /// they are, as in nanoGPT, where a model learns from the end alone how documents begin.
+    pub mask_end_of_document: bool,
+    /// `[[data.mixture]]`, once a source, in place of `train`: several sources, each with its share of the rows. Which
+    /// source a row is from follows from `train.seed` and the row's number alone, and the shares hold closely over any
+    /// stretch of rows; each source goes through epochs of its own. `lmc check` tells how many. `val_fraction` holds out
+    /// that part of every source. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mixture: Vec<SourceConfig>,
+}
+
+impl DataConfig {
+    /// The file name's ending of token shards.
+    pub(crate) const SHARD_ENDING: &'static str = "bin";
+
+    /// Whether the files are token shards, rather than text.
+    pub(crate) fn is_shards(&self) -> bool {
+        let mut files = self.train.iter().chain(self.mixture.iter().flat_map(|source| &source.files));
+        self.tokenizer.is_none()
+            || files.all(|path| path.extension().is_some_and(|ending| ending == Self::SHARD_ENDING))
+    }
+}
+
+/// `[[data.mixture]]`: a source of a mixture.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourceConfig {
+    /// What reports call it; every source has another. Default: its number, from 1.
+    pub name: String,
+    /// Its files, like `data.train`. Required.
+    pub files: Vec<PathBuf>,
+    /// Its share of the rows, more than 0, relative to the weights of the others: 7 and 3 are the same as 0.7 and 0.3.
+    /// Required.
+    pub weight: f64,
 }
 
 choices! {

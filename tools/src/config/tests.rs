@@ -196,6 +196,8 @@ fn problems_of_one_setting() {
         ("data.val_fraction=1.0", "at least 0 and less than 1, found 1.0"),
         ("data.token_dtype=\"uint16\"", "is for token shards"),
         ("data.documents=\"none\"\ndata.packing=false", "this one has a line break"),
+        ("data.end_of_document_id=3", "`end_of_document_id` is for token shards"),
+        ("data.mask_end_of_document=true", "`mask_end_of_document` is for token shards"),
         ("data.order=\"random\"", "`order` is one of \"shuffle\", \"sequential\", found \"random\""),
         ("optimizer.learning_rate=nan", "must be a finite number more than 0, found NaN"),
         ("optimizer.learning_rate=inf", "found inf"),
@@ -246,10 +248,68 @@ fn problems_of_a_llama() {
     ] {
         check_error(LLAMA, sets, &[expected]);
     }
-    let no_vocabulary = LLAMA.replace("vocab_size = 4096\n", "");
-    check_error(&no_vocabulary, &[], &["[model] lacks `vocab_size`, which token shards need"]);
     let no_head = LLAMA.replace("head_dim = 64\n", "").replace("hidden_size = 384", "hidden_size = 386");
     check_error(&no_head, &[], &["`hidden_size` 386 is not a multiple of `num_attention_heads` 6"]);
+}
+
+/// `LLAMA` with a mixture in place of its shard.
+const MIXTURE: &str = "[[data.mixture]]\nname = 'web'\nfiles = '/tmp/web-*.bin'\nweight = 0.7\n\
+                       [[data.mixture]]\nfiles = ['/tmp/a.bin', '/tmp/b.bin']\nweight = 3\n";
+
+fn mixture(replaced: &str, by: &str) -> String {
+    let text = LLAMA.replace("train = \"/tmp/shard.bin\"\n", "") + MIXTURE;
+    assert!(text.contains(replaced), "{replaced}");
+    text.replace(replaced, by)
+}
+
+#[test]
+fn sources_of_a_mixture() {
+    let config = parse(&mixture("", ""), &[]).unwrap();
+    let sources: Vec<_> = config.data.mixture.iter().map(|s| (s.name.as_str(), s.weight, s.files.len())).collect();
+    assert_eq!(sources, [("web", 0.7, 1), ("2", 3.0, 2)]);
+    assert_eq!(parse(&config.to_toml().unwrap(), &[]).unwrap(), config);
+    for (replaced, by, expected) in [
+        ("weight = 0.7", "wieght = 0.7", "unknown key `wieght` in [data.mixture]"),
+        ("weight = 0.7", "", "[data.mixture] lacks `weight`"),
+        ("weight = 0.7", "weight = 0", "`weight` must be a finite number more than 0, found 0.0"),
+        ("weight = 0.7", "weight = 1e-9", "source \"web\" has less than a millionth of all weights"),
+        ("files = '/tmp/web-*.bin'", "", "[data.mixture] lacks `files`"),
+        ("files = '/tmp/web-*.bin'", "files = []", "`files` is an empty list"),
+        ("files = '/tmp/web-*.bin'", "train = 'a'", "the files of a source are its `files`"),
+        ("files = '/tmp/web-*.bin'", "files = 'web.txt'", "\"web.txt\" looks like text"),
+        ("name = 'web'", "name = '2'", "two sources have the name \"2\""),
+        ("name = 'web'", "name = 7", "`name` takes a name in quotes, found the whole number 7"),
+        ("[data]", "[data]\ntrain = 'x.bin'", "`train` and `mixture` both say what to train on"),
+        ("[data]", "[data]\nval = 'x.txt'\ntokenizer = 'byte'", "x.txt is not named .bin"),
+        ("/tmp/a.bin", "/tmp/a.txt", "looks like text"),
+        ("[data]", "[data]\nend_of_document_id = -1", "`end_of_document_id` must be at least 0, found -1"),
+    ] {
+        check_error(&mixture(replaced, by), &[], &[expected]);
+    }
+    let mixed = mixture("[data]", "[data]\ntokenizer = 'byte'").replace("/tmp/a.bin", "/tmp/a.txt");
+    check_error(&mixed, &[], &["web-*.bin is a token shard by its name, and others are not"]);
+    for set in ["data.mixture=[]", "data.mixture=1", "data.mixture=[1]"] {
+        check_error(&mixture("", ""), &[set], &["mixture"]);
+    }
+}
+
+#[test]
+fn data_may_be_moved_and_not_reweighted() {
+    let saved = parse(&mixture("", ""), &[]).unwrap();
+    for (replaced, by, key, allowed) in [
+        ("/tmp/web-*.bin", "/data/web-*.bin", "data.mixture.0.files", true),
+        ("name = 'web'", "name = 'text'", "data.mixture.0.name", true),
+        ("weight = 3", "weight = 4", "data.mixture.1.weight", false),
+    ] {
+        let now = parse(&mixture(replaced, by), &[]).unwrap();
+        let differences = now.differences(&saved).unwrap();
+        assert_eq!(differences.iter().map(|d| (d.key.as_str(), d.allowed)).collect::<Vec<_>>(), [(key, allowed)]);
+        assert_eq!(now.hash() == saved.hash(), allowed);
+    }
+    let more = parse(&(mixture("", "") + "[[data.mixture]]\nfiles = 'c.bin'\nweight = 1\n"), &[]).unwrap();
+    assert!(more.differences(&saved).unwrap().iter().any(|difference| !difference.allowed));
+    let moved = parse(LLAMA, &["data.train=/data/shard.bin"]).unwrap();
+    assert_eq!(moved.hash(), parse(LLAMA, &[]).unwrap().hash());
 }
 
 #[test]

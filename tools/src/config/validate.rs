@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use super::mixture::read_mixture;
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
@@ -77,12 +78,6 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
     let sample_config = sample.as_ref().map(read_sample);
     let runtime_config = read_runtime(&runtime, origin);
 
-    if data_config.tokenizer.is_none() && data.sound(&["tokenizer"]) {
-        model.require(&["vocab_size"], model_config.vocab_size().is_some(), || {
-            "[model] lacks `vocab_size`, which token shards need: nothing else tells how many tokens there are"
-                .to_owned()
-        });
-    }
     for section in [model, data, optimizer, schedule, train, runtime].into_iter().chain(sample) {
         section.finish(elsewhere);
     }
@@ -283,18 +278,40 @@ fn limit_layers(section: &Section<'_>, key: &'static str, layers: usize) {
 }
 
 fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
-    section.present("train");
     let find_all = |paths: Vec<&str>| paths.into_iter().map(|path| find(path, origin.folder)).collect::<Vec<_>>();
-    let written = section.paths("train");
-    let looks_like_text = written.iter().copied().find(|path| {
-        let ending = Path::new(path).extension().and_then(|ending| ending.to_str());
-        matches!(ending, Some("txt" | "md" | "text" | "csv" | "json" | "jsonl"))
+    let mixture = read_mixture(section, &find_all);
+    if !section.has("mixture") {
+        section.present("train");
+    }
+    let (train, val) = (find_all(section.paths("train")), find_all(section.paths("val")));
+    section.require(&["mixture", "train"], mixture.is_empty() || train.is_empty(), || {
+        "`train` and `mixture` both say what to train on; say one of them".to_owned()
     });
-    let (train, val) = (find_all(written), find_all(section.paths("val")));
+    let files_key = if section.has("mixture") { "mixture" } else { "train" };
+    let files = || train.iter().chain(mixture.iter().flat_map(|source| &source.files));
+    let ending = |path: &&PathBuf, endings: &[&str]| {
+        path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| endings.contains(&ending))
+    };
+    let looks_like_text = files().find(|path| ending(path, &["txt", "md", "text", "csv", "json", "jsonl"]));
     let tokenizer = read_tokenizer(section);
-    let is_text = tokenizer.is_some();
+    let shard = |path: &&PathBuf| ending(path, &[DataConfig::SHARD_ENDING]);
+    let is_text = tokenizer.is_some() && (files().next().is_none() || !files().all(|path| shard(&path)));
+    if let (true, Some(odd)) = (is_text, files().chain(&val).find(shard)) {
+        section.require(&[files_key], false, || {
+            format!(
+                "{} is a token shard by its name, and others are not: all must be shards, or all text",
+                odd.display()
+            )
+        });
+    }
+    if let (false, Some(odd)) = (is_text || tokenizer.is_none(), val.iter().find(|path| !shard(path))) {
+        section.require(&["val", files_key], false, || {
+            format!("{} is not named .bin, and what is trained on are token shards", odd.display())
+        });
+    }
     if let Some(path) = looks_like_text {
-        section.require(&["train", "tokenizer"], is_text, || {
+        let path = path.file_name().unwrap_or_default();
+        section.require(&[files_key, "tokenizer"], tokenizer.is_some(), || {
             format!(
                 "{path:?} looks like text, and without `tokenizer` the files are token shards; say \
                  tokenizer = \"char\" or \"byte\""
@@ -304,7 +321,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     let documents = section.choice_or("documents", Documents::None);
     let lines = documents == Documents::Lines;
     section.require(&["documents", "tokenizer"], is_text || !lines, || {
-        "documents = \"lines\" is for text: it needs `tokenizer`".to_owned()
+        "documents = \"lines\" is for text: it needs `tokenizer`, and files that are not named .bin".to_owned()
     });
     let packing = section.boolean_or("packing", !lines);
     section.require(&["packing", "documents"], packing || lines, || {
@@ -313,6 +330,14 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     let token_dtype = section.choice::<TokenDType>("token_dtype");
     section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
         "`token_dtype` is for token shards, and `tokenizer` says the files are text".to_owned()
+    });
+    let end_of_document_id = section.optional_id("end_of_document_id");
+    section.require(&["end_of_document_id", "tokenizer"], end_of_document_id.is_none() || !is_text, || {
+        "`end_of_document_id` is for token shards; of text it is the tokenizer's".to_owned()
+    });
+    let mask_end_of_document = section.boolean_or("mask_end_of_document", false);
+    section.require(&["mask_end_of_document", "tokenizer"], !mask_end_of_document || !is_text, || {
+        "`mask_end_of_document` is for token shards, and `tokenizer` says the files are text".to_owned()
     });
     section.require(&["val_fraction"], val.is_empty() || !section.has("val_fraction"), || {
         "`val_fraction` holds out a part of `train`, but `val` gives held-out files; say one of them".to_owned()
@@ -328,6 +353,9 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         packing,
         order: section.choice_or("order", Order::Shuffle),
         token_dtype,
+        end_of_document_id,
+        mask_end_of_document,
+        mixture,
     }
 }
 

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use lmc_graph::Literal;
 
 use crate::error::{Error, Result};
 
 use super::IGNORED;
-use super::rows::Rows;
+use super::mixture::Sources;
 
 /// The tokens and labels of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl BatchShape {
 }
 
 /// The batch of the rows from `first` on; rows from `end` on are all padding.
-pub(super) fn make(rows: &Rows, step: u64, first: u64, end: u64, shape: BatchShape) -> Result<Batch> {
+pub(super) fn make(rows: &Sources, step: u64, first: u64, end: u64, shape: BatchShape) -> Result<Batch> {
     let BatchShape { micro_batches, micro_batch_size, seq_len } = shape;
     let mut tokens = vec![0; shape.rows() * seq_len];
     let mut labels = vec![IGNORED; tokens.len()];
@@ -62,12 +63,13 @@ pub struct Batches {
     // The receiver goes first, so that a thread waiting to send wakes up.
     receiver: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
+    waited: Duration,
 }
 
 impl Batches {
     /// Starts making the batches of `steps`, at most `ahead` before they are asked for.
     pub(super) fn start(
-        rows: Arc<Rows>,
+        rows: Arc<Sources>,
         steps: std::ops::Range<u64>,
         shape: BatchShape,
         ahead: usize,
@@ -87,7 +89,12 @@ impl Batches {
             .name("data".to_owned())
             .spawn(work)
             .map_err(|error| Error::run(format!("cannot start the data thread: {error}")))?;
-        Ok(Batches { receiver: Some(receiver), thread: Some(thread) })
+        Ok(Batches { receiver: Some(receiver), thread: Some(thread), waited: Duration::ZERO })
+    }
+
+    /// How long `next` has waited for data so far, in all: next to nothing while batches are made faster than used.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 }
 
@@ -96,7 +103,10 @@ impl Iterator for Batches {
 
     /// The batch of the next step; after the last, or after an error, `None`.
     fn next(&mut self) -> Option<Result<Batch>> {
-        if let Ok(batch) = self.receiver.as_ref()?.recv() {
+        let begin = Instant::now();
+        let received = self.receiver.as_ref()?.recv();
+        self.waited += begin.elapsed();
+        if let Ok(batch) = received {
             return Some(batch);
         }
         self.receiver = None;

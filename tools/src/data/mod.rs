@@ -5,7 +5,12 @@
 //! the order.
 
 mod batch;
+mod described;
 mod files;
+mod fingerprint;
+pub mod lint;
+mod mixture;
+mod open;
 mod order;
 mod rows;
 mod shards;
@@ -15,18 +20,20 @@ pub mod sidecar;
 mod tests;
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Config, Documents as DocumentsKey, Order, TokenDType, TokenizerKind};
-use crate::error::{Error, Result};
-use crate::tokenizer::{CharTokenizer, Tokenizer};
+use crate::config::Config;
+use crate::error::Result;
+use crate::tokenizer::Tokenizer;
 
 pub use batch::{Batch, BatchShape, Batches};
+pub use fingerprint::{FileFingerprint, Fingerprint};
+pub use rows::Place;
 
-use order::{Permutation, Purpose};
-use rows::{Chosen, Documents, Layout, Packed, Padded, RowOrder, Rows, Stream, Tokens};
-use shards::Shards;
+use fingerprint::Sampling;
+use mixture::Sources;
+use open::{Files, Opened};
+use rows::Rows;
 
 /// The label of a place where nothing is to be predicted; PyTorch's `ignore_index`.
 pub const IGNORED: i32 = -100;
@@ -34,14 +41,51 @@ pub const IGNORED: i32 = -100;
 /// Batches made ahead of need. Making one takes far less than a step, so a few smooth out a slow disk.
 const AHEAD: usize = 4;
 
+/// A source that is seen more often than this is repeated too much: up to four epochs were nearly as good as new data
+/// (Muennighoff et al., "Scaling Data-Constrained Language Models", 2023).
+const MOST_EPOCHS: f64 = 4.0;
+
 /// The data of a run, open for reading.
 #[derive(Debug)]
 pub struct Data {
-    train: Arc<Rows>,
-    held_out: Option<Arc<Rows>>,
+    train: Arc<Sources>,
+    held_out: Option<Arc<Sources>>,
+    /// Name and share of each source.
+    shares: Vec<(String, f64)>,
     tokenizer: Option<Tokenizer>,
+    end_of_document: Option<u32>,
     shape: BatchShape,
     documents: Option<usize>,
+    files: Vec<Files>,
+    val_files: Files,
+}
+
+/// A source of training data, and how much of it a run sees.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// The name; of the only source of a run without a mixture `train`.
+    pub name: String,
+    /// Its share of the rows, from 0 to 1.
+    pub share: f64,
+    /// Its tokens to predict.
+    pub tokens: u64,
+    /// Its rows that hold all of it once.
+    pub rows_per_epoch: u64,
+    /// Rows of it that the run sees.
+    pub rows: u64,
+    /// Times the run goes through it.
+    pub epochs: f64,
+}
+
+/// Where a row comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The source's name.
+    pub source: String,
+    /// Which epoch of the source it is in, from 0.
+    pub epoch: u64,
+    /// Where its tokens lie, in their sequence.
+    pub places: Vec<Place>,
 }
 
 impl Data {
@@ -51,65 +95,32 @@ impl Data {
     ///
     /// # Errors
     /// If a file is missing, empty, a folder, not UTF-8, or no shard; if the text has a character the tokenizer does
-    /// not know; if there is too little data for a row; if the tokenizer does not fit `model.vocab_size`.
+    /// not know; if there is too little data for a row; if the tokenizer does not fit `model.vocab_size`; if shards are
+    /// not what the `shards.json` beside them says, or are of different tokenizers.
     pub fn open(config: &Config, saved: Option<&Tokenizer>) -> Result<(Config, Data)> {
         let shape = BatchShape {
             micro_batches: config.train.grad_accum_steps,
             micro_batch_size: config.train.micro_batch_size,
             seq_len: config.train.seq_len,
         };
-        let train_files = files::expand(config, "data.train", &config.data.train)?;
-        let val_files = files::expand(config, "data.val", &config.data.val)?;
-        let Some(kind) = config.data.tokenizer else {
-            let (train, held_out) = open_shards(config, train_files, val_files)?;
-            let data = Data { train: Arc::new(train), held_out, tokenizer: None, shape, documents: None };
-            return Ok((config.clone(), data.check(config)?));
-        };
-        let train_texts = read_texts(config, "data.train", train_files)?;
-        let val_texts = read_texts(config, "data.val", val_files)?;
-        let lines = config.data.documents == DocumentsKey::Lines;
-        let tokenizer = match (saved, kind) {
-            (Some(saved), _) => saved.clone(),
-            (None, TokenizerKind::Byte) => Tokenizer::Byte,
-            (None, TokenizerKind::Char) => {
-                let characters = train_texts.iter().flat_map(|(_, text)| text.chars());
-                // The breaks between documents are not part of any.
-                let characters = characters.filter(|&c| !lines || !matches!(c, '\n' | '\r'));
-                Tokenizer::Char(
-                    CharTokenizer::new(characters, lines)
-                        .map_err(|error| config.error_at("data.train", error.message()))?,
-                )
-            }
-        };
-        let config = &config.with_tokenizer_size(tokenizer.vocab_size())?;
-        let (train, held_out, documents) = if lines {
-            let separator = tokenizer.end_of_document().ok_or_else(|| {
-                Error::input("the saved tokenizer has no document end, and `data.documents` is \"lines\"")
-            })?;
-            open_documents(config, &tokenizer, separator, &train_texts, &val_texts)?
-        } else {
-            open_running_text(config, &tokenizer, &train_texts, &val_texts)?
-        };
-        let data = Data { train: Arc::new(train), held_out, tokenizer: Some(tokenizer), shape, documents };
-        Ok((config.clone(), data.check(config)?))
+        let Opened { config, train, held_out, tokenizer, end_of_document, documents, files, val_files } =
+            open::open(config, saved)?;
+        let total: f64 = config.data.mixture.iter().map(|source| source.weight).sum();
+        let shares = config.data.mixture.iter().map(|source| (source.name.clone(), source.weight / total));
+        let shares = if config.data.mixture.is_empty() { vec![("train".to_owned(), 1.0)] } else { shares.collect() };
+        let (train, held_out) = (Arc::new(train), held_out.map(Arc::new));
+        let data = Data { train, held_out, shares, tokenizer, end_of_document, shape, documents, files, val_files };
+        Ok((config, data))
     }
 
-    /// Refuses data that do not fill a row.
-    fn check(self, config: &Config) -> Result<Data> {
-        if self.train.per_epoch() == 0 {
-            let (pairs, seq_len) = (self.train.pairs(), self.shape.seq_len);
-            let message = format!(
-                "the training data has {} tokens, too few for one row of `seq_len` {seq_len} and the token after it",
-                pairs + 1
-            );
-            return Err(config.error_at("data.train", message));
-        }
-        Ok(self)
-    }
-
-    /// The tokenizer; `None` for token shards.
+    /// The tokenizer; `None` for token shards with which none came.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
+    }
+
+    /// The token that ends documents; `None` for data without document bounds.
+    pub fn end_of_document(&self) -> Option<u32> {
+        self.end_of_document
     }
 
     /// The sizes of a training batch.
@@ -117,24 +128,65 @@ impl Data {
         self.shape
     }
 
-    /// Rows of an epoch of training.
+    /// Rows that hold all of the training data once.
     pub fn rows_per_epoch(&self) -> u64 {
         self.train.per_epoch()
     }
 
-    /// Tokens to predict in the training data.
+    /// Tokens to predict in the training data, those that are masked included.
     pub fn train_tokens(&self) -> u64 {
         self.train.pairs()
     }
 
-    /// Tokens to predict in the held-out data; 0 when there are none.
+    /// Tokens to predict in the held-out data, those that are masked included; 0 when there are none.
     pub fn held_out_tokens(&self) -> u64 {
         self.held_out.as_ref().map_or(0, |rows| rows.pairs())
     }
 
-    /// Documents to train on; `None` for data without document bounds.
+    /// Documents to train on; `None` for token shards and data without document bounds.
     pub fn train_documents(&self) -> Option<usize> {
         self.documents
+    }
+
+    /// The sources of training data, and how much of each a run of `steps` steps sees.
+    pub fn sources(&self, steps: u64) -> Vec<Source> {
+        let rows = steps.saturating_mul(self.shape.rows() as u64);
+        let source = |(index, ((name, share), source)): (usize, (&(String, f64), &Rows))| {
+            let (name, share, rows) = (name.clone(), *share, self.train.count(index, rows));
+            let (tokens, rows_per_epoch) = (source.pairs(), source.per_epoch());
+            Source { name, share, tokens, rows_per_epoch, rows, epochs: rows as f64 / rows_per_epoch as f64 }
+        };
+        self.shares.iter().zip(self.train.each()).enumerate().map(source).collect()
+    }
+
+    /// What is doubtful about the mixture in a run of `steps` steps, a line each.
+    pub fn warnings(&self, steps: u64) -> Vec<String> {
+        let sources = self.sources(steps);
+        let repeated = sources.iter().filter(|source| sources.len() > 1 && source.epochs > MOST_EPOCHS);
+        let warning = |Source { name, epochs, .. }: &Source| {
+            format!(
+                "the source {name:?} will be seen {epochs:.1} times; more than {MOST_EPOCHS} teach little that is new"
+            )
+        };
+        repeated.map(warning).collect()
+    }
+
+    /// What tells these data from others, wherever they lie. Reads some hundred blocks of files, at least one of each.
+    ///
+    /// # Errors
+    /// If a shard cannot be read.
+    pub fn fingerprint(&self) -> Result<Fingerprint> {
+        let of = |files: &Files, sampling| match files {
+            Files::Text(prints) => Ok(prints.clone()),
+            Files::Shards(shards) => shards.fingerprints(sampling),
+        };
+        let num_files = |files: &Files| match files {
+            Files::Text(prints) => prints.len(),
+            Files::Shards(shards) => shards.num_files(),
+        };
+        let sampling = Sampling::of(self.files.iter().map(num_files).sum());
+        let train = self.files.iter().map(|files| of(files, sampling)).collect::<Result<_>>()?;
+        Ok(Fingerprint { train, val: of(&self.val_files, Sampling::of(num_files(&self.val_files)))? })
     }
 
     /// The batches of `steps` (from 0), made ahead on a thread.
@@ -144,6 +196,13 @@ impl Data {
     /// vocabulary; nothing follows it.
     pub fn batches(&self, steps: Range<u64>) -> Result<Batches> {
         Batches::start(Arc::clone(&self.train), steps, self.shape, AHEAD)
+    }
+
+    /// Where row `row` of training comes from; step `s` has the rows from `s * shape().rows()` on.
+    pub fn origin(&self, row: u64) -> Origin {
+        let (source, row_of_source) = self.train.locate(row);
+        let epoch = self.train.each()[source].epoch(row_of_source);
+        Origin { source: self.shares[source].0.clone(), epoch, places: self.train.places(row) }
     }
 
     /// The held-out data in a fixed order, every token once: `i32[micro_batches, micro_batch_size, seq_len]` a batch,
@@ -164,129 +223,4 @@ impl Data {
             batch::make(rows, index, first, end.min(first + rows_each), shape)
         })
     }
-}
-
-type Held = Option<Arc<Rows>>;
-
-fn row_order(config: &Config) -> RowOrder {
-    match config.data.order {
-        Order::Shuffle => RowOrder::Shuffle(config.train.seed),
-        Order::Sequential => RowOrder::Sequential,
-    }
-}
-
-fn read_texts(config: &Config, key: &str, files: Vec<PathBuf>) -> Result<Vec<(PathBuf, String)>> {
-    let read = |path: PathBuf| files::read_text(config, key, &path).map(|text| (path, text));
-    files.into_iter().map(read).collect()
-}
-
-/// How many of `count` things `val_fraction` holds out: rounded down, as in nanoGPT, and never all.
-fn held_out_count(config: &Config, count: u64) -> u64 {
-    let fraction = config.data.val_fraction.unwrap_or(0.0);
-    ((count as f64 * fraction) as u64).min(count.saturating_sub(1))
-}
-
-fn windows(config: &Config, stream: Stream, order: RowOrder) -> Rows {
-    Rows::new(Layout::Windows(stream), config.train.seq_len, order)
-}
-
-/// The end of `tokens` is held out, unless there are held-out tokens of their own.
-fn split_stream(config: &Config, tokens: Tokens, len: u64, val: Option<(Tokens, u64)>) -> (Rows, Held) {
-    let held = held_out_count(config, len);
-    let train = Stream { tokens: tokens.clone(), start: 0, len: len - held };
-    let val = match val {
-        Some((tokens, len)) => Stream { tokens, start: 0, len },
-        None => Stream { tokens, start: len - held, len: held },
-    };
-    let held_out = (val.len > 1).then(|| Arc::new(windows(config, val, RowOrder::Whole)));
-    (windows(config, train, row_order(config)), held_out)
-}
-
-fn open_shards(config: &Config, train: Vec<PathBuf>, val: Vec<PathBuf>) -> Result<(Rows, Held)> {
-    let vocab_size = config
-        .model
-        .vocab_size()
-        .ok_or_else(|| config.error_at("model", "[model] lacks `vocab_size`, which token shards need"))?;
-    let narrow = vocab_size <= usize::from(u16::MAX) + 1;
-    let raw = config.data.token_dtype.unwrap_or(if narrow { TokenDType::Uint16 } else { TokenDType::Uint32 });
-    let open = |key, files| -> Result<(Tokens, u64)> {
-        let shards = Shards::open(config, key, files, raw, vocab_size)?;
-        let len = shards.len();
-        Ok((Tokens::Shards(Arc::new(shards)), len))
-    };
-    let (tokens, len) = open("data.train", train)?;
-    let val = if val.is_empty() { None } else { Some(open("data.val", val)?) };
-    Ok(split_stream(config, tokens, len, val))
-}
-
-type Opened = (Rows, Held, Option<usize>);
-
-fn open_running_text(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    train: &[(PathBuf, String)],
-    val: &[(PathBuf, String)],
-) -> Result<Opened> {
-    let encode = |key, texts: &[(PathBuf, String)]| -> Result<(Tokens, u64)> {
-        let mut ids = Vec::new();
-        for (path, text) in texts {
-            let encoded = tokenizer.encode_into(text, &mut ids);
-            encoded.map_err(|error| files::content_error(config, key, path, &error))?;
-        }
-        let len = ids.len() as u64;
-        Ok((Tokens::Memory(Arc::new(ids)), len))
-    };
-    let (tokens, len) = encode("data.train", train)?;
-    let val = if val.is_empty() { None } else { Some(encode("data.val", val)?) };
-    let (train, held_out) = split_stream(config, tokens, len, val);
-    Ok((train, held_out, None))
-}
-
-fn open_documents(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    separator: u32,
-    train: &[(PathBuf, String)],
-    val: &[(PathBuf, String)],
-) -> Result<Opened> {
-    let encode = |key, texts: &[(PathBuf, String)]| -> Result<Arc<Documents>> {
-        let mut documents = Documents { ids: Vec::new(), bounds: vec![0], separator: separator.cast_signed() };
-        for (path, text) in texts {
-            for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
-                let encoded = tokenizer.encode_into(line, &mut documents.ids);
-                encoded.map_err(|error| {
-                    let message = format!("{}, line {}: {error}", path.display(), number + 1);
-                    config.error_at(key, message)
-                })?;
-                documents.bounds.push(documents.ids.len());
-            }
-        }
-        if documents.bounds.len() == 1 {
-            return Err(config.error_at(key, "the files have no lines that are not empty, so no documents"));
-        }
-        Ok(Arc::new(documents))
-    };
-    let all = encode("data.train", train)?;
-    let count = all.bounds.len() - 1;
-    let (chosen, held) = if val.is_empty() {
-        let held_count = held_out_count(config, count as u64);
-        let draw = Permutation::new(config.train.seed, Purpose::Split, 0, count as u64);
-        let (held, chosen) = (0..count).partition(|&index| draw.at(index as u64) < held_count);
-        (Chosen { documents: Arc::clone(&all), indices: chosen }, Chosen { documents: all, indices: held })
-    } else {
-        let val = encode("data.val", val)?;
-        let held = (0..val.bounds.len() - 1).collect();
-        (Chosen { documents: all, indices: (0..count).collect() }, Chosen { documents: val, indices: held })
-    };
-    let seq_len = config.train.seq_len;
-    let rows = |chosen: Chosen, order| {
-        let layout = match config.data.packing {
-            true => Layout::Packed(Packed::new(chosen)),
-            false => Layout::Padded(Padded::new(chosen, seq_len)),
-        };
-        Rows::new(layout, seq_len, order)
-    };
-    let documents = chosen.indices.len();
-    let held_out = (!held.indices.is_empty()).then(|| Arc::new(rows(held, RowOrder::Whole)));
-    Ok((rows(chosen, row_order(config)), held_out, Some(documents)))
 }

@@ -12,6 +12,10 @@ pub(crate) enum Purpose {
     Documents = 3,
     /// Where the windows of an epoch begin.
     Phase = 4,
+    /// Which source each row of a mixture is from.
+    Mixture = 5,
+    /// The seed of each source of a mixture.
+    Source = 6,
 }
 
 /// A permutation of `0..len`, evaluated at any place in constant time and memory.
@@ -22,6 +26,7 @@ pub(crate) enum Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Permutation {
     len: u64,
+    /// Bits of a half of the network; 0 for the identity.
     half_bits: u32,
     keys: [u64; ROUNDS],
 }
@@ -41,9 +46,17 @@ impl Permutation {
         Permutation { len, half_bits: bits.div_ceil(2).max(1), keys }
     }
 
+    /// The permutation of `0..len` that leaves everything where it is.
+    pub(crate) fn identity(len: u64) -> Permutation {
+        Permutation { len, half_bits: 0, keys: [0; ROUNDS] }
+    }
+
     /// Where place `index`, less than `len`, goes.
     pub(crate) fn at(&self, index: u64) -> u64 {
         debug_assert!(index < self.len);
+        if self.half_bits == 0 {
+            return index;
+        }
         let mut value = index;
         loop {
             value = self.round_trip(value);
@@ -73,7 +86,7 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014, variant
 /// 13 of Stafford's mixers).
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

@@ -3,6 +3,7 @@
 //! A label is the token after; `IGNORED` where there is nothing to predict. Row numbers never end: row `r` is in epoch
 //! `r / rows_per_epoch`.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Result;
@@ -17,10 +18,31 @@ pub(super) struct Rows {
     layout: Layout,
     seq_len: usize,
     order: RowOrder,
+    /// Labels after this token are ignored.
+    masked_after: Option<i32>,
     /// Pairs of token and label in the data.
     pairs: u64,
     /// Rows of an epoch.
     per_epoch: u64,
+}
+
+/// Where tokens of a row lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file that is one stream of tokens.
+    Tokens {
+        /// The file.
+        file: PathBuf,
+        /// The positions in the file, in tokens, from 0.
+        positions: std::ops::Range<u64>,
+    },
+    /// In a document that is a line of a file.
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: u64,
+    },
 }
 
 /// The order of rows.
@@ -56,8 +78,16 @@ pub(super) struct Stream {
 /// A token stream.
 #[derive(Clone, Debug)]
 pub(super) enum Tokens {
-    Memory(Arc<Vec<u32>>),
+    Memory(Arc<Text>),
     Shards(Arc<Shards>),
+}
+
+/// Running text, tokenized.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) ids: Vec<u32>,
+    /// The files, each with the position of its first token.
+    pub(super) files: Vec<(PathBuf, u64)>,
 }
 
 /// Documents: ids end to end and where each begins, with the end of the last.
@@ -67,6 +97,10 @@ pub(super) struct Documents {
     pub(super) bounds: Vec<usize>,
     /// The token between documents.
     pub(super) separator: i32,
+    /// The files.
+    pub(super) files: Vec<PathBuf>,
+    /// Of each document its place in `files` and its line, from 1.
+    pub(super) lines: Vec<(u32, u32)>,
 }
 
 /// Some of the documents, in the order of the files.
@@ -102,8 +136,8 @@ impl Tokens {
     fn read(&self, start: u64, out: &mut [i32]) -> Result<()> {
         match self {
             Tokens::Shards(shards) => shards.read(start, out),
-            Tokens::Memory(ids) => {
-                let ids = &ids[start as usize..start as usize + out.len()];
+            Tokens::Memory(text) => {
+                let ids = &text.ids[start as usize..start as usize + out.len()];
                 out.iter_mut().zip(ids).for_each(|(slot, &id)| *slot = id.cast_signed());
                 Ok(())
             }
@@ -111,7 +145,32 @@ impl Tokens {
     }
 }
 
+impl Tokens {
+    /// Where the tokens of a stretch lie, a place a file.
+    fn places(&self, stretch: std::ops::Range<u64>) -> Vec<Place> {
+        let files: Vec<(&PathBuf, u64)> = match self {
+            Tokens::Memory(text) => text.files.iter().map(|(path, start)| (path, *start)).collect(),
+            Tokens::Shards(shards) => shards.starts().collect(),
+        };
+        let ends = files.iter().skip(1).map(|(_, start)| *start).chain([u64::MAX]);
+        let parts = files.iter().zip(ends).map(|(&(path, start), end)| {
+            let positions = stretch.start.max(start) - start..stretch.end.min(end).max(start) - start;
+            Place::Tokens { file: path.clone(), positions }
+        });
+        let is_there = |place: &Place| match place {
+            Place::Tokens { positions, .. } => !positions.is_empty(),
+            Place::Line { .. } => true,
+        };
+        parts.filter(is_there).collect()
+    }
+}
+
 impl Chosen {
+    fn place(&self, place: usize) -> Place {
+        let (file, line) = self.documents.lines[self.indices[place]];
+        Place::Line { file: self.documents.files[file as usize].clone(), line: u64::from(line) }
+    }
+
     fn document(&self, place: usize) -> &[u32] {
         let index = self.indices[place];
         let Documents { ids, bounds, .. } = &*self.documents;
@@ -206,7 +265,12 @@ impl Rows {
                 pairs / seq_len as u64
             }
         };
-        Rows { layout, seq_len, order, pairs, per_epoch }
+        Rows { layout, seq_len, order, masked_after: None, pairs, per_epoch }
+    }
+
+    /// These rows with the labels after the token `end` ignored.
+    pub(super) fn masked_after(self, end: Option<i32>) -> Rows {
+        Rows { masked_after: end, ..self }
     }
 
     /// Pairs of token and label in the data.
@@ -219,18 +283,69 @@ impl Rows {
         self.per_epoch
     }
 
+    /// Of row `row` its epoch, its place in the epoch's sequence, and what the order puts there.
+    fn of_epoch(&self, row: u64) -> (u64, u64, u64) {
+        let (epoch, place) = (row / self.per_epoch, row % self.per_epoch);
+        let index = match self.order {
+            RowOrder::Sequential | RowOrder::Whole => place,
+            RowOrder::Shuffle(seed) => Permutation::new(seed, Purpose::Rows, epoch, self.per_epoch).at(place),
+        };
+        (epoch, place, index)
+    }
+
+    /// The pair that window `window` of this epoch begins with.
+    fn window_start(&self, epoch: u64, window: u64) -> u64 {
+        let phase = match self.order {
+            RowOrder::Sequential | RowOrder::Whole => 0,
+            RowOrder::Shuffle(seed) => draw(seed, Purpose::Phase, epoch) % self.pairs,
+        };
+        (phase + window * self.seq_len as u64) % self.pairs
+    }
+
     /// Writes row `row`: `seq_len` tokens and labels. There must be rows.
     pub(super) fn fill(&self, row: u64, tokens: &mut [i32], labels: &mut [i32]) -> Result<()> {
-        let (epoch, place) = (row / self.per_epoch, row % self.per_epoch);
-        let shuffled = |seed| Permutation::new(seed, Purpose::Rows, epoch, self.per_epoch).at(place);
+        self.fill_unmasked(row, tokens, labels)?;
+        if let Some(end) = self.masked_after {
+            let after_end = tokens.iter().zip(labels).filter(|(token, _)| **token == end);
+            after_end.for_each(|(_, label)| *label = IGNORED);
+        }
+        Ok(())
+    }
+
+    /// Where the tokens of row `row` lie, in their sequence.
+    pub(super) fn places(&self, row: u64) -> Vec<Place> {
+        let (epoch, place, index) = self.of_epoch(row);
         match &self.layout {
             Layout::Windows(stream) => {
-                let (window, phase) = match self.order {
-                    RowOrder::Sequential | RowOrder::Whole => (place, 0),
-                    RowOrder::Shuffle(seed) => (shuffled(seed), draw(seed, Purpose::Phase, epoch) % self.pairs),
-                };
-                self.fill_window(stream, window, phase, tokens, labels)
+                let start = self.window_start(epoch, index);
+                let end = start + self.seq_len as u64;
+                let stretch = |from: u64, to: u64| stream.tokens.places(stream.start + from..stream.start + to);
+                match end.checked_sub(self.pairs).filter(|&over| over > 0) {
+                    None => stretch(start, end),
+                    Some(_) if matches!(self.order, RowOrder::Whole) => stretch(start, self.pairs),
+                    Some(over) => [stretch(start, self.pairs), stretch(0, over)].concat(),
+                }
             }
+            Layout::Packed(packed) => {
+                let epoch = packed.epoch(epoch, self.order);
+                let start = place * self.seq_len as u64;
+                let first = epoch.starts.partition_point(|&begin| begin <= start).saturating_sub(1);
+                let end = epoch.starts.partition_point(|&begin| begin < start + self.seq_len as u64);
+                epoch.order[first..end].iter().map(|&place| packed.chosen.place(place)).collect()
+            }
+            Layout::Padded(padded) => vec![padded.chosen.place(padded.rows[index as usize].0)],
+        }
+    }
+
+    /// The epoch that row `row` is of.
+    pub(super) fn epoch(&self, row: u64) -> u64 {
+        row / self.per_epoch
+    }
+
+    fn fill_unmasked(&self, row: u64, tokens: &mut [i32], labels: &mut [i32]) -> Result<()> {
+        let (epoch, place, index) = self.of_epoch(row);
+        match &self.layout {
+            Layout::Windows(stream) => self.fill_window(stream, self.window_start(epoch, index), tokens, labels),
             Layout::Packed(packed) => {
                 let epoch = packed.epoch(epoch, self.order);
                 let start = place * self.seq_len as u64;
@@ -242,10 +357,6 @@ impl Rows {
                 Ok(())
             }
             Layout::Padded(padded) => {
-                let index = match self.order {
-                    RowOrder::Sequential | RowOrder::Whole => place,
-                    RowOrder::Shuffle(seed) => shuffled(seed),
-                };
                 let (place, from) = padded.rows[index as usize];
                 let count = (padded.chosen.document(place).len() + 1 - from).min(self.seq_len);
                 for i in 0..count {
@@ -258,21 +369,13 @@ impl Rows {
         }
     }
 
-    /// Window `window` of a stream whose windows begin at pair `phase`.
+    /// The window of a stream that begins with pair `start`.
     ///
     /// The pairs are taken as a circle, so that with any phase every pair is in at most one window and fewer than
     /// `seq_len` of them are left out. Every label is the token that truly follows; only the context of the one window
     /// that crosses the end is broken.
-    fn fill_window(
-        &self,
-        stream: &Stream,
-        window: u64,
-        phase: u64,
-        tokens: &mut [i32],
-        labels: &mut [i32],
-    ) -> Result<()> {
+    fn fill_window(&self, stream: &Stream, start: u64, tokens: &mut [i32], labels: &mut [i32]) -> Result<()> {
         let (pairs, seq_len) = (self.pairs, self.seq_len as u64);
-        let start = (phase + window * seq_len) % pairs;
         let before_end = (pairs - start).min(seq_len) as usize;
         let mut buffer = vec![0; before_end + 1];
         stream.tokens.read(stream.start + start, &mut buffer)?;

@@ -12,7 +12,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, TokenDType};
+use super::described::Description;
+use super::fingerprint::{FileFingerprint, Sampling};
+use crate::config::TokenDType;
 use crate::error::{Error, Result, reason};
 
 /// Files of token ids as one stream.
@@ -23,8 +25,9 @@ pub(super) struct Shards {
     vocab_size: usize,
 }
 
+/// A file of token ids.
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     path: PathBuf,
     file: File,
     /// Position of the first token in the stream, in tokens.
@@ -34,13 +37,16 @@ struct Shard {
     /// Bytes before the first token.
     offset: u64,
     dtype: TokenDType,
+    /// SHA-256 of the file's bytes, in hex, as the description beside it has it.
+    described_sha256: Option<String>,
 }
 
 const MAGIC: i32 = 20_240_520;
 const VERSION: i32 = 1;
 const HEADER_BYTES: u64 = 256 * 4;
 
-fn width(dtype: TokenDType) -> u64 {
+/// Bytes of a token.
+pub(super) fn width(dtype: TokenDType) -> u64 {
     match dtype {
         TokenDType::Uint16 => 2,
         TokenDType::Uint32 => 4,
@@ -48,23 +54,30 @@ fn width(dtype: TokenDType) -> u64 {
 }
 
 impl Shards {
-    /// Opens the files of `key`; ids are checked against `vocab_size` when they are read. `raw` is the type of tokens
-    /// in files without a header.
-    pub(super) fn open(
-        config: &Config,
-        key: &str,
-        files: Vec<PathBuf>,
-        raw: TokenDType,
-        vocab_size: usize,
-    ) -> Result<Shards> {
+    /// These files as one stream; ids are checked against `vocab_size` when they are read.
+    pub(super) fn new(files: Vec<Shard>, vocab_size: usize) -> Shards {
         let mut shards = Shards { files: Vec::new(), len: 0, vocab_size };
-        for path in files {
-            let shard = Shard::open(&path, raw, shards.len)
-                .map_err(|reason| config.error_at(key, format!("{}: {reason}", path.display())))?;
-            shards.len += shard.len;
-            shards.files.push(shard);
+        for file in files {
+            let file = Shard { start: shards.len, ..file };
+            shards.len += file.len;
+            shards.files.push(file);
         }
-        Ok(shards)
+        shards
+    }
+
+    /// The files, each with the position of its first token in the stream.
+    pub(super) fn starts(&self) -> impl Iterator<Item = (&PathBuf, u64)> {
+        self.files.iter().map(|shard| (&shard.path, shard.start))
+    }
+
+    /// The number of files.
+    pub(super) fn num_files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// What tells the files from others.
+    pub(super) fn fingerprints(&self, sampling: Sampling) -> Result<Vec<FileFingerprint>> {
+        self.files.iter().map(|shard| shard.fingerprint(sampling)).collect()
     }
 
     /// Tokens of all files.
@@ -91,7 +104,27 @@ impl Shards {
 }
 
 impl Shard {
-    fn open(path: &Path, raw: TokenDType, start: u64) -> Result<Shard, String> {
+    /// Opens a file. `raw` is the type of tokens if it has no header and no description.
+    ///
+    /// # Errors
+    /// The reason, without the file's name.
+    pub(super) fn open(path: &Path, raw: TokenDType, described: Option<&Description>) -> Result<Shard, String> {
+        let mut shard = Shard::open_undescribed(path, described.map_or(raw, |described| described.sidecar.dtype))?;
+        let Some(Description { sidecar, entry, .. }) = described else { return Ok(shard) };
+        let said = |what: String| format!("{what}; it is not the file that was described, or was damaged");
+        if shard.dtype != sidecar.dtype {
+            let (found, expected) = (shard.dtype, sidecar.dtype);
+            return Err(said(format!("its header makes its tokens {found}, and the shards.json beside it {expected}")));
+        }
+        if shard.len != entry.tokens {
+            let (found, expected) = (shard.len, entry.tokens);
+            return Err(said(format!("it has {found} tokens, and the shards.json beside it says {expected}")));
+        }
+        shard.described_sha256 = Some(entry.sha256.clone());
+        Ok(shard)
+    }
+
+    fn open_undescribed(path: &Path, raw: TokenDType) -> Result<Shard, String> {
         let fail = |error: io::Error| format!("cannot read it: {}", reason(&error));
         let file = File::open(path).map_err(fail)?;
         let metadata = file.metadata().map_err(fail)?;
@@ -105,13 +138,21 @@ impl Shard {
         }
         let word =
             |i: usize| i32::from_le_bytes([header[4 * i], header[4 * i + 1], header[4 * i + 2], header[4 * i + 3]]);
+        let shard = |len, offset, dtype| Shard {
+            path: path.to_owned(),
+            file,
+            start: 0,
+            len,
+            offset,
+            dtype,
+            described_sha256: None,
+        };
         if word(0) != MAGIC {
             let width = width(raw);
             if bytes % width != 0 {
                 return Err(format!("{bytes} bytes are not a whole number of {raw} tokens; see `data.token_dtype`"));
             }
-            let file = Shard { path: path.to_owned(), file, start, len: bytes / width, offset: 0, dtype: raw };
-            return Ok(file);
+            return Ok(shard(bytes / width, 0, raw));
         }
         let (version, count) = (word(1), i64::from(word(2)));
         if version != VERSION {
@@ -126,23 +167,52 @@ impl Shard {
                 bytes - HEADER_BYTES
             ));
         };
-        let len = count.unsigned_abs();
-        Ok(Shard { path: path.to_owned(), file, start, len, offset: HEADER_BYTES, dtype })
+        Ok(shard(count.unsigned_abs(), HEADER_BYTES, dtype))
+    }
+
+    /// Tokens of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The type of a token.
+    pub(super) fn dtype(&self) -> TokenDType {
+        self.dtype
+    }
+
+    /// Bytes before the first token.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The file's bytes at `start`.
+    pub(super) fn read_bytes(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, start)
+    }
+
+    fn fingerprint(&self, sampling: Sampling) -> Result<FileFingerprint> {
+        let bytes = self.offset + self.len * width(self.dtype);
+        let print = sampling.fingerprint(&self.path, bytes, |at, out| self.read_bytes(at, out));
+        let print = print.map_err(|error| self.unreadable(&error))?;
+        Ok(FileFingerprint { dtype: Some(self.dtype), described_sha256: self.described_sha256.clone(), ..print })
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Error {
+        let path = self.path.display();
+        match error.kind() == io::ErrorKind::UnexpectedEof {
+            true => Error::run(format!("the shard {path} has become shorter than the {} tokens it had", self.len)),
+            false => Error::run(format!("cannot read the shard {path}: {}", reason(error))),
+        }
     }
 
     /// Reads the tokens at `start` of this file.
     fn read(&self, start: u64, out: &mut [i32], vocab_size: usize) -> Result<()> {
         let width = width(self.dtype);
         let mut bytes = vec![0; out.len() * width as usize];
-        self.file.read_exact_at(&mut bytes, self.offset + start * width).map_err(|error| {
-            let path = self.path.display();
-            match error.kind() == io::ErrorKind::UnexpectedEof {
-                true => Error::run(format!("the shard {path} has become shorter than the {} tokens it had", self.len)),
-                false => Error::run(format!("cannot read the shard {path}: {}", reason(&error))),
-            }
-        })?;
+        let read = self.read_bytes(self.offset + start * width, &mut bytes);
+        read.map_err(|error| self.unreadable(&error))?;
         for (i, (slot, raw)) in out.iter_mut().zip(bytes.chunks_exact(width as usize)).enumerate() {
-            let id = raw.iter().rev().fold(0u32, |id, &byte| id << 8 | u32::from(byte));
+            let id = little_endian(raw);
             *slot = match i32::try_from(id) {
                 Ok(id) if (id as usize) < vocab_size => id,
                 Ok(_) | Err(_) => return Err(self.outside(start + i as u64, id, vocab_size)),
@@ -162,14 +232,18 @@ impl Shard {
     }
 }
 
+/// The id in the bytes of a token.
+pub(super) fn little_endian(raw: &[u8]) -> u32 {
+    raw.iter().rev().fold(0, |id, &byte| id << 8 | u32::from(byte))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::data::tests::shard_config;
 
-    fn open(files: &[(TokenDType, Vec<u8>)], vocab_size: usize) -> Result<(tempfile::TempDir, Shards)> {
+    fn open(files: &[(TokenDType, Vec<u8>)], vocab_size: usize) -> Result<(tempfile::TempDir, Shards), String> {
         let folder = tempfile::tempdir().unwrap();
         let mut paths = Vec::new();
         for (i, (_, bytes)) in files.iter().enumerate() {
@@ -177,8 +251,9 @@ mod tests {
             std::fs::write(&paths[i], bytes).unwrap();
         }
         let raw = files.first().map_or(TokenDType::Uint16, |(dtype, _)| *dtype);
-        let shards = Shards::open(&shard_config(vocab_size), "data.train", paths, raw, vocab_size)?;
-        Ok((folder, shards))
+        let open = |path: &PathBuf| Shard::open(path, raw, None);
+        let shards = paths.iter().map(open).collect::<Result<_, _>>()?;
+        Ok((folder, Shards::new(shards, vocab_size)))
     }
 
     fn encode(ids: &[u32], dtype: TokenDType, header: bool) -> Vec<u8> {
@@ -202,7 +277,7 @@ mod tests {
             ([&header[..4], &[9, 0, 0, 0], &header[8..]].concat(), "version 9"),
         ] {
             let error = open(&[(TokenDType::Uint16, bytes)], 10).unwrap_err();
-            assert!(error.message().contains(expected) && error.message().contains("0.bin"), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
         let (_folder, shards) =
             open(&[(TokenDType::Uint16, encode(&[1, 2, 10], TokenDType::Uint16, false))], 10).unwrap();

@@ -84,6 +84,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
+    data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
 
     let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
     drop(initial);

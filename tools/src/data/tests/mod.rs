@@ -1,5 +1,9 @@
 //! Data from files to batches: order, splits, padding and what is refused.
 
+mod fingerprints;
+mod mixtures;
+mod shards;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -20,23 +24,29 @@ fn config(data: &str, sets: &[&str]) -> Config {
     RawConfig::parse(Path::new("run.toml"), &text, &sets).and_then(RawConfig::validate).unwrap()
 }
 
-/// A config for token shards.
-pub(super) fn shard_config(vocab_size: usize) -> Config {
-    config("train = \"x.bin\"", &[&format!("model.vocab_size={vocab_size}")])
+/// A folder with these files, and an empty folder named `folder`.
+fn write(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    std::fs::create_dir(folder.path().join("folder")).unwrap();
+    folder
+}
+
+/// Opens data in `folder`, which `$` stands for.
+fn open_in(folder: &Path, data: &str, sets: &[&str], saved: Option<&Tokenizer>) -> Result<(Config, Data)> {
+    let sets: Vec<String> = sets.iter().map(|set| set.replace('$', folder.to_str().unwrap())).collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    Data::open(&config(&data.replace('$', folder.to_str().unwrap()), &sets), saved)
 }
 
 /// Opens data in files written for the test; `$` in `data` is their folder.
 fn try_open(files: &[(&str, &[u8])], data: &str, sets: &[&str]) -> Result<(Config, Data)> {
-    let folder = tempfile::tempdir().unwrap();
-    for (name, bytes) in files {
-        std::fs::write(folder.path().join(name), bytes).unwrap();
-    }
-    std::fs::create_dir(folder.path().join("folder")).unwrap();
-    let sets: Vec<String> = sets.iter().map(|set| set.replace('$', folder.path().to_str().unwrap())).collect();
-    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-    let config = config(&data.replace('$', folder.path().to_str().unwrap()), &sets);
     // Shards stay open when the folder goes.
-    Data::open(&config, None)
+    open_in(write(files).path(), data, sets, None)
 }
 
 fn open(text: &str, data: &str, sets: &[&str]) -> Data {
@@ -184,6 +194,18 @@ fn an_id_outside_the_vocabulary_ends_the_batches() {
     assert_eq!(batches.len(), 2);
     assert!(batches[0].is_ok());
     assert!(batches[1].as_ref().unwrap_err().message().contains("id 99 at token 5"));
+}
+
+#[test]
+fn waiting_for_batches_is_counted() {
+    let data = open("abcdefghijklmnop", "tokenizer='byte'", &[]);
+    let mut batches = data.batches(0..3).unwrap();
+    assert!(batches.waited().is_zero(), "nothing was asked for");
+    assert!(batches.next().unwrap().is_ok());
+    let first = batches.waited();
+    assert!(!first.is_zero());
+    assert_eq!(batches.by_ref().count(), 2);
+    assert!(batches.waited() > first, "the sum of all");
 }
 
 #[test]
