@@ -6,6 +6,7 @@ mod dump;
 mod eval;
 mod generate;
 mod plugin;
+mod report;
 mod saved;
 mod train;
 
@@ -26,6 +27,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Report(args) => report::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
     }

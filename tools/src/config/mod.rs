@@ -227,12 +227,13 @@ impl Config {
 
 /// Whether a run may be continued with another value of `key`.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 12] = [
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
         "train.save_every",
         "train.log_every",
+        "train.tensorboard",
         "train.out_dir",
         // The same function, computed in another order.
         "train.loss_chunk",

@@ -6,6 +6,7 @@
 mod bad_input;
 mod inspection;
 mod reading;
+mod report;
 mod training;
 
 use std::collections::BTreeMap;
