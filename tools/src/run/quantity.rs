@@ -35,6 +35,13 @@ pub(crate) fn short(number: f64) -> String {
     prefixed(number, 1000.0, &["", "k", "M", "G", "T", "P", "E"]).unwrap_or_else(|| "?".to_owned())
 }
 
+/// As `short`, with a unit: `50.0 GFLOP/s`.
+pub(crate) fn with_unit(number: f64, unit: &str) -> String {
+    let number = short(number);
+    let digits = number.trim_end_matches(char::is_alphabetic);
+    format!("{digits} {}{unit}", &number[digits.len()..])
+}
+
 /// Bytes of three digits with a binary prefix: `512 B`, `1.50 GiB`.
 pub(crate) fn bytes(number: f64) -> String {
     prefixed(number, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB"]).unwrap_or_else(|| "?".to_owned())
@@ -88,6 +95,8 @@ mod tests {
         ] {
             assert_eq!(short(number), expected);
         }
+        assert_eq!(with_unit(5e10, "FLOP/s"), "50.0 GFLOP/s");
+        assert_eq!(with_unit(7.0, "FLOP"), "7 FLOP");
         for (number, expected) in
             [(512.0, "512 B"), (1023.9, "1.00 KiB"), (1.5 * 1024.0 * 1024.0 * 1024.0, "1.50 GiB"), (2e8, "191 MiB")]
         {

@@ -87,16 +87,18 @@ fn a_failed_run_has_a_report() {
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     has(&folder.read("run/report.html"), &["not finite", "is not finite in step 2"]);
 
-    // Checkpoints cannot be written where their folder would be is a file.
+    // A checkpoint cannot be written where its folder is a link to nowhere.
     fs::create_dir(folder.path("blocked")).expect("a folder is made");
-    folder.write("blocked/checkpoints", "a file");
+    std::os::unix::fs::symlink("/nowhere/at/all", folder.path("blocked/checkpoints")).expect("a link is made");
     let ran = folder.lmc(&["train", "run.toml", "--out", "blocked"]);
-    assert_ne!(ran.code, 0);
-    if folder.path("blocked/metrics.jsonl").exists() {
-        let metrics = folder.metrics("blocked");
-        assert_eq!(metrics.last().expect("a line")["event"], "failed");
-        has(&folder.read("blocked/report.html"), &["class=\"status bad\">failed"]);
-    }
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let metrics = folder.metrics("blocked");
+    let last = metrics.last().expect("a line");
+    assert_eq!((&last["event"], &last["step"]), (&"failed".into(), &6.into()));
+    has(
+        &folder.read("blocked/report.html"),
+        &["class=\"status bad\">failed", "cannot write", "class=\"line c0\" d=\"M"],
+    );
 }
 
 #[test]

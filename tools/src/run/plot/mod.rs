@@ -150,7 +150,7 @@ impl Plot {
         let y_range = |top: f64, bottom: f64| (height - bottom, top);
         let y_scale = Scale::new(ys(), self.y.extent, self.y.unit, y_range(top, 34.0));
         let y_scale = if self.y.log { y_scale.logarithmic() } else { y_scale };
-        let y_ticks = y_scale.ticks(((height - top - 34.0) / 38.0) as usize);
+        let y_ticks = y_scale.ticks(((height - top - 34.0) / 30.0) as usize);
         let widest = y_ticks.iter().map(|(_, label)| text_width(label, LABEL_SIZE)).fold(0.0, f64::max);
         let margins = Margins { left: widest.max(16.0) + 12.0, right: 14.0, top, bottom: 34.0 };
         let x_range = (margins.left, width - margins.right);
@@ -217,7 +217,8 @@ impl Plot {
             let half = text_width(&label, LABEL_SIZE) / 2.0;
             out(format_args!("<path class=\"axis\" d=\"M{x:.1} {base:.1}v4\"/>"));
             // Labels that would touch are left out, their ticks are not; the name of the axis has a line of its own.
-            if x - half > free && x + half < width {
+            let x = x.min(width - half);
+            if x - half > free {
                 out(format_args!("<text class=\"label mid\" x=\"{x:.1}\" y=\"{:.1}\">{label}</text>", base + 16.0));
                 free = x + half + 6.0;
             }

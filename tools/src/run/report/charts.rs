@@ -177,7 +177,8 @@ pub(super) fn compared(
     let series = runs.iter().enumerate().map(|(color, (name, history))| {
         let points: Vec<Point> =
             against.places(history).into_iter().zip(&history.train).map(|(x, line)| (x, value(line))).collect();
-        let many = points.len() >= MANY_STEPS;
+        // What the schedule says has no noise to be smoothed.
+        let many = points.len() >= MANY_STEPS && y.0 != Unit::Scientific;
         let points = if many { smooth(&points, smoothing_span(points.len())) } else { points };
         Series { name: name.clone(), points, color, style: Style::Line }
     });

@@ -61,13 +61,13 @@ fn final_numbers(names: &[String], summaries: &[Summary]) -> String {
         Column::Number("steps"),
         Column::Number("tokens"),
         Column::Number("parameters"),
-        Column::Number("training loss"),
-        Column::Number("held-out loss"),
+        Column::Number("loss"),
+        Column::Number("held-out"),
         Column::Number("best held-out"),
         Column::Number("tokens/s"),
         Column::Number("MFU"),
-        Column::Number("peak memory"),
-        Column::Number("time in steps"),
+        Column::Number("memory"),
+        Column::Number("time"),
         Column::Text("device"),
     ];
     let loss = |loss: Option<f64>| loss.map_or_else(String::new, |loss| format!("{loss:.4}"));

@@ -42,7 +42,9 @@ for (const figure of document.querySelectorAll("figure")) {
     rule.style.left = x + "px";
     rule.style.top = plot.top * scale + "px";
     rule.style.height = (plot.bottom - plot.top) * scale + "px";
-    tip.style.left = Math.max(0, Math.min(x + 12, box.width - tip.offsetWidth)) + "px";
+    // On the side where there is room.
+    const side = x < box.width / 2 ? x + 12 : x - 12 - tip.offsetWidth;
+    tip.style.left = Math.max(0, Math.min(side, box.width - tip.offsetWidth)) + "px";
     tip.style.top = Math.max(0, plot.top * scale - 8) + "px";
   };
   svg.addEventListener("pointermove", move);

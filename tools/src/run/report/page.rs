@@ -9,7 +9,7 @@ use crate::run::account::Activity;
 use crate::run::history::{End, History, Sample};
 use crate::run::lowering::Lowering;
 use crate::run::plot::escape;
-use crate::run::quantity::{bytes, duration, duration_with_tenths, short};
+use crate::run::quantity::{bytes, duration, duration_with_tenths, short, with_unit};
 
 /// The whole page.
 pub fn run_page(run: &RunRecord) -> String {
@@ -110,9 +110,11 @@ fn figures(history: &History, summary: &Summary) -> String {
     }
     let peak = history.process().and_then(|process| process.peak_flops);
     figures.push(match (summary.mfu, peak) {
-        (Some(mfu), Some(peak)) => {
-            Figure { name: "MFU", value: format!("{:.1} %", 100.0 * mfu), more: format!("of {}FLOP/s", short(peak)) }
-        }
+        (Some(mfu), Some(peak)) => Figure {
+            name: "MFU",
+            value: format!("{:.1} %", 100.0 * mfu),
+            more: format!("of {}", with_unit(peak, "FLOP/s")),
+        },
         _ => Figure {
             name: "MFU",
             value: "unknown".to_owned(),
@@ -266,7 +268,7 @@ fn setup(run: &RunRecord) -> String {
     });
     let peak = process.peak_flops.map_or_else(
         || "unknown: the device is not in lmc's table; runtime.peak_tflops gives it".to_owned(),
-        |peak| format!("{}FLOP/s", short(peak)),
+        |peak| with_unit(peak, "FLOP/s"),
     );
     let facts = [
         ("Command", process.command.clone()),
@@ -307,7 +309,7 @@ fn lowering_section(lowering: &Lowering) -> String {
             row.pass.clone(),
             if row.part { format!("· {}", row.form) } else { row.form.clone() },
             group_digits(row.count),
-            format!("{}FLOP", short(row.flops)),
+            with_unit(row.flops, "FLOP"),
             row.types.clone(),
             place,
             row.refused.clone(),
@@ -322,11 +324,11 @@ fn lowering_section(lowering: &Lowering) -> String {
         _ => format!("{refused} of them were refused a faster form, with the reasons in their rows"),
     };
     let sum = format!(
-        "{} products and attentions in a step, lowered for {}: {}FLOP in products; {remark}. Rows with · are parts of the \
+        "{} products and attentions in a step, lowered for {}: {} in products; {remark}. Rows with · are parts of the \
          attention above them.",
         group_digits(all),
         lowering.target,
-        short(lowering.total_flops)
+        with_unit(lowering.total_flops, "FLOP")
     );
     format!(
         "<section><h2>Lowering</h2><p>{}</p>{}</section>",
