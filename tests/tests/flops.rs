@@ -1,6 +1,7 @@
 //! The operations of training, counted by convention from a model's sizes, against those of its graph's products.
 
-use lmc_lower::{Direction, Target, lower};
+use lmc_lower::report::Direction;
+use lmc_lower::{Target, lower};
 use lmc_models::{Compute, Gpt2Config, LlamaConfig, ModelConfig, Precision, loss_func};
 
 /// Forward, each element of a matrix is a multiplication and an addition of every token, a third of what training counts;

@@ -135,6 +135,7 @@ fn an_interrupted_run_continues_as_if_nothing_had_happened() {
     let metrics = folder.metrics("parts");
     assert_eq!(metrics.last().expect("a line")["event"], "signal");
     assert_eq!(metrics.last().expect("a line")["step"], step);
+    has(&folder.read("parts/report.html"), &["class=\"status warn\">stopped", "stopped by a signal, state saved"]);
 
     has(&folder.ok(&args).stderr, &[&format!("from step {step}")]);
     assert_eq!(folder.checkpoints("parts"), [step, STEPS]);

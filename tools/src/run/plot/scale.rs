@@ -41,7 +41,14 @@ impl Unit {
     fn counted_in(self, largest: f64) -> (f64, &'static str) {
         let pick = |units: &[(f64, &'static str)]| -> (f64, &'static str) {
             // Thousands of steps are read more easily in full, up to ten of them.
-            let enough = |(size, suffix): &&(f64, &str)| largest >= if *suffix == "k" { 10.0 } else { 1.5 } * size;
+            let enough = |(size, suffix): &&(f64, &str)| {
+                let factor = match *suffix {
+                    "k" => 10.0,
+                    "M" | "G" | "T" => 1.0,
+                    _ => 1.5,
+                };
+                largest >= factor * size
+            };
             units.iter().rev().find(enough).or(units.first()).copied().unwrap_or((1.0, ""))
         };
         match self {
@@ -99,7 +106,8 @@ impl Scale {
             let air = (high / low).powf(0.04);
             return Scale { domain: (low / air, high * air), range, log, unit };
         }
-        if low == high {
+        // What differs by rounding alone is the same: a scale for it would have ticks that look the same.
+        if high - low <= 1e-6 * high.abs().max(low.abs()) {
             let air = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
             (low, high) = (low - air, high + air);
         } else if extent != Extent::Exact {
@@ -249,6 +257,8 @@ mod tests {
             (1.0, 1000.0, Exact, Unit::Count, false, &["200", "400", "600", "800", "1,000"]),
             (1.0, 2500.0, Exact, Unit::Count, false, &["500", "1,000", "1,500", "2,000", "2,500"]),
             (1.0, 15406.0, Exact, Unit::Count, false, &["5k", "10k", "15k"]),
+            (1.0, 1e6, Exact, Unit::Count, false, &["0.2M", "0.4M", "0.6M", "0.8M", "1.0M"]),
+            (0.5, 0.5 + 1e-9, LogAbove(4), Unit::Number, false, &["0.46", "0.48", "0.50", "0.52", "0.54"]),
             (0.0, 3.0, Exact, Unit::Count, false, &["0", "1", "2", "3"]),
             (0.0, 4e-4, FromZero, Unit::Scientific, false, &["0", "1e-4", "2e-4", "3e-4", "4e-4"]),
             (1e9, 3e9, FromZero, Unit::Bytes, false, &["0", "1 GiB", "2 GiB"]),

@@ -69,14 +69,14 @@ fn header(run: &RunRecord, summary: &Summary) -> String {
     let failure = match run.history.end {
         Some(End::NonFinite | End::Failed) => run.history.notes.last().map(|note| note.text.clone()),
         None if summary.status == "unfinished" => Some(
-            "The run has no end in its metrics: it is going on, or its process was killed. `lmc train` with the same \
+            "The run has no end in its metrics: it is going on, or its process was killed. Training with the same \
              config continues it from the newest checkpoint."
                 .to_owned(),
         ),
         Some(End::Done | End::Signal) | None => None,
     };
     if let Some(failure) = failure {
-        _ = write!(out, "<p class=\"alert\">{}</p>", escape(&failure));
+        _ = write!(out, "<p class=\"alert {color}\">{}</p>", escape(&failure));
     }
     out + "</header>"
 }
