@@ -180,13 +180,21 @@ fn start(
         num_parameters: num_parameters(step),
         tokens_per_step: config.tokens_per_step() as u64,
         changed,
-        plugin: format!("{}; {}", device.target(), device.client().platform_version().trim()),
+        plugin: plugin(device),
         host: host::describe(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
         unix_time: tensorboard::unix_time(),
         flops_per_token: step_config.model.flops_per_token(config.train.seq_len),
         peak_flops: peak_flops(device.name(), config.train.precision, config.runtime.peak_tflops),
         time_before: None,
+    }
+}
+
+/// The target that programs are lowered for, and the plugin's own version, where it has more to say than its name.
+fn plugin(device: &Device) -> String {
+    match device.client().platform_version().trim() {
+        version if version == device.client().platform_name() => device.target().to_string(),
+        version => format!("{}; {version}", device.target()),
     }
 }
 

@@ -75,7 +75,7 @@ fn a_run_leaves_a_report() {
 
     // No events where none are wanted, and no utilization of a device whose peak is not known.
     folder.ok(&["train", "run.toml", "--out", "other", "--set", "train.tensorboard=false"]);
-    assert_eq!(event_files(&folder, "other"), [PathBuf::new(); 0]);
+    assert_eq!(event_files(&folder, "other").len(), 0);
     assert!(events(&folder.metrics("other"), "train").iter().all(|line| line["mfu"].is_null()));
     has(&folder.read("other/report.html"), &["unknown device “cpu”"]);
 }

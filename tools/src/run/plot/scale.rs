@@ -153,13 +153,14 @@ impl Scale {
         let numbers: Vec<f64> = numbers.collect();
         let decimals = decimals(&numbers);
         let show = |number: f64| match self.unit {
-            Unit::Scientific if number == 0.0 => "0".to_owned(),
-            Unit::Scientific => scientific(number),
             _ if number == 0.0 => "0".to_owned(),
-            _ if own_prefix => plain(number),
-            _ if self.log => format!("{number}{suffix}"),
+            Unit::Scientific => scientific(number),
+            Unit::Number | Unit::Count if own_prefix => plain(number),
             Unit::Count if size == 1.0 => crate::run::quantity::grouped(number),
-            _ => format!("{number:.decimals$}{suffix}"),
+            Unit::Bytes | Unit::Seconds | Unit::Percent if self.log => format!("{number}{suffix}"),
+            Unit::Number | Unit::Count | Unit::Bytes | Unit::Seconds | Unit::Percent => {
+                format!("{number:.decimals$}{suffix}")
+            }
         };
         numbers.into_iter().map(|number| (number * size, show(number))).collect()
     }

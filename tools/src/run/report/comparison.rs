@@ -18,7 +18,9 @@ pub fn comparison_page(runs: &[RunRecord]) -> String {
     body += &final_numbers(&names, &runs.iter().map(RunRecord::summary).collect::<Vec<_>>());
     let losses = (Unit::Number, Extent::LogAbove(4));
     let view = |against: Against| {
-        let plot = |id: &str, title: &str, y, value| compared(id, title, against, &histories, y, value);
+        let plot = |id: &str, title: &str, y, value: fn(&TrainMetrics) -> f64| {
+            compared(id, title, against, &histories, y, value)
+        };
         let name = against.name();
         let mut content = html::wide_figure(&plot(
             &format!("loss-{name}"),
@@ -30,12 +32,12 @@ pub fn comparison_page(runs: &[RunRecord]) -> String {
         if histories.iter().any(|(_, history)| !history.evals.is_empty()) {
             content += &html::figure(&compared_evals(&format!("val-{name}"), against, &histories), 440.0, 230.0);
         }
-        let others: [(&str, &str, (Unit, Extent), fn(&TrainMetrics) -> f64); 2] = [
-            ("grad-norm", "Gradient norm, smoothed", (Unit::Number, Extent::LogAbove(20)), |line| line.grad_norm),
-            ("learning-rate", "Learning rate", (Unit::Scientific, Extent::FromZero), |line| line.learning_rate),
-        ];
-        for (id, title, y, value) in others {
-            content += &html::figure(&plot(&format!("{id}-{name}"), title, y, value), 440.0, 230.0);
+        let norms = (Unit::Number, Extent::LogAbove(20));
+        let norm = plot(&format!("grad-norm-{name}"), "Gradient norm, smoothed", norms, |line| line.grad_norm);
+        let rates = (Unit::Scientific, Extent::FromZero);
+        let rate = plot(&format!("learning-rate-{name}"), "Learning rate", rates, |line| line.learning_rate);
+        for plot in [norm, rate] {
+            content += &html::figure(&plot, 440.0, 230.0);
         }
         content += &html::figure(&compared_rates(&format!("throughput-{name}"), against, &histories), 440.0, 230.0);
         content + "</div>"

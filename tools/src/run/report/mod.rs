@@ -112,12 +112,11 @@ impl RunRecord {
         let table: toml::Table = self.config.parse().unwrap_or_default();
         let mut settings = Vec::new();
         for (section, value) in table {
-            match value {
-                toml::Value::Table(table) => {
-                    settings
-                        .extend(table.into_iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
+            match value.as_table() {
+                Some(table) => {
+                    settings.extend(table.iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())));
                 }
-                value => settings.push((section, value.to_string())),
+                None => settings.push((section, value.to_string())),
             }
         }
         settings
