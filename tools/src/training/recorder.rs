@@ -15,7 +15,7 @@ use crate::device::run_error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::output::{group_digits, say};
 use crate::run::{
-    Activity, EvalMetrics, Event, EventFile, Lowering, MetricsFile, Progress, RunFolder, Start, TimeAccount,
+    Activity, EvalMetrics, Event, EventFile, Lowering, MetricsFile, Progress, RunFolder, Start, TimeAccount, TimeSpent,
     TrainMetrics, report,
 };
 
@@ -236,6 +236,7 @@ impl Recorder {
         let time = self.account.spent();
         self.metrics.record(&Event::Signal { step, time })?;
         self.last_report();
+        self.say_time(&time);
         Ok(())
     }
 
@@ -244,8 +245,13 @@ impl Recorder {
         let time = self.account.spent();
         self.metrics.record(&Event::Done { step, seconds: time.total, time })?;
         self.last_report();
-        say(format_args!("{}; {}", time.describe(), self.run.join(report::PAGE).display()));
+        self.say_time(&time);
         Ok(())
+    }
+
+    /// Where the time went, and where to see more.
+    fn say_time(&self, time: &TimeSpent) {
+        say(format_args!("{}; {}", time.describe(), self.run.join(report::PAGE).display()));
     }
 
     /// The run ends by an error. What was recorded up to it is to be seen, and what cannot be written now, such as on a
