@@ -32,10 +32,11 @@
 //!
 //! # Reading order
 //! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
-//! [`step`], where everything comes together; [`init`] and [`sample`].
+//! [`step`], where everything comes together; [`init`], [`sample`] and [`flops`].
 
 pub mod architectures;
 pub mod compute;
+pub mod flops;
 pub mod init;
 pub mod layers;
 pub mod loss;

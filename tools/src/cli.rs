@@ -43,6 +43,8 @@ pub enum Command {
     Data(DataCommand),
     /// Print a stage of the training step's compilation
     Dump(DumpArgs),
+    /// Make the report of a run, a page of plots and numbers, or compare runs
+    Report(ReportArgs),
     /// Show what lmc finds on this machine: plugin, devices, versions, folders
     Doctor(DoctorArgs),
     /// Manage the PJRT plugins that lmc fetches
@@ -236,6 +238,21 @@ pub struct DumpArgs {
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,
+}
+
+/// Make the report of a run, a page of plots and numbers, or compare runs
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  lmc report runs/names\n  lmc report runs/a runs/b -o comparison.html")]
+pub struct ReportArgs {
+    /// Run folders; several are compared
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Write the page to this file [default: report.html in the run folder, for several runs comparison.html here]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object a run with its numbers, and write a page only with --output
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Show what lmc finds on this machine: plugin, devices, versions, folders

@@ -34,18 +34,28 @@ impl<'a> Evaluator<'a> {
         self.data.held_out_tokens() > 0 && (last || is_multiple(steps_done, every))
     }
 
+    /// Compiles what an evaluation needs, if that was not done yet.
+    ///
+    /// # Errors
+    /// If XLA refuses the program.
+    pub fn compile(&mut self, device: &Device) -> Result<&Program> {
+        let program = match self.program.take() {
+            Some(program) => program,
+            None => device.compile(&eval_func(&self.step_config.eval_loss_func()))?,
+        };
+        Ok(self.program.insert(program))
+    }
+
     /// The mean loss over the held-out tokens, in nats, with `weights` on the device.
     ///
     /// # Errors
     /// If the program cannot be compiled or fails, or the data cannot be read.
     pub fn evaluate(&mut self, device: &Device, weights: &[Buffer], steps_done: u64) -> Result<EvalMetrics> {
         let begin = Instant::now();
-        if self.program.is_none() {
-            self.program = Some(device.compile(&eval_func(&self.step_config.eval_loss_func()))?);
-        }
-        let program = self.program.as_ref().expect("it was just compiled");
+        let (config, data) = (self.config, self.data);
+        let program = self.compile(device)?;
         let (mut loss_sum, mut num_tokens) = (0.0, 0.0);
-        for batch in self.data.held_out_batches(1, self.config.train.eval_batches) {
+        for batch in data.held_out_batches(1, config.train.eval_batches) {
             let batch = batch?;
             let inputs = [device.buffer(&single(&batch.tokens)?)?, device.buffer(&single(&batch.labels)?)?];
             let arguments = weights.iter().map(Argument::Keep).chain(inputs.into_iter().map(Argument::Donate));

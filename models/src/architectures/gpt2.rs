@@ -4,7 +4,7 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
+use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::layers::{
     blocks, causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits,
@@ -200,13 +200,8 @@ impl Gpt2Config {
         tables * c + self.n_layer * (self.layer_matrix_elements() + biases) + norms * norm
     }
 
-    /// As [`ModelConfig::flops_per_token`](crate::ModelConfig::flops_per_token).
-    pub fn flops_per_token(&self, seq_len: usize) -> f64 {
-        let matrices = self.n_layer * self.layer_matrix_elements() + self.vocab_size * self.n_embd;
-        flops_per_token(matrices, self.n_layer, self.n_embd, seq_len)
-    }
-
-    fn layer_matrix_elements(&self) -> usize {
+    /// Elements of the matrices of a block.
+    pub(crate) fn layer_matrix_elements(&self) -> usize {
         self.n_embd * (4 * self.n_embd + 2 * self.inner_size())
     }
 

@@ -3,7 +3,7 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, flops_per_token, residual_std};
+use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, residual_std};
 use crate::layers::{Embedding, Linear, Rope, SwiGlu};
 use crate::layers::{blocks, causal_attention, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits};
 use crate::scope::Scope;
@@ -113,14 +113,8 @@ impl LlamaConfig {
         tables + self.num_hidden_layers * self.layer_matrix_elements() + gains
     }
 
-    /// As [`ModelConfig::flops_per_token`](crate::ModelConfig::flops_per_token).
-    pub fn flops_per_token(&self, seq_len: usize) -> f64 {
-        let head = self.vocab_size * self.hidden_size;
-        let matrices = self.num_hidden_layers * self.layer_matrix_elements() + head;
-        flops_per_token(matrices, self.num_hidden_layers, self.num_attention_heads * self.head_dim, seq_len)
-    }
-
-    fn layer_matrix_elements(&self) -> usize {
+    /// Elements of the matrices of a block.
+    pub(crate) fn layer_matrix_elements(&self) -> usize {
         let query_and_output = 2 * self.num_attention_heads * self.head_dim;
         let key_and_value = 2 * self.num_key_value_heads * self.head_dim;
         self.hidden_size * (query_and_output + key_and_value + 3 * self.intermediate_size)

@@ -53,18 +53,6 @@ impl ModelConfig {
         }
     }
 
-    /// Floating-point operations to train on one token in sequences of `seq_len` tokens.
-    ///
-    /// 6 for each element of a matrix that activations are multiplied with (2 forward, 4 backward): embeddings, gains
-    /// and biases are none, a tied head is one. For attention, causal, half of `12 * layers * heads * head_size *
-    /// seq_len` (Chowdhery et al. 2022, appendix B). Recomputation is not counted.
-    pub fn flops_per_token(&self, seq_len: usize) -> f64 {
-        match self {
-            ModelConfig::Llama(config) => config.flops_per_token(seq_len),
-            ModelConfig::Gpt2(config) => config.flops_per_token(seq_len),
-        }
-    }
-
     /// Checks that the model can be built.
     ///
     /// # Errors
@@ -116,11 +104,6 @@ impl ModelConfig {
 /// the number of layers: each layer writes twice (Radford et al. 2019, section 2.3).
 fn residual_std(initializer_range: f64, layers: usize) -> f64 {
     initializer_range / (2.0 * layers as f64).sqrt()
-}
-
-/// Training operations a token: 6 an element of the matrices, and causal attention at half of the square.
-fn flops_per_token(matrix_elements: usize, layers: usize, attention_width: usize, seq_len: usize) -> f64 {
-    6.0 * matrix_elements as f64 + 12.0 * layers as f64 * attention_width as f64 * seq_len as f64 / 2.0
 }
 
 /// Refuses sizes of 0, and sizes far beyond any machine, with which the number of parameters would not fit 64 bits.
@@ -222,7 +205,6 @@ mod tests {
         let options = Gpt2Config { n_inner: Some(100), embedding_norm: true, final_norm: false, ..small };
         // The feed-forward layers shrink from 3072 elements to 100, each with 2 * 768 weights and a bias.
         check(ModelConfig::Gpt2(options), 124_439_808 - 12 * (3072 - 100) * (2 * 768 + 1));
-        assert_eq!(ModelConfig::Llama(llama_100m()).flops_per_token(2048), 713_687_040.0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod dump;
 mod eval;
 mod generate;
 mod plugin;
+mod report;
 mod saved;
 mod train;
 
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(args),
         Command::Data(command) => data::run(command),
         Command::Dump(args) => dump::run(args),
+        Command::Report(args) => report::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
     }

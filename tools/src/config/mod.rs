@@ -244,6 +244,7 @@ fn may_change(key: &str) -> bool {
         "train.eval_batches",
         "train.save_every",
         "train.log_every",
+        "train.tensorboard",
         "train.out_dir",
         // The same function, computed in another order.
         "train.loss_chunk",

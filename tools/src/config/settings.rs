@@ -302,6 +302,8 @@ pub struct TrainConfig {
     /// Where there is no terminal, print a line every so many steps; 0 means every ten seconds. `metrics.jsonl` has
     /// every step in any case. Default 0.
     pub log_every: u64,
+    /// Write TensorBoard events into the run folder, every few seconds. Default `true`.
+    pub tensorboard: bool,
     /// The run folder. A relative path is relative to the current folder. Default `runs/` and the config file's name.
     pub out_dir: PathBuf,
 }
@@ -373,6 +375,10 @@ pub struct RuntimeConfig {
     pub plugin: Option<PathBuf>,
     /// Threads that a step on the CPU is divided among; 0 means one a core. Default 0.
     pub threads: usize,
+    /// The device's peak rate for products of `train.precision`, in units of 10^12 floating-point operations a second,
+    /// without sparsity: what model FLOPs utilization (`mfu`) is a fraction of. 0 means the figure of the device's data
+    /// sheet if lmc knows it, and else no `mfu`; no CPU's is known. Default 0.
+    pub peak_tflops: f64,
 }
 
 choices! {

@@ -446,6 +446,7 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         eval_batches: section.count_or("eval_batches", 0),
         save_every: section.count_or("save_every", 1000),
         log_every: section.count_or("log_every", 0),
+        tensorboard: section.boolean_or("tensorboard", true),
         out_dir: match section.path("out_dir") {
             Some(path) => PathBuf::from(path),
             None => Path::new("runs").join(origin.stem),
@@ -482,6 +483,7 @@ fn read_runtime(section: &Section<'_>, origin: &Origin<'_>) -> RuntimeConfig {
         device: section.choice_or("device", DeviceKind::Auto),
         plugin: section.path("plugin").map(|path| find(path, origin.folder)),
         threads: usize::try_from(threads).unwrap_or(0),
+        peak_tflops: section.number_or("peak_tflops", 0.0, &NOT_NEGATIVE),
     }
 }
 
@@ -522,10 +524,10 @@ fn elsewhere(key: &str) -> Option<String> {
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "z_loss" | "seed" | "out_dir" => "it belongs in [train]",
+        | "z_loss" | "seed" | "tensorboard" | "out_dir" => "it belongs in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
-        "device" | "plugin" | "threads" => "it belongs in [runtime]",
+        "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",
         _ => return None,
     };
     Some(hint.to_owned())

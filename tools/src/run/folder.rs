@@ -139,7 +139,8 @@ impl RunFolder {
     }
 }
 
-const CONFIG: &str = "config.toml";
+/// The resolved config's name in the run folder.
+pub(crate) const CONFIG: &str = "config.toml";
 
 /// Empty; it stays, since removing a locked file would let two processes hold a lock each.
 const LOCK: &str = ".lock";
@@ -161,10 +162,20 @@ fn free_name(path: &Path) -> PathBuf {
 
 /// Puts `content` in place of the file at `path` so that a reader, or a crash, sees the old or the new.
 pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    replace(path, content, File::sync_all)
+}
+
+/// As `replace_file`, for what can be made again: a reader sees the old or the new, but nothing is waited for, and a power
+/// failure may leave neither.
+pub(crate) fn replace_view(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content, |_| Ok(()))
+}
+
+fn replace(path: &Path, content: &[u8], sync: fn(&File) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     io::Write::write_all(&mut file, content)?;
-    file.as_file().sync_all()?;
+    sync(file.as_file())?;
     // Temporary files are for their owner only; results are as readable as other files.
     #[cfg(unix)]
     {

@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, reason};
 
+use super::account::TimeSpent;
 use super::folder::{RunFolder, replace_file};
+use super::history::History;
 
 /// A line of `metrics.jsonl`. Its `event` is the variant's name in lower case.
 ///
@@ -49,6 +51,8 @@ pub enum Event {
         step: u64,
         /// Seconds since the process began to train.
         seconds: f64,
+        /// What the process spent them on.
+        time: TimeSpent,
     },
     /// The loss or the gradient norm was not finite.
     Nan {
@@ -56,11 +60,24 @@ pub enum Event {
         step: u64,
         /// What was not finite.
         message: String,
+        /// What the process spent its time on.
+        time: TimeSpent,
     },
     /// A signal ended the run.
     Signal {
         /// Steps done.
         step: u64,
+        /// What the process spent its time on.
+        time: TimeSpent,
+    },
+    /// Something else than numbers that are not finite ended the run: the device, the disk, the data.
+    Failed {
+        /// Steps done and recorded.
+        step: u64,
+        /// The error.
+        message: String,
+        /// What the process spent its time on.
+        time: TimeSpent,
     },
 }
 
@@ -80,6 +97,22 @@ pub struct Start {
     /// Settings that were changed when continuing, as `key: old -> new`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<String>,
+    /// What compiles for the device: target, plugin and the plugin's own version.
+    pub plugin: String,
+    /// The machine: its name, system, processor and memory.
+    pub host: String,
+    /// The command line.
+    pub command: String,
+    /// When it was, in seconds since 1970.
+    pub unix_time: f64,
+    /// Floating-point operations that training on a token takes, by the convention of `lmc_models::flops`.
+    pub flops_per_token: f64,
+    /// The device's peak rate that `mfu` is a fraction of, in operations a second; absent where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_flops: Option<f64>,
+    /// What the earlier processes of a continued run spent their time on, as far as they lived to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_before: Option<TimeSpent>,
 }
 
 /// A training step. `step` counts from 1: it is the number of steps done after this one.
@@ -122,9 +155,11 @@ pub struct EvalMetrics {
 pub struct MetricsFile {
     path: PathBuf,
     file: File,
+    time_before: Option<TimeSpent>,
 }
 
-const NAME: &str = "metrics.jsonl";
+/// The file's name in the run folder.
+pub(crate) const NAME: &str = "metrics.jsonl";
 
 impl MetricsFile {
     /// Begins the file of a new run. One of a run that ended before its first checkpoint is kept as `metrics-1.jsonl`
@@ -146,7 +181,7 @@ impl MetricsFile {
             Ok(())
         };
         keep().map_err(|error| unwritable(&path, &error))?;
-        MetricsFile::append(path)
+        MetricsFile::append(path, None)
     }
 
     /// Opens the file of a run that continues with `step` steps done. What was recorded after that is removed: those
@@ -161,16 +196,17 @@ impl MetricsFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(Error::cannot_read("the metrics", &path, &error)),
         };
+        let time_before = History::parse(&old).time;
         let kept: String = old.split_inclusive('\n').filter(|line| line.ends_with('\n') && holds(line, step)).collect();
         if kept != old {
             replace_file(&path, kept.as_bytes()).map_err(|error| unwritable(&path, &error))?;
         }
-        MetricsFile::append(path)
+        MetricsFile::append(path, Some(time_before))
     }
 
-    fn append(path: PathBuf) -> Result<MetricsFile> {
+    fn append(path: PathBuf, time_before: Option<TimeSpent>) -> Result<MetricsFile> {
         let file = File::options().create(true).append(true).open(&path).map_err(|error| unwritable(&path, &error))?;
-        Ok(MetricsFile { path, file })
+        Ok(MetricsFile { path, file, time_before })
     }
 
     /// Appends a line.
@@ -183,6 +219,11 @@ impl MetricsFile {
         line.push('\n');
         // In one write, so that a line is there or not.
         self.file.write_all(line.as_bytes()).map_err(|error| Error::cannot_write("the metrics", &self.path, &error))
+    }
+
+    /// What the earlier processes of a continued run spent their time on.
+    pub fn time_before(&self) -> Option<TimeSpent> {
+        self.time_before
     }
 
     /// The file.
@@ -219,14 +260,16 @@ mod tests {
         let mut metrics = MetricsFile::create(&run).unwrap();
         metrics.record(&train(1)).unwrap();
         metrics.record(&Event::Eval(EvalMetrics { step: 1, val_loss: f64::NAN, tokens: 3, seconds: 0.5 })).unwrap();
-        metrics.record(&Event::Signal { step: 1 }).unwrap();
+        let time = TimeSpent { total: 2.0, step: 2.0, ..TimeSpent::default() };
+        metrics.record(&Event::Signal { step: 1, time }).unwrap();
         let text = fs::read_to_string(metrics.path()).unwrap();
         assert_eq!(
             text,
             "{\"event\":\"train\",\"step\":1,\"loss\":2.5,\"grad_norm\":0.0,\"learning_rate\":0.0,\"tokens_per_s\":0.0,\
              \"step_ms\":0.0,\"peak_memory_bytes\":0}\n\
              {\"event\":\"eval\",\"step\":1,\"val_loss\":null,\"tokens\":3,\"seconds\":0.5}\n\
-             {\"event\":\"signal\",\"step\":1}\n"
+             {\"event\":\"signal\",\"step\":1,\"time\":{\"total\":2.0,\"compile\":0.0,\"data\":0.0,\"step\":2.0,\
+             \"evaluation\":0.0,\"checkpoint\":0.0,\"samples\":0.0,\"other\":0.0}}\n"
         );
     }
 

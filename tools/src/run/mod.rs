@@ -1,13 +1,27 @@
-//! A run on disk and on the screen: its folder, its metrics, its progress.
+//! A run on disk and on the screen: its folder, its metrics and what is made of them, its progress.
 
+pub mod account;
 mod folder;
+pub mod history;
+pub(crate) mod host;
+pub mod lowering;
 mod metrics;
+pub mod peaks;
+mod plot;
 mod progress;
+pub(crate) mod quantity;
+pub mod report;
+pub mod tensorboard;
 
+pub use account::{Activity, TimeAccount, TimeSpent};
 pub use folder::RunFolder;
 pub(crate) use folder::replace_file;
+pub use history::History;
+pub use lowering::Lowering;
 pub use metrics::{EvalMetrics, Event, MetricsFile, Start, TrainMetrics};
+pub use peaks::peak_flops;
 pub use progress::Progress;
+pub use tensorboard::EventFile;
 
 #[cfg(test)]
 mod tests {

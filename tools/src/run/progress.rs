@@ -4,10 +4,12 @@ use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::TrainMetrics;
-use crate::output::{group_digits, say};
+use super::quantity::{bytes, duration, grouped, short};
+use crate::output::say;
 
 /// How far a run is.
 #[derive(Debug)]
@@ -18,25 +20,29 @@ pub struct Progress {
     /// When the first step that counts for the speed was done, and how many were done then. The first step of a process
     /// does not count: it waits for the device to warm up.
     since: Option<(Instant, u64)>,
-    last_line: Option<Instant>,
+    /// When the bar or a line was last brought up to date.
+    shown: Option<Instant>,
 }
 
 /// Between lines where there is no terminal and `train.log_every` is 0.
 const INTERVAL: Duration = Duration::from_secs(10);
 
+/// Between two looks of the bar: more often is not seen.
+const FRAME: Duration = Duration::from_millis(100);
+
 impl Progress {
     /// The progress of a run of `steps` steps, of which `done` are done. `log_every` is `train.log_every`.
     pub fn new(steps: u64, done: u64, log_every: u64) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(8));
-            // A template that does not parse would leave indicatif's own, which also shows position and length.
-            if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len}  {msg}") {
+            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(10));
+            // Only the message, which is the whole line. One that does not parse would leave indicatif's own.
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
                 bar.set_style(style);
             }
             bar.set_position(done);
             bar
         });
-        Progress { bar, steps, log_every, since: None, last_line: None }
+        Progress { bar, steps, log_every, since: None, shown: None }
     }
 
     /// A step was done.
@@ -53,18 +59,24 @@ impl Progress {
                 None
             }
         };
-        if let Some(bar) = &self.bar {
-            bar.set_position(metrics.step);
-            bar.set_message(describe(metrics, left));
+        let interval = if self.bar.is_some() { FRAME } else { INTERVAL };
+        let in_time = || self.shown.is_none_or(|shown| now - shown >= interval);
+        let due = if self.log_every == 0 || self.bar.is_some() {
+            in_time()
+        } else {
+            metrics.step.is_multiple_of(self.log_every)
+        };
+        if !due && metrics.step != self.steps {
             return;
         }
-        let due = match self.log_every {
-            0 => self.last_line.is_none_or(|last| now - last >= INTERVAL),
-            every => metrics.step.is_multiple_of(every),
-        };
-        if due || metrics.step == self.steps {
-            self.last_line = Some(now);
-            say(format_args!("step {}/{}  {}", metrics.step, self.steps, describe(metrics, left)));
+        self.shown = Some(now);
+        match &self.bar {
+            Some(bar) => {
+                let (_, columns) = Term::stderr().size();
+                bar.set_position(metrics.step);
+                bar.set_message(bar_line(metrics, self.steps, left, usize::from(columns)));
+            }
+            None => say(line(metrics, self.steps, left)),
         }
     }
 
@@ -84,64 +96,111 @@ impl Progress {
     }
 }
 
-fn describe(metrics: &TrainMetrics, left: Option<f64>) -> String {
+/// Everything about a step, for a log.
+fn line(metrics: &TrainMetrics, steps: u64, left: Option<f64>) -> String {
     let mut text = format!(
-        "loss {:.4}  lr {:.2e}  grad norm {:.3}  {} tokens/s",
+        "step {}/{steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}  {} tokens/s",
+        metrics.step,
         metrics.loss,
         metrics.learning_rate,
         metrics.grad_norm,
         grouped(metrics.tokens_per_s)
     );
+    if metrics.peak_memory_bytes > 0 {
+        text += &format!("  {}", bytes(metrics.peak_memory_bytes as f64));
+    }
+    if let Some(mfu) = metrics.mfu {
+        text += &format!("  MFU {:.1} %", 100.0 * mfu);
+    }
     if let Some(seconds) = left {
         text += &format!("  {} left", duration(seconds));
     }
     text
 }
 
-/// A whole number with commas between thousands.
-fn grouped(number: f64) -> String {
-    if !number.is_finite() {
-        return "?".to_owned();
+/// A bar and as much about a step as fits into `columns`: what comes first in importance is dropped last, and the bar
+/// takes what is left.
+fn bar_line(metrics: &TrainMetrics, steps: u64, left: Option<f64>, columns: usize) -> String {
+    const SHORTEST_BAR: usize = 8;
+    const LONGEST_BAR: usize = 30;
+    // Terminals break a line that fills them.
+    let columns = columns.saturating_sub(1);
+    let mut parts = vec![format!("{}/{}", metrics.step, steps)];
+    let optional = [
+        // Importance, place in the line, text.
+        (0, 0, Some(format!("loss {:.4}", metrics.loss))),
+        (1, 5, left.map(|seconds| format!("{} left", duration(seconds)))),
+        (2, 3, Some(format!("{} tok/s", short(metrics.tokens_per_s)))),
+        (3, 1, Some(format!("lr {:.2e}", metrics.learning_rate))),
+        (4, 2, Some(format!("|g| {:.2}", metrics.grad_norm))),
+        (5, 4, metrics.mfu.map(|mfu| format!("MFU {:.0}%", 100.0 * mfu))),
+        (6, 6, (metrics.peak_memory_bytes > 0).then(|| bytes(metrics.peak_memory_bytes as f64))),
+    ];
+    const GAP: usize = 2;
+    let mut room = columns.saturating_sub(parts[0].len() + SHORTEST_BAR + GAP);
+    let mut chosen = Vec::new();
+    for (_, place, text) in optional {
+        let Some(text) = text else { continue };
+        // All texts are ASCII: a byte is a column.
+        let Some(rest) = room.checked_sub(text.len() + GAP) else { break };
+        room = rest;
+        chosen.push((place, text));
     }
-    group_digits(number.max(0.0).round() as u64)
-}
-
-/// Seconds in the two largest units: `2d 3h`, `1h 5m`, `3m 20s`, `12s`.
-fn duration(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        (_, _, _) => format!("{days}d {hours}h"),
+    chosen.sort_unstable();
+    parts.extend(chosen.into_iter().map(|(_, text)| text));
+    let text = parts.join("  ");
+    let length = columns.saturating_sub(text.len() + GAP).min(LONGEST_BAR);
+    if length < SHORTEST_BAR {
+        return text.chars().take(columns).collect();
     }
+    let filled = if steps == 0 { length } else { (length as f64 * metrics.step as f64 / steps as f64) as usize };
+    let filled = filled.min(length);
+    format!("{}{}  {text}", "█".repeat(filled), "░".repeat(length - filled))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn numbers_are_for_people() {
-        for (number, expected) in [(0.0, "0"), (999.6, "1,000"), (1234567.0, "1,234,567"), (f64::INFINITY, "?")] {
-            assert_eq!(grouped(number), expected);
-        }
-        for (seconds, expected) in
-            [(0.2, "0s"), (59.6, "1m 0s"), (200.0, "3m 20s"), (3900.0, "1h 5m"), (183_600.0, "2d 3h")]
-        {
-            assert_eq!(duration(seconds), expected);
-        }
-        let metrics = TrainMetrics {
+    fn metrics() -> TrainMetrics {
+        TrainMetrics {
+            step: 1500,
             loss: 2.51,
             learning_rate: 1e-3,
             grad_norm: 0.5,
             tokens_per_s: 5206.0,
+            peak_memory_bytes: 3 << 29,
+            mfu: Some(0.412),
             ..Default::default()
-        };
-        assert_eq!(
-            describe(&metrics, Some(61.0)),
-            "loss 2.5100  lr 1.00e-3  grad norm 0.500  5,206 tokens/s  1m 1s left"
-        );
+        }
+    }
+
+    #[test]
+    fn a_line_has_everything() {
+        let expected = "step 1500/3000  loss 2.5100  lr 1.00e-3  grad norm 0.500  5,206 tokens/s  1.50 GiB  MFU 41.2 %  1m 1s left";
+        assert_eq!(line(&metrics(), 3000, Some(61.0)), expected);
+        let unknown = TrainMetrics { mfu: None, peak_memory_bytes: 0, ..metrics() };
+        let expected = "step 1500/3000  loss 2.5100  lr 1.00e-3  grad norm 0.500  5,206 tokens/s";
+        assert_eq!(line(&unknown, 3000, None), expected);
+    }
+
+    #[test]
+    fn a_bar_drops_what_does_not_fit() {
+        for (columns, expected) in [
+            (
+                160,
+                "███████████████░░░░░░░░░░░░░░░  1500/3000  loss 2.5100  lr 1.00e-3  |g| 0.50  5.21k tok/s  MFU 41%  1m 1s left  1.50 GiB",
+            ),
+            (80, "████░░░░  1500/3000  loss 2.5100  lr 1.00e-3  |g| 0.50  5.21k tok/s  1m 1s left"),
+            (79, "████░░░░  1500/3000  loss 2.5100  lr 1.00e-3  5.21k tok/s  1m 1s left"),
+            (40, "████░░░░  1500/3000  loss 2.5100"),
+            (12, "1500/3000"),
+            (5, "1500"),
+        ] {
+            let line = bar_line(&metrics(), 3000, Some(61.0), columns);
+            assert!(line.chars().count() < columns.max(1), "{columns}: {line}");
+            assert_eq!(line.trim_start_matches(['█', '░']), expected.trim_start_matches(['█', '░']), "{columns}");
+            assert_eq!(line.starts_with('█'), expected.starts_with('█'), "{columns}");
+        }
     }
 }

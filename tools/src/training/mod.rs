@@ -6,7 +6,6 @@ mod state;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use lmc_lower::Platform;
 use lmc_models::{StepConfig, TrainStep, train_step};
@@ -21,7 +20,7 @@ use crate::generation::{Generator, Sampling};
 use crate::memory;
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
-use crate::run::{Event, MetricsFile, RunFolder, Start};
+use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
 use changes::allowed_changes;
 use recorder::{Recorder, Running};
@@ -46,6 +45,17 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// If data, weights or the run folder do not fit the config (before the device is touched), or something fails while
 /// running; non-finite losses and gradients end the run with an error of their own kind.
 pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
+    let mut recorder = None;
+    let result = train_recorded(config, options, &mut recorder);
+    if let (Err(error), Some(recorder)) = (&result, &mut recorder) {
+        recorder.failed(error);
+    }
+    result
+}
+
+/// Trains, with the recorder in `recorder` as soon as there is something to record.
+fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option<Recorder>) -> Result<()> {
+    let account = TimeAccount::begin();
     RunFolder::refuse_file(config)?;
     let Newest { found, passed_over } =
         if options.fresh { Newest::default() } else { checkpoint::newest_valid(&config.train.out_dir)? };
@@ -89,29 +99,19 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
     drop(initial);
     if done < config.train.steps {
-        let began = Instant::now();
-        let start = Start {
-            step: done,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: device.name().to_owned(),
-            num_parameters: num_parameters(&step_graph),
-            tokens_per_step: config.tokens_per_step() as u64,
-            changed,
-        };
-        let (mut metrics, event) = match found {
-            Some(_) => (MetricsFile::resume(&run, done)?, Event::Resume(start)),
-            None => (MetricsFile::create(&run)?, Event::Start(start)),
-        };
-        metrics.record(&event)?;
-        let step = compile(&device, &step_graph, config.train.steps)?;
+        let start = start(&config, &device, &step_config, &step_graph, done, changed);
+        let recorder = recorder.insert(Recorder::begin(&config, &run, start, account)?);
+        let step = recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps))?;
+        recorder.lowered(step.report());
         if device.target().platform == Platform::Cpu {
             memory::check_temporaries(&config, step.executable())?;
         }
         interrupt_on_signals()?;
-        let mut recorder = Recorder::new(&config, metrics, done);
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
         let mut steps_done = done;
-        for batch in data.batches(done..config.train.steps)? {
+        let mut batches = data.batches(done..config.train.steps)?;
+        recorder.begin_steps();
+        while let Some(batch) = recorder.time(Activity::Data, || batches.next()) {
             let batch = batch?;
             recorder.starting();
             let results = state.advance(&device, &step, &batch)?;
@@ -127,15 +127,18 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
                 recorder.finish()?;
             }
             if evaluate {
-                let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;
+                recorder.time(Activity::Compile, || evaluator.compile(&device).map(drop))?;
+                let evaluate = || evaluator.evaluate(&device, state.weights(), steps_done);
+                let evaluation = recorder.time(Activity::Evaluation, evaluate)?;
                 recorder.evaluated(&evaluation)?;
             }
             if sample && let Some(generator) = &mut generator {
-                let samples = generator.generate(&device, state.weights())?;
+                let samples = recorder.time(Activity::Samples, || generator.generate(&device, state.weights()))?;
                 recorder.sampled(steps_done, samples)?;
             }
             if save {
-                let checkpoint = state.checkpoint(&config, &data, &step_graph, steps_done)?;
+                let checkpoint = || state.checkpoint(&config, &data, &step_graph, steps_done);
+                let checkpoint = recorder.time(Activity::Checkpoint, checkpoint)?;
                 recorder.refuse_non_finite(&checkpoint)?;
                 recorder.saved(&run, &checkpoint)?;
             }
@@ -145,18 +148,60 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
                 return Ok(());
             }
         }
-        recorder.done(config.train.steps, began)?;
         // Nothing is left to save: Ctrl-C while samples are drawn ends the process.
         INTERRUPTED.store(true, Ordering::Relaxed);
-    } else {
-        say(format_args!(
-            "{} has all {} steps; train further with --steps N, or start over with --fresh",
-            run.path().display(),
-            config.train.steps
-        ));
+        if let Some(generator) = &mut generator {
+            let samples = recorder.time(Activity::Samples, || generator.generate(&device, state.weights()))?;
+            print_samples(&samples)?;
+            recorder.record_samples(config.train.steps, samples)?;
+        }
+        return recorder.done(config.train.steps);
     }
-    let Some(generator) = &mut generator else { return Ok(()) };
-    generator.generate(&device, state.weights())?.iter().try_for_each(|(_, text)| print(&format!("{text}\n")))
+    say(format_args!(
+        "{} has all {} steps; train further with --steps N, or start over with --fresh",
+        run.path().display(),
+        config.train.steps
+    ));
+    generator.as_mut().map_or(Ok(()), |generator| print_samples(&generator.generate(&device, state.weights())?))
+}
+
+/// What the run is made of, at the beginning of this process.
+fn start(
+    config: &Config,
+    device: &Device,
+    step_config: &StepConfig,
+    step: &TrainStep,
+    done: u64,
+    changed: Vec<String>,
+) -> Start {
+    Start {
+        step: done,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: device.name().to_owned(),
+        num_parameters: num_parameters(step),
+        tokens_per_step: config.tokens_per_step() as u64,
+        changed,
+        plugin: plugin(device),
+        host: host::describe(),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        unix_time: tensorboard::unix_time(),
+        flops_per_token: step_config.model.flops_per_token(config.train.seq_len),
+        peak_flops: peak_flops(device.name(), config.train.precision, config.runtime.peak_tflops),
+        time_before: None,
+    }
+}
+
+/// The target that programs are lowered for, and the plugin's own version, where it has more to say than its name.
+fn plugin(device: &Device) -> String {
+    match device.client().platform_version().trim() {
+        version if version == device.client().platform_name() => device.target().to_string(),
+        version => format!("{}; {version}", device.target()),
+    }
+}
+
+/// Prints generated texts to stdout.
+fn print_samples(samples: &[(String, String)]) -> Result<()> {
+    samples.iter().try_for_each(|(_, text)| print(&format!("{text}\n")))
 }
 
 /// What generates the samples that the config asks for; `None` where there are no texts.

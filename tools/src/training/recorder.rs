@@ -1,8 +1,10 @@
 //! What a run tells while it trains: metrics read one step late, to file and screen.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use lmc_graph::Literal;
+use lmc_lower::Report;
 use lmc_models::step::METRICS;
 use lmc_runtime::{Buffer, process_peak_memory_bytes};
 
@@ -10,14 +12,27 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::Config;
 use crate::data::Batch;
 use crate::device::run_error;
-use crate::error::{Error, Result};
-use crate::output::group_digits;
-use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, TrainMetrics};
+use crate::error::{Error, ErrorKind, Result};
+use crate::output::{group_digits, say};
+use crate::run::{
+    Activity, EvalMetrics, Event, EventFile, Lowering, MetricsFile, Progress, RunFolder, Start, TimeAccount, TimeSpent,
+    TrainMetrics, report,
+};
 
-/// Reads metrics one step late, and writes them to file and screen.
+/// Reads metrics one step late, and writes them to files and screen; accounts for the time.
 pub(super) struct Recorder {
+    run: PathBuf,
     metrics: MetricsFile,
+    /// TensorBoard's, if the config wants them.
+    events: Option<EventFile>,
     progress: Progress,
+    account: TimeAccount,
+    /// Utilization for each token a second, where the device's peak is known.
+    mfu_per_rate: Option<f64>,
+    /// Steps done and recorded.
+    recorded: u64,
+    /// When the report may be written again.
+    next_report: Instant,
     /// The step that is running.
     running: Option<Running>,
     /// When the step before ended.
@@ -49,10 +64,55 @@ impl Running {
     }
 }
 
+/// The least time between two reports of a run that goes on.
+const REPORT_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Reports of a run that goes on take at most one part in so many of its time.
+const REPORT_SHARE: u32 = 200;
+
 impl Recorder {
-    pub(super) fn new(config: &Config, metrics: MetricsFile, done: u64) -> Recorder {
-        let progress = Progress::new(config.train.steps, done, config.train.log_every);
-        Recorder { metrics, progress, running: None, last_end: Instant::now() }
+    /// Begins to record, or goes on where `start.step` steps are done.
+    pub(super) fn begin(config: &Config, run: &RunFolder, start: Start, account: TimeAccount) -> Result<Recorder> {
+        let done = start.step;
+        let mfu_per_rate = start.peak_flops.map(|peak| start.flops_per_token / peak);
+        let mut metrics = match done {
+            0 => MetricsFile::create(run)?,
+            _ => MetricsFile::resume(run, done)?,
+        };
+        let start = Start { time_before: metrics.time_before(), ..start };
+        metrics.record(&if done == 0 { Event::Start(start) } else { Event::Resume(start) })?;
+        let events = if config.train.tensorboard { Some(EventFile::create(run.path(), done)?) } else { None };
+        let now = Instant::now();
+        Ok(Recorder {
+            run: run.path().to_owned(),
+            metrics,
+            events,
+            progress: Progress::new(config.train.steps, done, config.train.log_every),
+            account,
+            mfu_per_rate,
+            recorded: done,
+            next_report: now + REPORT_INTERVAL,
+            running: None,
+            last_end: now,
+        })
+    }
+
+    /// Keeps how the training step lowered, for the report.
+    pub(super) fn lowered(&mut self, report: &Report) {
+        if let Err(error) = Lowering::of(report).save(&self.run) {
+            self.warn(&error);
+        }
+    }
+
+    /// The first step is about to be started.
+    pub(super) fn begin_steps(&mut self) {
+        self.account.switch(Activity::Step);
+        self.last_end = Instant::now();
+    }
+
+    /// Does something that belongs to `activity`.
+    pub(super) fn time<T>(&mut self, activity: Activity, work: impl FnOnce() -> T) -> T {
+        self.account.time(activity, work)
     }
 
     /// A step is about to be started.
@@ -61,10 +121,10 @@ impl Recorder {
     }
 
     /// A step was started: the one before is finished first.
-    pub(super) fn started(&mut self, mut running: Running) -> Result<()> {
-        if self.running.as_ref().is_some_and(|before| before.ended.is_none()) {
-            // Both ended within the call, or none yet: the one before will seem to have ended when it is read.
-            running.ended = None;
+    pub(super) fn started(&mut self, running: Running) -> Result<()> {
+        if let (Some(before), Some(end)) = (&mut self.running, running.ended) {
+            // Both ended within the call, and nothing tells when the one before did: half of the time is each one's.
+            before.ended.get_or_insert(self.last_end + end.saturating_duration_since(self.last_end) / 2);
         }
         self.finish()?;
         self.running = Some(running);
@@ -82,17 +142,20 @@ impl Recorder {
         let end = ended.unwrap_or_else(Instant::now);
         let seconds = end.saturating_duration_since(self.last_end).as_secs_f64();
         self.last_end = end;
+        let tokens_per_s = tokens as f64 / seconds;
         let train = TrainMetrics {
             step,
             loss,
             grad_norm,
             learning_rate,
-            tokens_per_s: tokens as f64 / seconds,
+            tokens_per_s,
             step_ms: seconds * 1e3,
             peak_memory_bytes: process_peak_memory_bytes().unwrap_or(0),
-            mfu: None,
+            mfu: self.mfu_per_rate.map(|each| each * tokens_per_s),
         };
         self.metrics.record(&Event::Train(train))?;
+        self.recorded = step;
+        self.events.as_mut().map_or(Ok(()), |events| events.train(&train))?;
         if !(loss.is_finite() && grad_norm.is_finite()) {
             let what = if loss.is_finite() { "the gradient's norm" } else { "the loss" };
             let message = format!("{what} is not finite in step {step}: loss {loss}, gradient norm {grad_norm}");
@@ -117,7 +180,8 @@ impl Recorder {
 
     /// Records that training cannot go on, and returns the error that ends it.
     fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
-        self.metrics.record(&Event::Nan { step, message: message.clone() })?;
+        let time = self.account.spent();
+        self.metrics.record(&Event::Nan { step, message: message.clone(), time })?;
         self.progress.finish();
         Ok(Error::non_finite(format!(
             "{message}. It was not saved: the newest checkpoint, if there is one, is of an earlier step. A lower \
@@ -132,6 +196,8 @@ impl Recorder {
             group_digits(*tokens)
         ));
         self.metrics.record(&Event::Eval(*evaluation))?;
+        self.events.as_mut().map_or(Ok(()), |events| events.eval(evaluation))?;
+        self.report_if_due();
         self.last_end = Instant::now();
         Ok(())
     }
@@ -143,31 +209,93 @@ impl Recorder {
         for (_, text) in samples.iter().take(SHOWN) {
             self.progress.say(format_args!("step {step}: {}", first_line(text)));
         }
-        for (prompt, text) in samples {
-            self.metrics.record(&Event::Sample { step, prompt, text })?;
-        }
+        self.record_samples(step, samples)?;
         self.last_end = Instant::now();
         Ok(())
     }
 
+    /// Records samples without a word: pairs of prompt and text.
+    pub(super) fn record_samples(&mut self, step: u64, samples: Vec<(String, String)>) -> Result<()> {
+        self.events.as_mut().map_or(Ok(()), |events| events.samples(step, &samples))?;
+        samples.into_iter().try_for_each(|(prompt, text)| self.metrics.record(&Event::Sample { step, prompt, text }))
+    }
+
     pub(super) fn saved(&mut self, run: &RunFolder, saved: &Checkpoint) -> Result<()> {
         let begin = Instant::now();
-        let path = checkpoint::save(run.path(), saved)?;
+        let path = self.account.time(Activity::Checkpoint, || checkpoint::save(run.path(), saved))?;
         let relative = path.strip_prefix(run.path()).unwrap_or(&path).display().to_string();
         let seconds = begin.elapsed().as_secs_f64();
         self.metrics.record(&Event::Save { step: saved.step, checkpoint: relative, seconds })?;
+        self.report_if_due();
         self.last_end = Instant::now();
         Ok(())
     }
 
     pub(super) fn interrupted(&mut self, step: u64) -> Result<()> {
         self.progress.finish();
-        self.metrics.record(&Event::Signal { step })
+        let time = self.account.spent();
+        self.metrics.record(&Event::Signal { step, time })?;
+        self.last_report();
+        self.say_time(&time);
+        Ok(())
     }
 
-    pub(super) fn done(&mut self, step: u64, began: Instant) -> Result<()> {
+    pub(super) fn done(&mut self, step: u64) -> Result<()> {
         self.progress.finish();
-        self.metrics.record(&Event::Done { step, seconds: began.elapsed().as_secs_f64() })
+        let time = self.account.spent();
+        self.metrics.record(&Event::Done { step, seconds: time.total, time })?;
+        self.last_report();
+        self.say_time(&time);
+        Ok(())
+    }
+
+    /// Where the time went, and where to see more.
+    fn say_time(&self, time: &TimeSpent) {
+        say(format_args!("{}; {}", time.describe(), self.run.join(report::PAGE).display()));
+    }
+
+    /// The run ends by an error. What was recorded up to it is to be seen, and what cannot be written now, such as on a
+    /// full disk, must not hide the error.
+    pub(super) fn failed(&mut self, error: &Error) {
+        self.progress.finish();
+        // That numbers are not finite is recorded already, with what was not.
+        if error.kind() != ErrorKind::NonFinite {
+            let (step, message, time) = (self.recorded, error.message().to_owned(), self.account.spent());
+            if let Err(error) = self.metrics.record(&Event::Failed { step, message, time }) {
+                self.warn(&error);
+            }
+        }
+        self.last_report();
+    }
+
+    /// Writes the report of a run that goes on, unless that was done a moment ago.
+    fn report_if_due(&mut self) {
+        let begin = Instant::now();
+        if begin < self.next_report {
+            return;
+        }
+        let before = self.account.switch(Activity::Other);
+        self.report(true);
+        self.account.switch(before);
+        self.next_report = Instant::now() + REPORT_INTERVAL.max(REPORT_SHARE * begin.elapsed());
+    }
+
+    fn last_report(&mut self) {
+        if let Some(Err(error)) = self.events.as_mut().map(EventFile::flush) {
+            self.warn(&error);
+        }
+        self.report(false);
+    }
+
+    /// Writes the report. A run is not lost for want of it.
+    fn report(&mut self, running: bool) {
+        if let Err(error) = report::write(&self.run, running) {
+            self.warn(&error);
+        }
+    }
+
+    fn warn(&self, error: &Error) {
+        self.progress.say(format_args!("warning: {error}"));
     }
 }
 

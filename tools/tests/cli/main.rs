@@ -7,6 +7,7 @@ mod bad_input;
 mod data;
 mod inspection;
 mod reading;
+mod report;
 mod training;
 
 use std::collections::BTreeMap;

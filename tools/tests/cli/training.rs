@@ -15,8 +15,10 @@ fn a_run_leaves_samples_metrics_and_a_checkpoint() {
 
     let metrics = folder.metrics("run");
     let kinds: Vec<&str> = metrics.iter().map(|line| line["event"].as_str().expect("a word")).collect();
-    let expected = ["start", "train", "train", "train", "eval", "train", "train", "train", "eval", "save", "done"];
-    assert_eq!(kinds, expected);
+    let expected = "start train train train eval train train train eval save sample sample sample done";
+    assert_eq!(kinds.join(" "), expected);
+    let drawn: Vec<_> = events(&metrics, "sample").iter().map(|line| line["text"].as_str().expect("a text")).collect();
+    assert_eq!(drawn, ran.stdout.lines().collect::<Vec<_>>(), "what was printed");
     for (line, step) in events(&metrics, "train").into_iter().zip(1..) {
         assert_eq!(line["step"], step);
         for key in ["loss", "grad_norm", "learning_rate", "tokens_per_s", "step_ms", "peak_memory_bytes"] {
@@ -81,7 +83,8 @@ fn samples_are_drawn_on_the_way() {
     let metrics = folder.metrics("run");
     let samples: Vec<_> = events(&metrics, "sample").into_iter().map(|s| (&s["step"], &s["prompt"])).collect();
     let at = |step: u64| [(step, "ab"), (step, "ab"), (step, ""), (step, "")];
-    let expected: Vec<_> = [at(2), at(4)].concat().into_iter().map(|(step, p)| (step.into(), p.into())).collect();
+    let expected: Vec<_> =
+        [at(2), at(4), at(6)].concat().into_iter().map(|(step, p)| (step.into(), p.into())).collect();
     assert!(samples.iter().copied().eq(expected.iter().map(|(step, p)| (step, p))), "{samples:?}");
     let texts = |step: u64| -> Vec<&str> {
         let of_step = events(&metrics, "sample").into_iter().filter(|s| s["step"] == step);
@@ -132,6 +135,7 @@ fn an_interrupted_run_continues_as_if_nothing_had_happened() {
     let metrics = folder.metrics("parts");
     assert_eq!(metrics.last().expect("a line")["event"], "signal");
     assert_eq!(metrics.last().expect("a line")["step"], step);
+    has(&folder.read("parts/report.html"), &["class=\"status warn\">stopped", "stopped by a signal, state saved"]);
 
     has(&folder.ok(&args).stderr, &[&format!("from step {step}")]);
     assert_eq!(folder.checkpoints("parts"), [step, STEPS]);
