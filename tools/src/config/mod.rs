@@ -238,7 +238,7 @@ impl Config {
 /// Whether a run may be continued with another value of `key`. Where the training data lie may change: whether they are
 /// the same is told by their fingerprint, `data::Fingerprint`, and not by a path.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 12] = [
+    const KEYS: &[&str] = &[
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
