@@ -1,6 +1,7 @@
 //! The verbs of the command line, a file each.
 
 mod check;
+mod checkpoint;
 mod doctor;
 mod dump;
 mod eval;
@@ -8,6 +9,7 @@ mod generate;
 mod plugin;
 mod saved;
 mod train;
+mod verify_resume;
 
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +27,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
+        Command::Checkpoint(command) => checkpoint::run(command),
+        Command::VerifyResume(args) => verify_resume::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

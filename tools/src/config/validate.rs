@@ -417,6 +417,9 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         eval_every: section.count_or("eval_every", 250),
         eval_batches: section.count_or("eval_batches", 0),
         save_every: section.count_or("save_every", 1000),
+        keep_last: section.count_or("keep_last", 3),
+        keep_every: section.count_or("keep_every", 0),
+        keep_best: section.count_or("keep_best", 1),
         log_every: section.count_or("log_every", 0),
         out_dir: match section.path("out_dir") {
             Some(path) => PathBuf::from(path),

@@ -1,7 +1,10 @@
 //! The training loop, which reads from top to bottom.
 
 mod changes;
+mod exactness;
+mod origin;
 mod recorder;
+mod saving;
 mod state;
 
 use std::path::PathBuf;
@@ -24,15 +27,23 @@ use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
 use crate::run::{Event, MetricsFile, RunFolder, Start};
 
-use changes::allowed_changes;
+use changes::{changes, keep_graph};
+use origin::Origin;
 use recorder::{Recorder, Running};
+use saving::Saver;
 use state::{State, initial_state, saved_state};
+
+pub use exactness::{ResumedRun, verify_resume};
 
 /// What a call of [`train`] is told beside the config.
 #[derive(Clone, Debug, Default)]
 pub struct TrainOptions {
     /// Start over, keeping an earlier run in the folder under another name.
     pub fresh: bool,
+    /// Continue although this version of lmc makes another training step of the run's settings than the one that saved.
+    pub accept_graph: bool,
+    /// Save and end after this step as if a signal had come.
+    pub stop_after: Option<u64>,
     /// The plugin to load; `None` finds or fetches it.
     pub plugin: Option<PathBuf>,
 }
@@ -73,7 +84,12 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
         generation::check(&step_config, tokenizer, &Sampling::from_config(sample, config.train.seed))
             .map_err(|error| config.error_at("sample", error.message()))?;
     }
+    let origin = Origin::new(&config, &data, &step_config, &step_graph)?;
     // All of this before the folder is claimed: a wrong file or plugin must not leave traces.
+    let changed = match &found {
+        Some((_, saved)) => changes(&config, &origin, saved, options.accept_graph)?,
+        None => Vec::new(),
+    };
     let initial = match &found {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
         None => initial_state(&config, &step_graph)?,
@@ -81,11 +97,11 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
 
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
-    let changed = match run.saved_config()? {
-        Some(saved) if found.is_some() => allowed_changes(&config, &saved)?,
-        _ => Vec::new(),
-    };
+    for path in checkpoint::clean(run.path())? {
+        say(format_args!("cleaned up after a process that was killed: {}", path.display()));
+    }
     run.save_config(&config)?;
+    keep_graph(&run, &origin)?;
     let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
@@ -112,6 +128,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             memory::check_temporaries(&config, step.executable())?;
         }
         interrupt_on_signals()?;
+        let mut saver = Saver::new(&config, &run, &metrics)?;
         let mut recorder = Recorder::new(&config, metrics, done);
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
         let mut steps_done = done;
@@ -122,25 +139,36 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
             recorder.started(Running::new(steps_done, &batch, results))?;
-            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            let interrupted = INTERRUPTED.load(Ordering::Relaxed) || options.stop_after == Some(steps_done);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
             if evaluate || save {
                 recorder.finish()?;
             }
+            let mut val_loss = None;
             if evaluate {
                 let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;
                 recorder.evaluated(&evaluation)?;
+                val_loss = Some(evaluation.val_loss);
             }
             if save {
-                let checkpoint = state.checkpoint(&config, &data, &step_graph, steps_done)?;
+                let began = Instant::now();
+                saver.make_room(&mut recorder)?;
+                let checkpoint = origin.checkpoint(state.snapshot(&step_graph)?, steps_done, val_loss);
                 recorder.refuse_non_finite(&checkpoint)?;
-                recorder.saved(&run, &checkpoint)?;
+                saver.start(checkpoint, began)?;
+                recorder.snapshot_taken();
+            }
+            saver.collect(&mut recorder)?;
+            if last || interrupted {
+                saver.finish(&mut recorder)?;
             }
             if interrupted {
                 recorder.interrupted(steps_done)?;
-                say(format_args!("stopped at step {steps_done}; the same command continues from there"));
+                if options.stop_after.is_none() {
+                    say(format_args!("stopped at step {steps_done}; the same command continues from there"));
+                }
                 return Ok(());
             }
         }

@@ -1,18 +1,21 @@
 //! What a run tells while it trains: metrics read one step late, to file and screen.
 
+use std::fmt::Arguments;
 use std::time::Instant;
 
-use lmc_graph::Literal;
+use lmc_graph::{DType, Literal};
 use lmc_models::step::METRICS;
 use lmc_runtime::{Buffer, process_peak_memory_bytes};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Batch;
 use crate::device::run_error;
 use crate::error::{Error, Result};
 use crate::output::group_digits;
-use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, TrainMetrics};
+use crate::run::{EvalMetrics, Event, MetricsFile, Progress, TrainMetrics};
+
+use super::saving::Saved;
 
 /// Reads metrics one step late, and writes them to file and screen.
 pub(super) struct Recorder {
@@ -104,9 +107,8 @@ impl Recorder {
 
     /// A step with a finite loss may still update the state to values beyond f32, which no later step recovers from.
     pub(super) fn refuse_non_finite(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let finite = |tensor: &Literal| tensor.elements::<f32>().iter().all(|x| x.is_finite());
         let mut tensors = checkpoint.model.iter().chain(&checkpoint.optimizer);
-        match tensors.find(|(_, tensor)| !finite(tensor)) {
+        match tensors.find(|(_, tensor)| !is_finite(tensor)) {
             None => Ok(()),
             Some((name, _)) => {
                 let step = checkpoint.step;
@@ -136,14 +138,27 @@ impl Recorder {
         Ok(())
     }
 
-    pub(super) fn saved(&mut self, run: &RunFolder, saved: &Checkpoint) -> Result<()> {
-        let begin = Instant::now();
-        let path = checkpoint::save(run.path(), saved)?;
-        let relative = path.strip_prefix(run.path()).unwrap_or(&path).display().to_string();
-        let seconds = begin.elapsed().as_secs_f64();
-        self.metrics.record(&Event::Save { step: saved.step, checkpoint: relative, seconds })?;
+    /// The time that training waited for a snapshot is no step's.
+    pub(super) fn snapshot_taken(&mut self) {
         self.last_end = Instant::now();
-        Ok(())
+    }
+
+    /// A checkpoint is safe on disk.
+    pub(super) fn saved(&mut self, saved: Saved) -> Result<()> {
+        let Saved { step, folder, total, blocked } = saved;
+        let (seconds, blocked_seconds) = (total.as_secs_f64(), blocked.as_secs_f64());
+        self.metrics.record(&Event::Save { step, checkpoint: folder, seconds, blocked_seconds })
+    }
+
+    /// A checkpoint could not be written; the earlier ones are untouched.
+    pub(super) fn save_failed(&mut self, step: u64, error: &Error) -> Result<()> {
+        self.say(format_args!("warning: {error}; the earlier checkpoints are kept"));
+        self.metrics.record(&Event::Warning { step, message: error.to_string() })
+    }
+
+    /// Says a line on the screen, beside the progress.
+    pub(super) fn say(&self, line: Arguments<'_>) {
+        self.progress.say(line);
     }
 
     pub(super) fn interrupted(&mut self, step: u64) -> Result<()> {
@@ -154,5 +169,54 @@ impl Recorder {
     pub(super) fn done(&mut self, step: u64, began: Instant) -> Result<()> {
         self.progress.finish();
         self.metrics.record(&Event::Done { step, seconds: began.elapsed().as_secs_f64() })
+    }
+}
+
+/// Whether no element is infinite or not a number; integers are finite.
+fn is_finite(tensor: &Literal) -> bool {
+    // An f32 is not finite when all bits of its exponent are set. By bytes, for a state is large and training waits.
+    const EXPONENT: u32 = 0x7f80_0000;
+    match tensor.ty().dtype {
+        DType::F32 => {
+            let (elements, _) = tensor.bytes().as_chunks::<4>();
+            !elements.iter().any(|&bytes| u32::from_le_bytes(bytes) & EXPONENT == EXPONENT)
+        }
+        DType::BF16
+        | DType::F16
+        | DType::F64
+        | DType::Bool
+        | DType::I8
+        | DType::I16
+        | DType::I32
+        | DType::I64
+        | DType::U8
+        | DType::U16
+        | DType::U32
+        | DType::U64 => tensor.to_f64s().into_iter().all(f64::is_finite),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::TensorType;
+
+    use super::*;
+
+    #[test]
+    fn what_is_finite() {
+        for dtype in [DType::F32, DType::BF16, DType::F64] {
+            for (x, finite) in [
+                (f64::from(f32::MAX), dtype != DType::BF16),
+                (-1.0, true),
+                (1e-45, true),
+                (f64::NAN, false),
+                (f64::INFINITY, false),
+                (f64::NEG_INFINITY, false),
+            ] {
+                let tensor = Literal::from_f64s(TensorType::new(dtype, [3]), &[0.0, x, 1.0]);
+                assert_eq!(is_finite(&tensor), finite, "{x} as {dtype}");
+            }
+        }
+        assert!(is_finite(&Literal::scalar(-1_i32)));
     }
 }
