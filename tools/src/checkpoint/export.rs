@@ -28,8 +28,8 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<()> {
              checkpoint has its weights by name"
         )));
     };
-    let occupied = fs::read_dir(out).map(|mut entries| entries.next().is_some());
-    if occupied.unwrap_or_else(|error| error.kind() != io::ErrorKind::NotFound) {
+    let empty_folder = || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if out.symlink_metadata().is_ok() && !empty_folder() {
         return Err(Error::input(format!("{} is there and not an empty folder; name another one", out.display())));
     }
     let weights = converted(&checkpoint.model, dtype)?;

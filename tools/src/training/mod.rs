@@ -160,9 +160,11 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
                 saver.start(checkpoint, began)?;
                 recorder.snapshot_taken();
             }
-            saver.collect(&mut recorder)?;
+            // The last one must succeed; of the others it is enough to know.
             if last || interrupted {
-                saver.finish(&mut recorder)?;
+                saver.finish(&mut recorder)?
+            } else {
+                saver.collect(&mut recorder)?
             }
             if interrupted {
                 recorder.interrupted(steps_done)?;

@@ -4,6 +4,7 @@
 //! it is not there.
 
 mod bad_input;
+mod checkpoints;
 mod inspection;
 mod reading;
 mod training;
