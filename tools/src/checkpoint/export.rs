@@ -39,10 +39,11 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<()> {
         // Without a document end nothing ends a text; the ids that are `transformers`' defaults are those of letters.
         config[key] = end.into();
     }
+    let longest = config.get("max_position_embeddings").or(config.get("n_positions")).cloned();
     let mut files = vec![(CONFIG_JSON, config)];
     files.push(("generation_config.json", json!({"bos_token_id": end, "eos_token_id": end})));
     if let Some(tokenizer) = &checkpoint.tokenizer {
-        let [tokenizer, settings] = hugging_face_tokenizer(tokenizer, files[0].1.get("max_position_embeddings"));
+        let [tokenizer, settings] = hugging_face_tokenizer(tokenizer, longest.as_ref());
         files.extend([(TOKENIZER, tokenizer), ("tokenizer_config.json", settings)]);
     }
     write_folder(out, &weights, &files)

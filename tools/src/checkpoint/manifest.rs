@@ -55,8 +55,8 @@ pub(super) const STATE: &str = "state.json";
 const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 impl State {
-    /// The text of the file, its own hash included.
-    pub(super) fn to_text(&mut self) -> serde_json::Result<String> {
+    /// Fills in its own hash, and returns the text of the file.
+    pub(super) fn seal(&mut self) -> serde_json::Result<String> {
         self.sha256 = NO_HASH.to_owned();
         let text = serde_json::to_string_pretty(self)? + "\n";
         let hash = sha256(text.as_bytes());
@@ -157,7 +157,7 @@ pub(super) mod tests {
             files: BTreeMap::from([("x".to_owned(), record)]),
             sha256: String::new(),
         };
-        let text = state.to_text().unwrap();
+        let text = state.seal().unwrap();
         let read = State::parse(text.as_bytes()).unwrap();
         assert_eq!((read.learning_rate, &read.data), (state.learning_rate, &state.data));
         for (from, to) in [("\"step\": 7", "\"step\": 8"), ("\"step\": 7", "\"step\":  7"), ("0.3", "0.4")] {

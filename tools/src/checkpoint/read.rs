@@ -68,13 +68,22 @@ pub struct Summary {
 
 /// Reads all files of the checkpoint of `step` in `path`, and compares them with their hashes.
 pub fn inspect(step: u64, path: &Path) -> Summary {
+    summarize(step, path, |name, record| check_file(path, name, record))
+}
+
+/// What `state.json` says of the checkpoint of `step` in `path`; its other files are not looked at.
+pub(super) fn outline(step: u64, path: &Path) -> Summary {
+    summarize(step, path, |_, _| None)
+}
+
+fn summarize(step: u64, path: &Path, check: impl Fn(&str, &FileRecord) -> Option<Damage>) -> Summary {
     let mut summary = Summary { step, path: path.to_owned(), bytes: 0, val_loss: None, damage: Vec::new() };
     match State::read(path) {
         Err(reason) => summary.damage.push(damage(STATE, reason)),
         Ok(state) => {
             (summary.bytes, summary.val_loss) = (state.bytes(), state.val_loss);
             summary.damage.extend(missing(&state));
-            summary.damage.extend(state.files.iter().filter_map(|(name, record)| check_file(path, name, record)));
+            summary.damage.extend(state.files.iter().filter_map(|(name, record)| check(name, record)));
         }
     }
     summary

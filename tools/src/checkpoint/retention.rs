@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-use super::read::{Inspected, Summary};
+use super::read::{Inspected, Summary, outline};
 use super::write::remove;
 use super::{folder, list};
 
@@ -76,9 +76,19 @@ pub fn prune(run: &Path, retention: &Retention, inspected: &mut Inspected) -> Re
     if retention.keep_last == 0 || u64::try_from(listed.len()).unwrap_or(u64::MAX) <= retention.keep_last {
         return Ok(Vec::new());
     }
-    let all: Vec<Summary> = listed.iter().map(|(step, path)| inspected.inspect(*step, path)).collect();
+    // All that goes, and all for whose sake it goes, must be found whole; what is kept for its step alone need not be
+    // read, for there may be many.
+    let mut all: Vec<Summary> = listed.iter().map(|(step, path)| outline(*step, path)).collect();
+    let mut read = vec![false; all.len()];
+    let reasons = loop {
+        let reasons = retention.reasons(&all);
+        let to_read = |i: &usize| !read[*i] && !matches!(reasons[*i].as_slice(), [Kept::Every] | [Kept::Damaged]);
+        let Some(i) = (0..all.len()).rev().find(to_read) else { break reasons };
+        all[i] = inspected.inspect(all[i].step, &all[i].path);
+        read[i] = true;
+    };
     let mut removed = Vec::new();
-    for (summary, reasons) in all.iter().zip(retention.reasons(&all)) {
+    for (summary, reasons) in all.iter().zip(reasons) {
         if reasons.is_empty() {
             let hidden = hidden_name(&summary.path, "pruned");
             let fail = |error| Error::cannot_write("over the old checkpoint", &summary.path, &error);

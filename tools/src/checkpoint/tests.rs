@@ -318,6 +318,24 @@ fn pruning_counts_what_is_whole_now() {
     assert_eq!(names(run.path()), ["step-00000002", "step-00000003", "step-00000004"], "the damaged one stays");
 }
 
+#[test]
+fn pruning_reads_all_that_it_decides_by() {
+    let run = tempfile::tempdir().unwrap();
+    let losses = [(2, 1.0), (3, 5.0), (4, 2.0), (5, 3.0), (6, 6.0), (7, 4.0), (8, 7.0)];
+    for (step, loss) in losses {
+        save(run.path(), &Checkpoint { val_loss: Some(loss), ..example(step) }).unwrap();
+    }
+    // The best, the last and one to be removed are damaged in ways that `state.json` does not tell.
+    for step in [2, 6, 8] {
+        fs::write(folder(run.path()).join(format!("step-{step:08}")).join(MODEL), "x").unwrap();
+    }
+    let retention = Retention { keep_last: 1, keep_every: 3, keep_best: 1 };
+    let removed = prune(run.path(), &retention, &mut Inspected::default()).unwrap();
+    assert_eq!(removed, [folder(run.path()).join("step-00000005")]);
+    // 2 and 8 are damaged, 3 and 6 are kept for their steps, 4 is the best that is whole, and 7 the last.
+    assert_eq!(names(run.path()), [2, 3, 4, 6, 7, 8].map(|step| format!("step-{step:08}")));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]

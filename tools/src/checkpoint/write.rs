@@ -121,7 +121,7 @@ pub(super) fn write_folder(
         files,
         sha256: String::new(),
     };
-    let text = state.to_text()?;
+    let text = state.seal()?;
     write_file(&partial.join(STATE), before, &|out| out.write_all(text.as_bytes()))?;
     before("sync the partial folder")?;
     File::open(partial)?.sync_all()?;

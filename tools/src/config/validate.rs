@@ -488,7 +488,8 @@ fn elsewhere(key: &str) -> Option<String> {
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "z_loss" | "seed" | "out_dir" => "it belongs in [train]",
+        | "z_loss" | "seed" | "out_dir" | "keep_last" | "keep_every" | "keep_best" => "it belongs in [train]",
+        "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",

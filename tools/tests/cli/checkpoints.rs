@@ -551,6 +551,7 @@ fn an_export_is_a_folder_for_transformers() {
     assert_eq!((&config["torch_dtype"], &config["eos_token_id"]), (&json!("bfloat16"), &json!(20)));
     assert_eq!(json("generation_config.json")["bos_token_id"], 20);
     assert_eq!(json("tokenizer_config.json")["eos_token"], "<|endoftext|>");
+    assert_eq!(json("tokenizer_config.json")["model_max_length"], 8);
     assert_eq!(json("tokenizer.json")["model"]["vocab"]["b"], 1);
     let saved =
         checkpoint::read_safetensors(&checkpoint_path(&folder, "run", 6).join("model.safetensors")).expect("whole");
