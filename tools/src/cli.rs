@@ -248,7 +248,7 @@ pub struct VerifyResumeArgs {
     /// The config.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Train to this many steps, in temporary folders [default: 10, or train.steps if that is less]
+    /// Train to this many steps, in temporary folders below TMPDIR [default: 10, or train.steps if that is less]
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Print one JSON object

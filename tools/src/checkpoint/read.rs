@@ -14,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 
 use super::manifest::{FileRecord, STATE, State, hex, sha256};
 use super::safetensors::{Tensors, parse_safetensors};
-use super::{CONFIG_JSON, CONFIG_TOML, Checkpoint, MODEL, OPTIMIZER, TOKENIZER};
+use super::{CONFIG_JSON, CONFIG_TOML, Checkpoint, MODEL, OPTIMIZER, TOKENIZER, step_of};
 
 /// What is wrong with a file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,11 +82,18 @@ fn summarize(step: u64, path: &Path, check: impl Fn(&str, &FileRecord) -> Option
         Err(reason) => summary.damage.push(damage(STATE, reason)),
         Ok(state) => {
             (summary.bytes, summary.val_loss) = (state.bytes(), state.val_loss);
+            summary.damage.extend(misplaced(path, &state));
             summary.damage.extend(missing(&state));
             summary.damage.extend(state.files.iter().filter_map(|(name, record)| check(name, record)));
         }
     }
     summary
+}
+
+/// A checkpoint under the name of another step, as a copy may be: it would count for what it is not.
+fn misplaced(path: &Path, state: &State) -> Option<Damage> {
+    let step = path.file_name().and_then(|name| name.to_str()).and_then(step_of)?;
+    (step != state.step).then(|| damage(STATE, format!("is of step {}, and the folder's name says {step}", state.step)))
 }
 
 /// Files that every checkpoint has, and this one does not list.
@@ -154,7 +161,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 /// Reads a checkpoint, or says all that is wrong with it.
 pub(super) fn read_folder(path: &Path) -> Result<Checkpoint, Vec<Damage>> {
     let mut state = State::read(path).map_err(|reason| vec![damage(STATE, reason)])?;
-    let mut damages: Vec<Damage> = missing(&state).collect();
+    let mut damages: Vec<Damage> = misplaced(path, &state).into_iter().chain(missing(&state)).collect();
     let mut contents = BTreeMap::new();
     for (name, record) in &state.files {
         match read_checked(path, name, record) {

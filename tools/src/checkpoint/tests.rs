@@ -123,7 +123,15 @@ fn damaged_checkpoints_are_passed_over_with_the_reason() {
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
     };
-    let damages: [Damaging; 9] = [
+    let damages: [Damaging; 10] = [
+        ("state.json: is of step 1, and the folder's name says 2", |path| {
+            fs::remove_dir_all(path).unwrap();
+            fs::create_dir(path).unwrap();
+            for entry in fs::read_dir(path.with_file_name("step-00000001")).unwrap() {
+                let entry = entry.unwrap();
+                fs::copy(entry.path(), path.join(entry.file_name())).unwrap();
+            }
+        }),
         ("model.safetensors: no such file", |path| fs::remove_file(path.join(MODEL)).unwrap()),
         ("optimizer.safetensors: 20 bytes, and state.json says", |path| {
             fs::File::options().write(true).open(path.join(OPTIMIZER)).unwrap().set_len(20).unwrap();

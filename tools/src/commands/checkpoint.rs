@@ -12,6 +12,7 @@ use crate::checkpoint::{
 use crate::cli::{CheckpointCommand, ExportDType, KeepArgs};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::memory::size;
 use crate::output::{group_digits, print, print_json, say};
 use crate::run::RunFolder;
 
@@ -36,9 +37,12 @@ fn summaries(run: &Path) -> Result<Vec<Summary>> {
 
 fn show_list(run: &Path, as_json: bool) -> Result<()> {
     let all = summaries(run)?;
-    let reasons: Vec<Vec<Kept>> = match RunFolder::config_of(run)? {
+    let config = RunFolder::config_of(run).unwrap_or_else(|error| {
+        say(format_args!("warning: what is kept is not known: {error}"));
+        None
+    });
+    let reasons: Vec<Vec<Kept>> = match config {
         Some(config) => retention_of(&config).reasons(&all),
-        // Without settings nothing tells what would be kept.
         None => vec![Vec::new(); all.len()],
     };
     let rows = all.iter().zip(&reasons);
@@ -52,7 +56,7 @@ fn show_list(run: &Path, as_json: bool) -> Result<()> {
             .collect();
         return print_json(&json!(rows));
     }
-    let mut out = format!("{:>10}  {:>16}  {:>13}  {:<7}  kept because\n", "step", "bytes", "held-out loss", "state");
+    let mut out = format!("{:>10}  {:>8}  {:>13}  {:<7}  kept because\n", "step", "size", "held-out loss", "state");
     for (summary, reasons) in rows {
         let loss = summary.val_loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
         let state = if summary.damage.is_empty() { "whole" } else { "damaged" };
@@ -62,9 +66,9 @@ fn show_list(run: &Path, as_json: bool) -> Result<()> {
             damage => damage.iter().map(Damage::to_string).collect::<Vec<_>>().join("; "),
         };
         out += &format!(
-            "{:>10}  {:>16}  {loss:>13}  {state:<7}  {note}\n",
+            "{:>10}  {:>8}  {loss:>13}  {state:<7}  {note}\n",
             group_digits(summary.step),
-            group_digits(summary.bytes)
+            size(summary.bytes.into())
         );
     }
     print(&out)

@@ -94,6 +94,9 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
         None => initial_state(&config, &step_graph)?,
     };
+    // Without the tensors: the state is on its way to the device.
+    let resumed = found.map(|(_, saved)| saved.step);
+    let done = resumed.unwrap_or(0);
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
 
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
@@ -102,7 +105,6 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     }
     run.save_config(&config)?;
     keep_graph(&run, &origin)?;
-    let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
 
@@ -118,7 +120,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             tokens_per_step: config.tokens_per_step() as u64,
             changed,
         };
-        let (mut metrics, event) = match found {
+        let (mut metrics, event) = match resumed {
             Some(_) => (MetricsFile::resume(&run, done)?, Event::Resume(start)),
             None => (MetricsFile::create(&run)?, Event::Start(start)),
         };

@@ -1,30 +1,29 @@
-//! `checkpoint`, `verify-resume`, and what happens to checkpoints when processes are killed, disks are full and files
-//! are damaged.
+//! `checkpoint`, `verify-resume`, what a run keeps, and what it may be continued with.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Stdio;
 
 use lmc::checkpoint::{self, Checkpoint};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::{CONFIG, Folder, Ran, events, has, text};
+use crate::kills::Moment;
+use crate::{CONFIG, Folder, events, has, text};
 
 /// What train events tell that the clock does not decide.
-fn exact_lines(folder: &Folder, run: &str) -> Vec<[Value; 4]> {
+pub(crate) fn exact_lines(folder: &Folder, run: &str) -> Vec<[Value; 4]> {
     let keys = ["step", "loss", "grad_norm", "learning_rate"];
     events(&folder.metrics(run), "train").iter().map(|line| keys.map(|key| line[key].clone())).collect()
 }
 
 /// The folder of a run's checkpoint.
-fn checkpoint_path(folder: &Folder, run: &str, step: u64) -> PathBuf {
+pub(crate) fn checkpoint_path(folder: &Folder, run: &str, step: u64) -> PathBuf {
     folder.path(run).join(format!("checkpoints/step-{step:08}"))
 }
 
 /// Names in the folder of checkpoints, hidden ones included.
-fn names_of_checkpoints(folder: &Folder, run: &str) -> Vec<String> {
+pub(crate) fn names_of_checkpoints(folder: &Folder, run: &str) -> Vec<String> {
     let entries = fs::read_dir(folder.path(run).join("checkpoints")).expect("a folder");
     let mut names: Vec<String> =
         entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
@@ -165,281 +164,6 @@ fn a_run_keeps_what_its_settings_say() {
     folder.write("run.toml", config);
     folder.ok(&[&args[..], &["--out", "rising"]].concat());
     assert_eq!(folder.checkpoints("rising"), [4, 5, 10, 11, 12]);
-}
-
-/// The bytes of what decides how a run goes on.
-fn state_of(path: &Path) -> [Vec<u8>; 2] {
-    ["model.safetensors", "optimizer.safetensors"].map(|name| fs::read(path.join(name)).expect("a file"))
-}
-
-/// The number of lines of training steps that a run has recorded.
-fn lines_recorded(run: &Path) -> usize {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    text.lines().filter(|line| line.starts_with("{\"event\":\"train\"")).count()
-}
-
-/// A moment to kill a process at, by what is seen of it.
-#[derive(Clone, Copy, Debug)]
-enum Moment {
-    /// So many steps were recorded since it started.
-    Steps(usize),
-    /// A checkpoint is being written: the partial folder has this file.
-    Partial(&'static str),
-    /// An old checkpoint is being removed.
-    Pruned,
-}
-
-impl Moment {
-    fn has_come(self, run: &Path, recorded: usize) -> bool {
-        let hidden = |ending: &str, file: &str| {
-            let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
-            let mut paths = entries.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(ending));
-            paths.any(|path| file.is_empty() || path.join(file).exists())
-        };
-        match self {
-            Moment::Steps(steps) => lines_recorded(run) >= recorded + steps,
-            Moment::Partial(file) => hidden(".partial", file),
-            Moment::Pruned => hidden(".pruned", ""),
-        }
-    }
-
-    /// Waits for it; false if the process has ended before.
-    fn wait(self, child: &mut Child, run: &Path, recorded: usize) -> bool {
-        // Far longer than any step takes, so that a process that hangs fails the test.
-        let deadline = Instant::now() + Duration::from_secs(300);
-        loop {
-            if child.try_wait().expect("it is a child").is_some() {
-                return false;
-            }
-            if self.has_come(run, recorded) {
-                return true;
-            }
-            assert!(Instant::now() < deadline, "{self:?} does not come");
-        }
-    }
-}
-
-#[test]
-fn killed_at_any_moment_a_run_goes_on_as_if_nothing_had_happened() {
-    const KILLS: usize = 20;
-    let folder = Folder::new();
-    let settings = ["--steps", "200", "--set", "train.save_every=3", "--set", "train.eval_every=0"];
-    let args = |out: &'static str, keep: &'static str| {
-        [&["train", "run.toml", "--out", out, "--set", keep][..], &settings].concat()
-    };
-    folder.ok(&args("whole", "train.keep_last=0"));
-    let lines = exact_lines(&folder, "whole");
-    assert_eq!(lines.len(), 200);
-
-    // Knuth's MMIX generator, with a seed of its own.
-    let mut random = 20_u64;
-    let mut below = |n: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % n
-    };
-    let (mut kills, mut during_saves, mut runs) = (0, 0, 0);
-    while kills < KILLS {
-        // A run that was done before it was killed often enough is followed by another one.
-        let out: &'static str = ["parts-0", "parts-1", "parts-2", "parts-3", "parts-4", "parts-5"][runs];
-        runs += 1;
-        let run = folder.path(out);
-        let args = args(out, "train.keep_last=2");
-        loop {
-            let recorded = lines_recorded(&run).min(folder_steps(&folder, out));
-            let mut child =
-                folder.command(&args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-            let moment = match below(6) {
-                0 => Moment::Steps(1 + below(3) as usize),
-                1 => Moment::Steps(4 + below(6) as usize),
-                2 => Moment::Partial("model.safetensors"),
-                3 => Moment::Partial("optimizer.safetensors"),
-                4 => Moment::Partial("state.json"),
-                _ => Moment::Pruned,
-            };
-            if kills >= KILLS || !moment.wait(&mut child, &run, recorded) {
-                let ran = Ran::new(child.wait_with_output().expect("it ends"));
-                assert_eq!(ran.code, 0, "{}", ran.stderr);
-                break;
-            }
-            child.kill().expect("it is running");
-            child.wait().expect("it ends");
-            kills += 1;
-            during_saves += usize::from(!matches!(moment, Moment::Steps(_)));
-            // Whatever can be loaded is what the undisturbed run had.
-            for step in folder.checkpoints(out) {
-                let path = checkpoint_path(&folder, out, step);
-                assert_eq!(checkpoint::inspect(step, &path).damage, [], "killed at {moment:?}");
-                let whole = state_of(&checkpoint_path(&folder, "whole", step));
-                assert!(state_of(&path) == whole, "step {step} after being killed at {moment:?}");
-            }
-        }
-        assert!(exact_lines(&folder, out) == lines, "the metrics are those of the undisturbed run");
-        let ended = state_of(&checkpoint_path(&folder, out, 200));
-        assert!(ended == state_of(&checkpoint_path(&folder, "whole", 200)), "and so is the state, bit by bit");
-        let hidden = names_of_checkpoints(&folder, out).into_iter().find(|name| name.starts_with('.'));
-        assert_eq!(hidden, None, "nothing is left over");
-    }
-    println!("{kills} kills, {during_saves} of them while a checkpoint was written or removed, in {runs} runs");
-    assert!(during_saves >= KILLS / 3);
-}
-
-/// The steps that a run will continue from.
-fn folder_steps(folder: &Folder, run: &str) -> usize {
-    folder.checkpoints(run).last().map_or(0, |step| *step as usize)
-}
-
-/// Runs a shell script in the folder, in a mount namespace of its own: what it mounts is gone when it ends. `None` where
-/// the system does not allow that.
-fn with_mounts(folder: &Folder, script: &str) -> Option<Ran> {
-    let allowed = Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|output| output.status.success());
-    if !allowed {
-        println!("not tested here, for it takes the right to mount: {script}");
-        return None;
-    }
-    Some(shell(folder, Command::new("unshare").args(["-m", "sh", "-c", script])))
-}
-
-fn shell(folder: &Folder, command: &mut Command) -> Ran {
-    let command = command.current_dir(folder.path("")).env_remove("RUST_LOG").stdin(Stdio::null());
-    Ran::new(command.env("LMC", env!("CARGO_BIN_EXE_lmc")).output().expect("the shell starts"))
-}
-
-/// A model of about 200 kB, whose checkpoints are three times that.
-const LARGER: &str = "train run.toml --set model.n_embd=64 --set train.save_every=2";
-
-#[test]
-fn a_checkpoint_that_does_not_fit_is_a_warning_until_it_is_the_last() {
-    let folder = Folder::new();
-    // The first one fits, the others do not, until the filler is gone.
-    let script = format!(
-        "mkdir run && mount -t tmpfs -o size=2m tmpfs run && head -c 800000 /dev/zero > run/filler && \
-         $LMC {LARGER}; echo code $?; ls -A run/checkpoints; cat run/metrics.jsonl; rm run/filler; \
-         $LMC {LARGER}; echo code $?; ls -A run/checkpoints"
-    );
-    let Some(ran) = with_mounts(&folder, &script) else { return };
-    has(
-        &ran.stderr,
-        &[
-            "warning: cannot write the checkpoint run/checkpoints/step-00000004: it takes ",
-            " are free: make space",
-            "nothing was written; the earlier checkpoints are kept",
-            "error: cannot write the checkpoint run/checkpoints/step-00000006",
-            "the newest checkpoint is of step 2: the same command continues from there",
-            "continuing run from step 2",
-        ],
-    );
-    let lines: Vec<&str> = ran.stdout.lines().filter(|line| !line.starts_with('{')).collect();
-    let first = lines.iter().position(|line| line.starts_with("code ")).expect("it ended");
-    assert_eq!(lines[first..first + 2], ["code 1", "step-00000002"], "{lines:?}");
-    assert_eq!(lines[lines.len() - 4..], ["code 0", "step-00000002", "step-00000004", "step-00000006"]);
-    let events: Vec<Value> = ran.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let told: Vec<&Value> = events.iter().filter(|e| e["event"] == "warning" || e["event"] == "save").collect();
-    assert_eq!(told.iter().map(|event| &event["step"]).collect::<Vec<_>>(), [2, 4, 6], "{told:?}");
-}
-
-#[test]
-fn writing_that_fails_half_way_leaves_nothing() {
-    let folder = Folder::new();
-    let args: Vec<&str> = LARGER.split(' ').collect();
-    // The compile cache is filled by a run without a limit.
-    folder.ok(&[&args[..], &["--out", "before"]].concat());
-    // No file may have more than 256 KiB: the weights fit, the optimizer's state does not.
-    let script = format!("trap '' XFSZ; ulimit -f $((256 * UNIT)); exec $LMC {LARGER}");
-    // Of 512 bytes by the standard, of 1024 in some shells.
-    let unit = Ran::new(
-        Command::new("sh")
-            .args(["-c", "ulimit -f 1; trap '' XFSZ; head -c 600 /dev/zero"])
-            .stdout(fs::File::create(folder.path("unit")).expect("a file"))
-            .output()
-            .expect("sh"),
-    );
-    let unit_is_512 = fs::metadata(folder.path("unit")).expect("a file").len() == 512;
-    assert!(unit.code == 0 || unit_is_512, "{}", unit.stderr);
-    let script = script.replace("UNIT", if unit_is_512 { "2" } else { "1" });
-    let ran = shell(&folder, Command::new("sh").args(["-c", &script]));
-    assert_eq!(ran.code, 1, "{}", ran.stderr);
-    has(
-        &ran.stderr,
-        &[
-            "warning: cannot write the checkpoint run/checkpoints/step-00000002: file too large",
-            "warning: cannot write the checkpoint run/checkpoints/step-00000004: file too large",
-            "error: cannot write the checkpoint run/checkpoints/step-00000006: file too large",
-            "there is no earlier checkpoint: the same command starts over",
-        ],
-    );
-    assert_eq!(names_of_checkpoints(&folder, "run"), [""; 0], "nothing half done");
-    assert_eq!(exact_lines(&folder, "run"), exact_lines(&folder, "before"), "and the run went on");
-    folder.ok(&args);
-    assert!(folder.weights("run", 6) == folder.weights("before", 6));
-}
-
-#[test]
-fn a_folder_that_cannot_be_written_is_refused_and_untouched() {
-    let folder = Folder::new();
-    folder.ok(&["train", "run.toml"]);
-    let before = folder.snapshot();
-    let read_only = "mount --bind run run && mount -o remount,ro,bind run && exec $LMC train run.toml --steps 9";
-    if let Some(ran) = with_mounts(&folder, read_only) {
-        assert_eq!(ran.code, 2, "{}", ran.stderr);
-        has(&ran.stderr, &["cannot write to the run folder", "read-only"]);
-        assert!(folder.snapshot() == before, "nothing was touched");
-    }
-    // Only the checkpoints: training is done before it is noticed, and nothing that was there is harmed.
-    let checkpoints = "run/checkpoints";
-    let script = format!(
-        "mount --bind {checkpoints} {checkpoints} && mount -o remount,ro,bind {checkpoints} && \
-         exec $LMC train run.toml --steps 9"
-    );
-    if let Some(ran) = with_mounts(&folder, &script) {
-        assert_eq!(ran.code, 1, "{}", ran.stderr);
-        has(&ran.stderr, &["step-00000009: read-only file system", "the newest checkpoint is of step 6"]);
-        assert_eq!(folder.checkpoints("run"), [6]);
-        folder.ok(&["checkpoint", "verify", "run"]);
-    }
-    folder.ok(&["train", "run.toml", "--steps", "9"]);
-}
-
-#[test]
-fn whatever_is_damaged_an_older_checkpoint_is_continued() {
-    let folder = Folder::new();
-    let args = ["train", "run.toml", "--set", "train.save_every=2"];
-    folder.ok(&args);
-    let path = checkpoint_path(&folder, "run", 6);
-    let whole: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(&path)
-        .expect("a folder")
-        .map(|e| e.expect("an entry").path())
-        .map(|p| (p.clone(), fs::read(p).expect("a file")))
-        .collect();
-    assert_eq!(whole.len(), 6, "weights, optimizer, config.json, config.toml, tokenizer, state");
-    let continued = |what: &str, named: &str| {
-        let ran = folder.ok(&args);
-        has(&ran.stderr, &["passed over the checkpoint", "step-00000006", named, "from step 4"]);
-        for (file, content) in &whole {
-            let again = fs::read(file).unwrap_or_else(|error| panic!("{what}: {}: {error}", file.display()));
-            assert!(again == *content, "{what}: {} is as before", file.display());
-        }
-    };
-    for (file, content) in &whole {
-        let name = file.file_name().and_then(|name| name.to_str()).expect("UTF-8");
-        let mut flipped = content.clone();
-        flipped[content.len() / 2] ^= 4;
-        fs::write(file, flipped).expect("written");
-        continued("a flipped bit", name);
-        fs::remove_file(file).expect("removed");
-        continued("a deleted file", name);
-    }
-    fs::remove_dir_all(&path).expect("removed");
-    fs::write(&path, "a file where a folder belongs").expect("written");
-    continued("a file", "not a directory");
-    assert_eq!(names_of_checkpoints(&folder, "run"), [2, 4, 6].map(|step| format!("step-{step:08}")));
-
-    // A file where all checkpoints belong is no run to continue, and nothing to write over.
-    fs::remove_dir_all(folder.path("run/checkpoints")).expect("removed");
-    folder.write("run/checkpoints", "precious");
-    let ran = folder.lmc(&args);
-    assert_eq!(ran.code, 2, "{}", ran.stderr);
-    has(&ran.stderr, &["cannot read the folder of checkpoints", "not a directory"]);
-    assert_eq!(folder.read("run/checkpoints"), "precious");
 }
 
 /// Changes a saved checkpoint, as another version of lmc might have saved it.

@@ -5,7 +5,9 @@
 
 mod bad_input;
 mod checkpoints;
+mod disks;
 mod inspection;
+mod kills;
 mod reading;
 mod training;
 
