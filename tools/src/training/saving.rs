@@ -158,3 +158,135 @@ impl Drop for Saver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use lmc_graph::Literal;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::RawConfig;
+
+    /// A run in a folder of its own, ready to save.
+    struct Fixture {
+        folder: tempfile::TempDir,
+        saver: Saver,
+        recorder: Recorder,
+        _run: RunFolder,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let folder = tempfile::tempdir().unwrap();
+            let text = format!(
+                "model = {{ arch = \"gpt2\", vocab_size = 9, n_embd = 4, n_layer = 1, n_head = 1 }}\n\
+                 data = {{ train = \"/x.bin\" }}\noptimizer = {{ learning_rate = 1 }}\n\
+                 [train]\nsteps = 9\nseq_len = 4\nmicro_batch_size = 2\nkeep_last = 2\nout_dir = {:?}\n",
+                folder.path().display().to_string()
+            );
+            let config = RawConfig::parse(Path::new("run.toml"), &text, &[]).and_then(RawConfig::validate).unwrap();
+            let run = RunFolder::open(&config).unwrap();
+            let metrics = MetricsFile::create(&run).unwrap();
+            let saver = Saver::new(&config, &run, &metrics).unwrap();
+            Fixture { folder, saver, recorder: Recorder::new(&config, metrics, 0), _run: run }
+        }
+
+        /// As the loop does, with a state that takes a moment to write.
+        fn save(&mut self, step: u64) {
+            let began = Instant::now();
+            self.saver.make_room(&mut self.recorder).unwrap();
+            let checkpoint = Checkpoint {
+                step,
+                seed: 0,
+                config_hash: String::new(),
+                config_toml: None,
+                graph_hash: None,
+                tokenizer_hash: None,
+                rows: None,
+                learning_rate: None,
+                val_loss: None,
+                data: None,
+                model: [("w".to_owned(), Literal::new([1 << 18], &vec![step as f32; 1 << 18]))].into(),
+                optimizer: [("m.w".to_owned(), Literal::scalar(1_f32))].into(),
+                tokenizer: None,
+                config_json: None,
+            };
+            self.saver.start(checkpoint, began).unwrap();
+        }
+
+        /// What was recorded, as `save 3`.
+        fn events(&self) -> Vec<String> {
+            let text = fs::read_to_string(self.folder.path().join("metrics.jsonl")).unwrap();
+            let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            events.map(|event| format!("{} {}", event["event"].as_str().unwrap(), event["step"])).collect()
+        }
+
+        fn steps(&self) -> Vec<u64> {
+            checkpoint::list(self.folder.path()).unwrap().into_iter().map(|(step, _)| step).collect()
+        }
+    }
+
+    #[test]
+    fn one_at_a_time_in_order_and_the_last_is_waited_for() {
+        let mut fixture = Fixture::new();
+        for step in 1..=4 {
+            fixture.save(step);
+            // The next one has waited for this one, so all before are recorded.
+            assert_eq!(fixture.events().len() as u64, step - 1);
+        }
+        fixture.saver.finish(&mut fixture.recorder).unwrap();
+        assert_eq!(fixture.events(), ["save 1", "save 2", "save 3", "save 4"]);
+        assert_eq!(fixture.steps(), [3, 4], "two are kept");
+        fixture.saver.finish(&mut fixture.recorder).unwrap();
+        fixture.saver.collect(&mut fixture.recorder).unwrap();
+        assert_eq!(fixture.events().len(), 4, "and each is recorded once");
+    }
+
+    #[test]
+    fn a_run_that_ends_early_has_its_checkpoint() {
+        let mut fixture = Fixture::new();
+        fixture.save(1);
+        let Fixture { folder, saver, .. } = fixture;
+        drop(saver);
+        assert_eq!(checkpoint::newest_valid(folder.path()).unwrap().found.unwrap().1.step, 1);
+    }
+
+    #[test]
+    fn what_cannot_be_saved_is_a_warning_until_it_is_the_last() {
+        let mut fixture = Fixture::new();
+        fixture.save(1);
+        fixture.saver.finish(&mut fixture.recorder).unwrap();
+        let (folder, aside) = (checkpoint::folder(fixture.folder.path()), fixture.folder.path().join("aside"));
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "a file where the folder belongs").unwrap();
+        fixture.save(2);
+        fixture.save(3);
+        while !fixture.saver.writing.as_ref().unwrap().thread.is_finished() {
+            thread::yield_now();
+        }
+        fixture.saver.collect(&mut fixture.recorder).unwrap();
+        assert_eq!(fixture.events(), ["save 1", "warning 2", "warning 3"]);
+        // The next one finds its place again.
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+        fixture.save(4);
+        fixture.saver.finish(&mut fixture.recorder).unwrap();
+        assert_eq!(fixture.steps(), [1, 4]);
+        // And the last one does not.
+        fs::rename(&folder, &aside).unwrap();
+        fs::write(&folder, "").unwrap();
+        fixture.save(5);
+        while !fixture.saver.writing.as_ref().unwrap().thread.is_finished() {
+            thread::yield_now();
+        }
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&aside, &folder).unwrap();
+        let error = fixture.saver.finish(&mut fixture.recorder).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.message().contains("the newest checkpoint is of step 4: the same command"), "{error}");
+        assert_eq!(fixture.events()[3..], ["save 4", "warning 5"]);
+    }
+}
