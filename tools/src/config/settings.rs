@@ -257,8 +257,9 @@ pub struct TrainConfig {
     /// Micro-batches of an evaluation: always the first ones; 0 means all of the held-out data. Default 0.
     pub eval_batches: u64,
     /// Save a checkpoint every so many steps; 0 means only at the end and when interrupted. Training waits only for a
-    /// copy of the state; the copy is written while it goes on. One that does not fit the disk is a warning, unless it
-    /// is the last. Default 1000.
+    /// copy of weights and optimizer state to the host's memory, which is written while it goes on. One that cannot be
+    /// written, as on a full disk, is a warning, and the earlier ones stay; if it is the last, the run fails.
+    /// Default 1000.
     pub save_every: u64,
     /// Keep so many of the newest checkpoints, and remove an older one when a new one is safe on disk, so the disk needs
     /// space for one more; 0 keeps all. Damaged ones do not count and are not removed. Default 3: one to continue from,

@@ -1,6 +1,7 @@
 //! Disks that are full or read-only, and files that are damaged.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -12,12 +13,15 @@ use crate::{Folder, Ran, has};
 /// Runs a shell script in the folder, in a mount namespace of its own: what it mounts is gone when it ends. `None` where
 /// the system does not allow that.
 fn with_mounts(folder: &Folder, script: &str) -> Option<Ran> {
-    let allowed = Command::new("unshare").args(["-m", "true"]).output().is_ok_and(|output| output.status.success());
-    if !allowed {
+    // As root, or as a user who may be root in a namespace.
+    let allowed = |flags: &&str| {
+        Command::new("unshare").args([flags, "true"]).output().is_ok_and(|output| output.status.success())
+    };
+    let Some(flags) = ["-m", "-rm"].into_iter().find(allowed) else {
         println!("not tested here, for it takes the right to mount: {script}");
         return None;
-    }
-    Some(shell(folder, Command::new("unshare").args(["-m", "sh", "-c", script])))
+    };
+    Some(shell(folder, Command::new("unshare").args([flags, "sh", "-c", script])))
 }
 
 fn shell(folder: &Folder, command: &mut Command) -> Ran {
@@ -94,6 +98,18 @@ fn a_folder_that_cannot_be_written_is_refused_and_untouched() {
         has(&ran.stderr, &["cannot write to the run folder", "read-only"]);
         assert!(folder.snapshot() == before, "nothing was touched");
     }
+    // For all but root, who may write anywhere, a folder's mode says the same.
+    let run = folder.path("run");
+    let mode =
+        |mode: u32| fs::set_permissions(run.join(".lock"), fs::Permissions::from_mode(mode)).expect("it is ours");
+    mode(0o444);
+    if fs::File::options().write(true).open(run.join(".lock")).is_err() {
+        let ran = folder.lmc(&["train", "run.toml", "--steps", "9"]);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        has(&ran.stderr, &["cannot write to the run folder", "permission denied"]);
+        assert!(folder.snapshot() == before, "nothing was touched");
+    }
+    mode(0o644);
     // Only the checkpoints: training is done before it is noticed, and nothing that was there is harmed.
     let checkpoints = "run/checkpoints";
     let script = format!(
