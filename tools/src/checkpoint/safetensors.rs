@@ -105,6 +105,19 @@ pub(super) fn parse_safetensors(bytes: &[u8]) -> Result<Tensors, String> {
 /// # Errors
 /// If writing fails.
 pub(super) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::Result<()> {
+    let header = header(tensors);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    tensors.values().try_for_each(|tensor| out.write_all(tensor.bytes()))
+}
+
+/// The bytes of the file that [`write_safetensors`] writes.
+pub(super) fn safetensors_bytes(tensors: &Tensors) -> u64 {
+    let data: usize = tensors.values().map(|tensor| tensor.bytes().len()).sum();
+    (size_of::<u64>() + header(tensors).len() + data) as u64
+}
+
+fn header(tensors: &Tensors) -> String {
     // `format` is what `transformers` asks for before it loads a file.
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
     let mut offset = 0;
@@ -118,9 +131,7 @@ pub(super) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::
     let mut header = Value::Object(header).to_string();
     // Readers that map the file want the data aligned to 8 bytes; the format pads with spaces.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
-    tensors.values().try_for_each(|tensor| out.write_all(tensor.bytes()))
+    header
 }
 
 /// The format's name of a dtype.
@@ -177,6 +188,7 @@ mod tests {
             .collect();
         assert_eq!(parse_safetensors(&write(&tensors)).unwrap(), tensors);
         assert_eq!(parse_safetensors(&write(&example())).unwrap(), example());
+        assert_eq!(safetensors_bytes(&example()), write(&example()).len() as u64);
     }
 
     #[test]

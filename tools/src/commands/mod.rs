@@ -1,6 +1,7 @@
 //! The verbs of the command line, a file each.
 
 mod check;
+mod checkpoint;
 mod data;
 mod doctor;
 mod dump;
@@ -10,6 +11,7 @@ mod plugin;
 mod report;
 mod saved;
 mod train;
+mod verify_resume;
 
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +30,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
         Command::Data(command) => data::run(command),
+        Command::Checkpoint(command) => checkpoint::run(command),
+        Command::VerifyResume(args) => verify_resume::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Report(args) => report::run(args),
         Command::Doctor(args) => doctor::run(args),

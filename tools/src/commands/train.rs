@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::training::{TrainOptions, train};
 
 pub(super) fn run(args: TrainArgs) -> Result<()> {
-    let TrainArgs { config: ConfigArgs { config, mut set }, fresh, steps, out, plugin } = args;
+    let TrainArgs { config: ConfigArgs { config, mut set }, fresh, accept_graph, steps, out, plugin } = args;
     if let Some(steps) = steps {
         set.push(format!("train.steps={steps}"));
     }
@@ -17,5 +17,5 @@ pub(super) fn run(args: TrainArgs) -> Result<()> {
         set.push(format!("train.out_dir={}", toml::Value::from(out)));
     }
     let config = Config::read(&config, &set)?;
-    train(&config, &TrainOptions { fresh, plugin: plugin.plugin })
+    train(&config, &TrainOptions { fresh, accept_graph, stop_after: None, plugin: plugin.plugin })
 }

@@ -171,6 +171,16 @@ impl Config {
         self.model.hugging_face_json(self.train.seq_len)
     }
 
+    /// This configuration for a run in another folder that is only to be compared: it saves when it stops, and prints no
+    /// samples.
+    pub(crate) fn for_trial(&self, out_dir: &Path) -> Config {
+        let mut config = self.clone();
+        config.settings.sample = None;
+        config.settings.train.out_dir = out_dir.to_owned();
+        config.settings.train.save_every = 0;
+        config
+    }
+
     /// Tokens of a step: `grad_accum_steps * micro_batch_size * seq_len`.
     pub fn tokens_per_step(&self) -> usize {
         self.train.grad_accum_steps * self.train.micro_batch_size * self.train.seq_len
@@ -243,6 +253,9 @@ fn may_change(key: &str) -> bool {
         "train.eval_every",
         "train.eval_batches",
         "train.save_every",
+        "train.keep_last",
+        "train.keep_every",
+        "train.keep_best",
         "train.log_every",
         "train.tensorboard",
         "train.out_dir",

@@ -297,8 +297,20 @@ pub struct TrainConfig {
     pub eval_every: u64,
     /// Micro-batches of an evaluation: always the first ones; 0 means all of the held-out data. Default 0.
     pub eval_batches: u64,
-    /// Save a checkpoint every so many steps; 0 means only at the end and when interrupted. Default 1000.
+    /// Save a checkpoint every so many steps; 0 means only at the end and when interrupted. Training waits only for a
+    /// copy of weights and optimizer state to the host's memory, which is written while it goes on. One that cannot be
+    /// written, as on a full disk, is a warning, and the earlier ones stay; if it is the last, the run fails.
+    /// Default 1000.
     pub save_every: u64,
+    /// Keep so many of the newest checkpoints, and remove an older one when a new one is safe on disk, so the disk needs
+    /// space for one more; 0 keeps all. Damaged ones do not count and are not removed. Default 3: one to continue from,
+    /// and two should it turn out damaged.
+    pub keep_last: u64,
+    /// Keep the checkpoints whose step is a multiple of this, however old; 0 means none for that. Default 0.
+    pub keep_every: u64,
+    /// Keep so many of the checkpoints with the lowest held-out loss, of the steps that were both evaluated and saved; 0
+    /// means none for that. Default 1.
+    pub keep_best: u64,
     /// Where there is no terminal, print a line every so many steps; 0 means every ten seconds. `metrics.jsonl` has
     /// every step in any case. Default 0.
     pub log_every: u64,

@@ -445,6 +445,9 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         eval_every: section.count_or("eval_every", 250),
         eval_batches: section.count_or("eval_batches", 0),
         save_every: section.count_or("save_every", 1000),
+        keep_last: section.count_or("keep_last", 3),
+        keep_every: section.count_or("keep_every", 0),
+        keep_best: section.count_or("keep_best", 1),
         log_every: section.count_or("log_every", 0),
         tensorboard: section.boolean_or("tensorboard", true),
         out_dir: match section.path("out_dir") {
@@ -524,7 +527,10 @@ fn elsewhere(key: &str) -> Option<String> {
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "z_loss" | "seed" | "tensorboard" | "out_dir" => "it belongs in [train]",
+        | "z_loss" | "seed" | "tensorboard" | "out_dir" | "keep_last" | "keep_every" | "keep_best" => {
+            "it belongs in [train]"
+        }
+        "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",

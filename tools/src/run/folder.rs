@@ -124,7 +124,15 @@ impl RunFolder {
     /// # Errors
     /// If `config.toml` cannot be read or is no config.
     pub fn saved_config(&self) -> Result<Option<Config>> {
-        let path = self.path.join(CONFIG);
+        RunFolder::config_of(&self.path)
+    }
+
+    /// The config that the run in the folder `run` was started with; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`RunFolder::saved_config`].
+    pub fn config_of(run: &Path) -> Result<Option<Config>> {
+        let path = run.join(CONFIG);
         if path.exists() { Config::read(&path, &[]).map(Some) } else { Ok(None) }
     }
 

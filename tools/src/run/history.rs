@@ -329,7 +329,12 @@ mod tests {
             train(2, 2.0),
             Event::Eval(EvalMetrics { step: 2, val_loss: 2.5, tokens: 9, seconds: 0.5 }),
             Event::Sample { step: 2, prompt: "a".into(), text: "ab".into() },
-            Event::Save { step: 2, checkpoint: "checkpoints/step-00000002".into(), seconds: 0.25 },
+            Event::Save {
+                step: 2,
+                checkpoint: "checkpoints/step-00000002".into(),
+                seconds: 0.25,
+                blocked_seconds: 0.125,
+            },
             Event::Signal { step: 2, time },
             Event::Resume(resume),
             train(3, f64::NAN),

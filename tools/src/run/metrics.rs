@@ -42,8 +42,17 @@ pub enum Event {
         step: u64,
         /// The checkpoint's folder, relative to the run folder.
         checkpoint: String,
-        /// Seconds it took.
+        /// Seconds from the end of the step to the checkpoint's being safe on disk.
         seconds: f64,
+        /// Seconds of these in which training waited; for the rest it went on.
+        blocked_seconds: f64,
+    },
+    /// Something went wrong that does not end the run, such as a checkpoint that did not fit the disk.
+    Warning {
+        /// The step it is about.
+        step: u64,
+        /// What went wrong.
+        message: String,
     },
     /// All steps are done.
     Done {
@@ -224,6 +233,14 @@ impl MetricsFile {
     /// What the earlier processes of a continued run spent their time on.
     pub fn time_before(&self) -> Option<TimeSpent> {
         self.time_before
+    }
+
+    /// Another handle of the file, by which a thread can sync it.
+    ///
+    /// # Errors
+    /// If the system has no more handles.
+    pub(crate) fn file(&self) -> Result<File> {
+        self.file.try_clone().map_err(|error| Error::cannot_write("the metrics", &self.path, &error))
     }
 
     /// The file.

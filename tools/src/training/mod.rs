@@ -1,7 +1,10 @@
 //! The training loop, which reads from top to bottom.
 
 mod changes;
+mod exactness;
+mod origin;
 mod recorder;
+mod saving;
 mod state;
 
 use std::path::PathBuf;
@@ -22,15 +25,23 @@ use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
-use changes::allowed_changes;
+use changes::{changes, keep_graph};
+use origin::Origin;
 use recorder::{Recorder, Running};
+use saving::Saver;
 use state::{State, initial_state, saved_state};
+
+pub use exactness::{ResumedRun, verify_resume};
 
 /// What a call of [`train`] is told beside the config.
 #[derive(Clone, Debug, Default)]
 pub struct TrainOptions {
     /// Start over, keeping an earlier run in the folder under another name.
     pub fresh: bool,
+    /// Continue although this version of lmc makes another training step of the run's settings than the one that saved.
+    pub accept_graph: bool,
+    /// Save and end after this step as if a signal had come.
+    pub stop_after: Option<u64>,
     /// The plugin to load; `None` finds or fetches it.
     pub plugin: Option<PathBuf>,
 }
@@ -79,19 +90,26 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     memory::check_fits(&config, num_parameters(&step_graph))?;
     // Refuses what cannot be generated now, and not after hours of training.
     let mut generator = generator(&config, &data, &step_config)?;
+    let origin = Origin::new(&config, &data, &step_config, &step_graph)?;
     // All of this before the folder is claimed: a wrong file or plugin must not leave traces.
+    let changed = match &found {
+        Some((_, saved)) => changes(&config, &origin, saved, options.accept_graph)?,
+        None => Vec::new(),
+    };
     let initial = match &found {
         Some((path, saved)) => saved_state(path, saved, &step_graph)?,
         None => initial_state(&config, &step_graph)?,
     };
+    // Without the tensors: the state is on its way to the device.
+    let resumed = found.map(|(_, saved)| saved.step);
+    let done = resumed.unwrap_or(0);
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
-    let changed = match run.saved_config()? {
-        Some(saved) if found.is_some() => allowed_changes(&config, &saved)?,
-        _ => Vec::new(),
-    };
+    for path in checkpoint::clean(run.path())? {
+        say(format_args!("cleaned up after a process that was killed: {}", path.display()));
+    }
     run.save_config(&config)?;
-    let done = found.as_ref().map_or(0, |(_, saved)| saved.step);
+    keep_graph(&run, &origin)?;
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
     data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
@@ -107,6 +125,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
             memory::check_temporaries(&config, step.executable())?;
         }
         interrupt_on_signals()?;
+        let mut saver = Saver::new(&config, &run, recorder.metrics())?;
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
         let mut steps_done = done;
         let mut batches = data.batches(done..config.train.steps)?;
@@ -118,7 +137,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
             recorder.started(Running::new(steps_done, &batch, results))?;
-            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            let interrupted = INTERRUPTED.load(Ordering::Relaxed) || options.stop_after == Some(steps_done);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
             let sample = !last && !interrupted && samples_are_due(&config, steps_done);
@@ -126,25 +145,36 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
             if evaluate || sample || save {
                 recorder.finish()?;
             }
+            let mut val_loss = None;
             if evaluate {
                 recorder.time(Activity::Compile, || evaluator.compile(&device).map(drop))?;
                 let evaluate = || evaluator.evaluate(&device, state.weights(), steps_done);
                 let evaluation = recorder.time(Activity::Evaluation, evaluate)?;
                 recorder.evaluated(&evaluation)?;
+                val_loss = Some(evaluation.val_loss);
             }
             if sample && let Some(generator) = &mut generator {
                 let samples = recorder.time(Activity::Samples, || generator.generate(&device, state.weights()))?;
                 recorder.sampled(steps_done, samples)?;
             }
             if save {
-                let checkpoint = || state.checkpoint(&config, &data, &step_graph, steps_done);
-                let checkpoint = recorder.time(Activity::Checkpoint, checkpoint)?;
+                let began = recorder.save_begins();
+                saver.make_room(recorder)?;
+                let checkpoint = origin.checkpoint(state.snapshot(&step_graph)?, steps_done, val_loss);
                 recorder.refuse_non_finite(&checkpoint)?;
-                recorder.saved(&run, &checkpoint)?;
+                saver.start(checkpoint, began)?;
+                if last || interrupted {
+                    // The last one must succeed; of the others it is enough to know.
+                    saver.finish(recorder)?;
+                }
+                recorder.save_ends();
             }
+            saver.collect(recorder)?;
             if interrupted {
                 recorder.interrupted(steps_done)?;
-                say(format_args!("stopped at step {steps_done}; the same command continues from there"));
+                if options.stop_after.is_none() {
+                    say(format_args!("stopped at step {steps_done}; the same command continues from there"));
+                }
                 return Ok(());
             }
         }

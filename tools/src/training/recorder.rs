@@ -1,14 +1,15 @@
 //! What a run tells while it trains: metrics read one step late, to file and screen.
 
+use std::fmt::Arguments;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lmc_graph::Literal;
+use lmc_graph::{DType, Literal};
 use lmc_lower::Report;
 use lmc_models::step::METRICS;
 use lmc_runtime::{Buffer, process_peak_memory_bytes};
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Batch;
 use crate::device::run_error;
@@ -18,6 +19,8 @@ use crate::run::{
     Activity, EvalMetrics, Event, EventFile, Lowering, MetricsFile, Progress, RunFolder, Start, TimeAccount, TimeSpent,
     TrainMetrics, report,
 };
+
+use super::saving::Saved;
 
 /// Reads metrics one step late, and writes them to files and screen; accounts for the time.
 pub(super) struct Recorder {
@@ -97,6 +100,11 @@ impl Recorder {
         })
     }
 
+    /// Where the metrics are written.
+    pub(super) fn metrics(&self) -> &MetricsFile {
+        &self.metrics
+    }
+
     /// Keeps how the training step lowered, for the report.
     pub(super) fn lowered(&mut self, report: &Report) {
         if let Err(error) = Lowering::of(report).save(&self.run) {
@@ -167,9 +175,8 @@ impl Recorder {
 
     /// A step with a finite loss may still update the state to values beyond f32, which no later step recovers from.
     pub(super) fn refuse_non_finite(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let finite = |tensor: &Literal| tensor.elements::<f32>().iter().all(|x| x.is_finite());
         let mut tensors = checkpoint.model.iter().chain(&checkpoint.optimizer);
-        match tensors.find(|(_, tensor)| !finite(tensor)) {
+        match tensors.find(|(_, tensor)| !is_finite(tensor)) {
             None => Ok(()),
             Some((name, _)) => {
                 let step = checkpoint.step;
@@ -220,15 +227,36 @@ impl Recorder {
         samples.into_iter().try_for_each(|(prompt, text)| self.metrics.record(&Event::Sample { step, prompt, text }))
     }
 
-    pub(super) fn saved(&mut self, run: &RunFolder, saved: &Checkpoint) -> Result<()> {
-        let begin = Instant::now();
-        let path = self.account.time(Activity::Checkpoint, || checkpoint::save(run.path(), saved))?;
-        let relative = path.strip_prefix(run.path()).unwrap_or(&path).display().to_string();
-        let seconds = begin.elapsed().as_secs_f64();
-        self.metrics.record(&Event::Save { step: saved.step, checkpoint: relative, seconds })?;
-        self.report_if_due();
+    /// Training waits, from now on, for what a checkpoint needs.
+    pub(super) fn save_begins(&mut self) -> Instant {
+        self.account.switch(Activity::Checkpoint);
+        Instant::now()
+    }
+
+    /// Training goes on; the time it waited is no step's.
+    pub(super) fn save_ends(&mut self) {
+        self.account.switch(Activity::Step);
         self.last_end = Instant::now();
+    }
+
+    /// A checkpoint is safe on disk.
+    pub(super) fn saved(&mut self, saved: Saved) -> Result<()> {
+        let Saved { step, folder, total, blocked } = saved;
+        let (seconds, blocked_seconds) = (total.as_secs_f64(), blocked.as_secs_f64());
+        self.metrics.record(&Event::Save { step, checkpoint: folder, seconds, blocked_seconds })?;
+        self.report_if_due();
         Ok(())
+    }
+
+    /// A checkpoint could not be written; the earlier ones are untouched.
+    pub(super) fn save_failed(&mut self, step: u64, error: &Error) -> Result<()> {
+        self.say(format_args!("warning: {error}; the earlier checkpoints are kept"));
+        self.metrics.record(&Event::Warning { step, message: error.to_string() })
+    }
+
+    /// Says a line on the screen, beside the progress.
+    pub(super) fn say(&self, line: Arguments<'_>) {
+        self.progress.say(line);
     }
 
     pub(super) fn interrupted(&mut self, step: u64) -> Result<()> {
@@ -305,4 +333,53 @@ fn first_line(text: &str) -> String {
     let line = text.trim_start().lines().next().unwrap_or_default();
     let cut: String = line.chars().take(LENGTH).collect();
     if cut.len() < text.trim().len() { format!("{cut} ...") } else { cut }
+}
+
+/// Whether no element is infinite or not a number; integers are finite.
+fn is_finite(tensor: &Literal) -> bool {
+    // An f32 is not finite when all bits of its exponent are set. By bytes, for a state is large and training waits.
+    const EXPONENT: u32 = 0x7f80_0000;
+    match tensor.ty().dtype {
+        DType::F32 => {
+            let (elements, _) = tensor.bytes().as_chunks::<4>();
+            !elements.iter().any(|&bytes| u32::from_le_bytes(bytes) & EXPONENT == EXPONENT)
+        }
+        DType::BF16
+        | DType::F16
+        | DType::F64
+        | DType::Bool
+        | DType::I8
+        | DType::I16
+        | DType::I32
+        | DType::I64
+        | DType::U8
+        | DType::U16
+        | DType::U32
+        | DType::U64 => tensor.to_f64s().into_iter().all(f64::is_finite),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::TensorType;
+
+    use super::*;
+
+    #[test]
+    fn what_is_finite() {
+        for dtype in [DType::F32, DType::BF16, DType::F64] {
+            for (x, finite) in [
+                (f64::from(f32::MAX), dtype != DType::BF16),
+                (-1.0, true),
+                (1e-45, true),
+                (f64::NAN, false),
+                (f64::INFINITY, false),
+                (f64::NEG_INFINITY, false),
+            ] {
+                let tensor = Literal::from_f64s(TensorType::new(dtype, [3]), &[0.0, x, 1.0]);
+                assert_eq!(is_finite(&tensor), finite, "{x} as {dtype}");
+            }
+        }
+        assert!(is_finite(&Literal::scalar(-1_i32)));
+    }
 }

@@ -6,7 +6,7 @@ use lmc_runtime::{Argument, Buffer};
 
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::config::Config;
-use crate::data::{Batch, Data};
+use crate::data::Batch;
 use crate::device::{Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::model::{initial_weights, match_weights};
@@ -64,27 +64,13 @@ impl State {
         &self.buffers[..self.num_weights]
     }
 
-    /// Reads the state back for saving.
-    pub(super) fn checkpoint(
-        &self,
-        config: &Config,
-        data: &Data,
-        step: &TrainStep,
-        steps_done: u64,
-    ) -> Result<Checkpoint> {
+    /// Reads the state back for saving: the weights, and the optimizer's state by the names of its parameters.
+    pub(super) fn snapshot(&self, step: &TrainStep) -> Result<(Tensors, Tensors)> {
         let read = |range: std::ops::Range<usize>| -> Result<Tensors> {
             let names = step.func.params[range.clone()].iter().map(|param| param.name.clone());
             let values = self.buffers[range].iter().map(|buffer| buffer.to_literal().map_err(run_error));
             names.zip(values).map(|(name, value)| Ok((name, value?))).collect()
         };
-        Ok(Checkpoint {
-            step: steps_done,
-            seed: config.train.seed,
-            config_hash: config.hash()?,
-            model: read(step.weights())?,
-            optimizer: read(step.first_moments().start..step.second_moments().end)?,
-            tokenizer: data.tokenizer().cloned(),
-            config_json: config.hugging_face_json(),
-        })
+        Ok((read(step.weights())?, read(step.weights().end..step.step())?))
     }
 }

@@ -4,8 +4,11 @@
 //! it is not there.
 
 mod bad_input;
+mod checkpoints;
 mod data;
+mod disks;
 mod inspection;
+mod kills;
 mod reading;
 mod report;
 mod training;
