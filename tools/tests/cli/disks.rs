@@ -37,7 +37,7 @@ fn a_checkpoint_that_does_not_fit_is_a_warning_until_it_is_the_last() {
     let folder = Folder::new();
     // The first one fits, the others do not, until the filler is gone.
     let script = format!(
-        "mkdir run && mount -t tmpfs -o size=3m tmpfs run && head -c 1700000 /dev/zero > run/filler && \
+        "mkdir run && mount -t tmpfs -o size=3m tmpfs run && head -c 1900000 /dev/zero > run/filler && \
          $LMC {LARGER}; echo code $?; ls -A run/checkpoints; cat run/metrics.jsonl; rm run/filler; \
          $LMC {LARGER}; echo code $?; ls -A run/checkpoints"
     );
