@@ -106,9 +106,9 @@ mod tests {
     use lmc_graph::{Func, Literal, NodeId, dce, eval, verify};
 
     use super::*;
-    use crate::architectures::ModelConfig;
     use crate::architectures::gpt2::Gpt2Config;
     use crate::architectures::llama::LlamaConfig;
+    use crate::architectures::{Dropout, ModelConfig};
     use crate::init;
     use crate::loss::{LossFunc, loss_func};
 
@@ -126,6 +126,7 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: false,
             initializer_range: 0.3,
+            dropout: Dropout::NONE,
         };
         let gpt2 = Gpt2Config { initializer_range: 0.3, ..Gpt2Config::new(vocab_size, 64, 4, 3, 2) };
         [ModelConfig::Llama(llama), ModelConfig::Gpt2(gpt2)]

@@ -6,8 +6,8 @@ use std::fs;
 use lmc_autodiff::value_and_grad;
 use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_models::{
-    AdamW, Compute, Gpt2Config, Layers, LlamaConfig, LossChunk, ModelConfig, Precision, Remat, Schedule, ScheduleKind,
-    StepConfig, Update, logits_func, loss_func, train_step,
+    AdamW, Compute, Dropout, Gpt2Config, Layers, LlamaConfig, LossChunk, ModelConfig, Optimizer, Precision, Remat,
+    Schedule, ScheduleKind, StepConfig, Update, logits_func, loss_func, train_step,
 };
 use lmc_tests::plugin;
 use lmc_tests::source::workspace;
@@ -65,6 +65,7 @@ impl Recorded {
                 rms_norm_eps: float("rms_norm_eps"),
                 tie_word_embeddings: self.config["tie_word_embeddings"] == true,
                 initializer_range: 0.02,
+                dropout: Dropout::NONE,
             }),
             Some("gpt2") => {
                 let [vocab_size, n_positions, n_embd, n_layer, n_head] =
@@ -159,13 +160,14 @@ fn check_training(name: &str) {
         seq_len: span - 1,
         compute: Precision::Float32.into(),
         z_loss: 0.0,
+        seed: 0,
         update: Update {
-            optimizer: AdamW {
+            optimizer: Optimizer::AdamW(AdamW {
                 beta1: betas[0],
                 beta2: betas[1],
                 eps: recorded.number("eps"),
                 weight_decay: recorded.number("weight_decay"),
-            },
+            }),
             schedule: Schedule {
                 kind: ScheduleKind::Constant,
                 learning_rate: recorded.number("learning_rate"),
@@ -174,6 +176,7 @@ fn check_training(name: &str) {
                 total_steps: steps,
             },
             grad_clip_norm: recorded.number("grad_clip_norm"),
+            ema_decay: 0.0,
         },
     };
     let step = train_step(&config).unwrap_or_else(|error| panic!("{error}"));

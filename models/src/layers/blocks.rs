@@ -1,6 +1,6 @@
 //! Blocks of equal structure, one after the other.
 
-use lmc_graph::Value;
+use lmc_graph::{DType, Value};
 
 use crate::compute::{Layers, Remat};
 use crate::params::Params;
@@ -24,11 +24,16 @@ pub fn blocks<'g>(
 ) -> Value<'g> {
     assert!(count > 0, "there is at least one block");
     let b = scope.builder();
+    // A block draws from a key of its number, so that it draws the same in a scan, where it does not know its path.
+    let key = |i: usize| Some(scope.key(name)?.fold_in(b.scalar(DType::I32, i as f64)));
     match scope.compute().layers {
         Layers::Unroll => (0..count).fold(x, |x, i| {
-            scope.sub(&format!("{name}.{i}"), |scope| match scope.compute().remat {
-                Remat::None => block(scope, x),
-                Remat::Layer => b.remat(|| vec![block(scope, x)])[0],
+            scope.sub(&format!("{name}.{i}"), |inner| {
+                let scope = key(i).map_or_else(|| inner.clone(), |key| inner.with_key(key));
+                match scope.compute().remat {
+                    Remat::None => block(&scope, x),
+                    Remat::Layer => b.remat(|| vec![block(&scope, x)])[0],
+                }
             })
         }),
         Layers::Scan => {
@@ -40,21 +45,25 @@ pub fn blocks<'g>(
                 .map(|i| specs.iter().map(|(path, spec)| scope.declare(&format!("{name}.{i}.{path}"), spec)).collect())
                 .collect();
             b.scope(name, || {
-                let stacked: Vec<Value<'g>> = (0..specs.len())
-                    .map(|parameter| {
-                        let rows = layers.iter().map(|layer| layer[parameter]);
-                        let rows = rows.map(|x| x.reshape(&[&[1], &x.shape()[..]].concat())).collect::<Vec<_>>();
-                        b.concatenate(&rows, 0)
-                    })
-                    .collect();
+                let stack = |rows: &mut dyn Iterator<Item = Value<'g>>| {
+                    let rows = rows.map(|x| x.reshape(&[&[1], &x.shape()[..]].concat())).collect::<Vec<_>>();
+                    b.concatenate(&rows, 0)
+                };
+                let mut stacked: Vec<Value<'g>> =
+                    (0..specs.len()).map(|parameter| stack(&mut layers.iter().map(|layer| layer[parameter]))).collect();
+                let keys: Option<Vec<Value<'g>>> = (0..count).map(key).collect();
+                stacked.extend(keys.map(|keys| stack(&mut keys.into_iter())));
                 // The scan's backward pass keeps what goes into each block and computes the rest again: that is `remat`.
                 let scanned = b.scan(&[x], &stacked, count, |x, slices| {
+                    let key = slices.get(specs.len()).copied();
                     let slices: Params<_> = specs
                         .iter()
                         .zip(slices)
                         .map(|((path, spec), &slice)| (path.to_string(), (spec.clone(), slice)))
                         .collect();
-                    (vec![block(&scope.with_declared(slices), x[0])], vec![])
+                    let scope = scope.with_declared(slices);
+                    let scope = key.map_or_else(|| scope.clone(), |key| scope.with_key(key));
+                    (vec![block(&scope, x[0])], vec![])
                 });
                 scanned.carries[0]
             })

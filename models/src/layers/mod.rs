@@ -5,14 +5,16 @@
 
 mod attention;
 mod blocks;
+mod dropout;
 mod embedding;
 mod linear;
 mod mlp;
 mod norm;
 mod rope;
 
-pub use attention::causal_attention;
+pub use attention::{causal_attention, causal_attention_with_dropout};
 pub use blocks::blocks;
+pub use dropout::dropout;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
 pub use mlp::{SwiGlu, gelu_new, swiglu};

@@ -28,8 +28,9 @@ use crate::error::{Error, Result};
 
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
-    Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat,
-    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    AdjustLrFn, Choice, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order,
+    Precision, Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind,
+    TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -227,7 +228,7 @@ impl Config {
 
 /// Whether a run may be continued with another value of `key`.
 fn may_change(key: &str) -> bool {
-    const KEYS: [&str; 11] = [
+    const KEYS: [&str; 13] = [
         "train.steps",
         "train.eval_every",
         "train.eval_batches",
@@ -238,6 +239,9 @@ fn may_change(key: &str) -> bool {
         "train.loss_chunk",
         "train.remat",
         "train.layers",
+        // The past was finite, or what was done about it is done.
+        "train.non_finite",
+        "train.non_finite_limit",
         // What the weights started from no longer matters.
         "model.init_from",
         "data.val",

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat, RuntimeConfig,
-    SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    AdjustLrFn, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order, Precision,
+    Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 use super::source::{Place, Problem};
 use super::tree::{Kind, Table};
@@ -162,6 +162,9 @@ fn read_model(
     let vocab_size = section.optional_size("vocab_size");
     let tie = |default| section.boolean_or("tie_word_embeddings", default);
     let initializer_range = section.number_or("initializer_range", 0.02, &NOT_NEGATIVE);
+    let dropout = section.number_or("dropout", 0.0, &BELOW_ONE);
+    let rate = |key| section.number_or(key, dropout, &BELOW_ONE);
+    let (embd_pdrop, resid_pdrop) = (rate("embd_pdrop"), rate("resid_pdrop"));
     let init_from = section.path("init_from").map(|path| find(path, origin.folder));
     let Some(arch) = arch else {
         // Which keys are known depends on the architecture, so none is called unknown here.
@@ -181,6 +184,9 @@ fn read_model(
             bias: true,
             tie_word_embeddings: tie(true),
             initializer_range,
+            embd_pdrop,
+            resid_pdrop,
+            attn_pdrop: 0.0,
             init_from,
         });
     };
@@ -220,6 +226,9 @@ fn read_model(
                 rms_norm_eps: section.number_or("rms_norm_eps", 1e-5, &POSITIVE),
                 tie_word_embeddings: tie(false),
                 initializer_range,
+                embd_pdrop,
+                resid_pdrop,
+                attention_dropout: rate("attention_dropout"),
                 init_from,
             })
         }
@@ -250,6 +259,9 @@ fn read_model(
                 bias: section.boolean_or("bias", true),
                 tie_word_embeddings: tie(true),
                 initializer_range,
+                embd_pdrop,
+                resid_pdrop,
+                attn_pdrop: rate("attn_pdrop"),
                 init_from,
             })
         }
@@ -257,7 +269,7 @@ fn read_model(
 }
 
 /// Keys that only some architectures have.
-const ARCH_KEYS: [&str; 18] = [
+const ARCH_KEYS: [&str; 20] = [
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -276,6 +288,8 @@ const ARCH_KEYS: [&str; 18] = [
     "embedding_norm",
     "final_norm",
     "layer_norm_epsilon",
+    "attn_pdrop",
+    "attention_dropout",
 ];
 
 fn limit_layers(section: &Section<'_>, key: &'static str, layers: usize) {
@@ -345,22 +359,50 @@ fn read_tokenizer(section: &Section<'_>) -> Option<TokenizerKind> {
 
 fn read_optimizer(section: &Section<'_>) -> OptimizerConfig {
     let kind = section.choice_or("kind", OptimizerKind::AdamW);
-    let default_decay = match kind {
-        OptimizerKind::AdamW => 0.1,
-        OptimizerKind::Adam => 0.0,
+    let (default_betas, default_decay) = match kind {
+        OptimizerKind::AdamW | OptimizerKind::Muon => ([0.9, 0.95], 0.1),
+        OptimizerKind::Adam => ([0.9, 0.95], 0.0),
+        OptimizerKind::Lion => ([0.9, 0.99], 1.0),
     };
     let weight_decay = section.number_or("weight_decay", default_decay, &NOT_NEGATIVE);
-    section.require(&["weight_decay", "kind"], kind == OptimizerKind::AdamW || weight_decay == 0.0, || {
+    section.require(&["weight_decay", "kind"], kind != OptimizerKind::Adam || weight_decay == 0.0, || {
         "kind = \"adam\" has no weight decay; say kind = \"adamw\" for it".to_owned()
     });
+    let eps = section.number_or("eps", 1e-8, &POSITIVE);
+    section.require(&["eps", "kind"], kind != OptimizerKind::Lion || !section.has("eps"), || {
+        "kind = \"lion\" has no `eps`: it divides by nothing".to_owned()
+    });
+    let learning_rate = section.number("learning_rate", &POSITIVE);
+    let muon = read_muon(section, kind, learning_rate);
     OptimizerConfig {
         kind,
-        learning_rate: section.number("learning_rate", &POSITIVE),
-        betas: read_betas(section).unwrap_or([0.9, 0.95]),
-        eps: section.number_or("eps", 1e-8, &POSITIVE),
+        learning_rate,
+        betas: read_betas(section).unwrap_or(default_betas),
+        eps: (kind != OptimizerKind::Lion).then_some(eps),
         weight_decay,
         grad_clip_norm: section.number_or("grad_clip_norm", 1.0, &NOT_NEGATIVE),
+        momentum: muon.map(|(momentum, ..)| momentum),
+        muon_learning_rate: muon.map(|(_, rate, _)| rate),
+        adjust_lr_fn: muon.map(|(.., adjustment)| adjustment),
     }
+}
+
+/// Momentum, learning rate and its adjustment for the matrices of Muon; `None` for another optimizer.
+fn read_muon(section: &Section<'_>, kind: OptimizerKind, learning_rate: f64) -> Option<(f64, f64, AdjustLrFn)> {
+    let is_muon = kind == OptimizerKind::Muon;
+    let momentum = section.number_or("momentum", 0.95, &BELOW_ONE);
+    let adjustment = section.choice_or("adjust_lr_fn", AdjustLrFn::MatchRmsAdamW);
+    let rate = section.number_or("muon_learning_rate", learning_rate, &POSITIVE);
+    for key in ["momentum", "adjust_lr_fn", "muon_learning_rate"] {
+        section.require(&[key, "kind"], is_muon || !section.has(key), || {
+            format!("`{key}` is for kind = \"muon\", found kind = \"{kind}\"")
+        });
+    }
+    let given = section.has("muon_learning_rate") || adjustment != AdjustLrFn::Original;
+    section.require(&["adjust_lr_fn", "kind"], !is_muon || given, || {
+        "adjust_lr_fn = \"original\" needs `muon_learning_rate`: its rates are not AdamW's; 0.02 is usual".to_owned()
+    });
+    is_muon.then_some((momentum, rate, adjustment))
 }
 
 fn read_betas(section: &Section<'_>) -> Option<[f64; 2]> {
@@ -413,6 +455,9 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         remat: section.choice_or("remat", Remat::None),
         layers: section.choice_or("layers", Layers::Unroll),
         loss_chunk: section.has("loss_chunk").then_some(loss_chunk),
+        ema_decay: section.number_or("ema_decay", 0.0, &BELOW_ONE),
+        non_finite: section.choice_or("non_finite", NonFinite::Stop),
+        non_finite_limit: if section.has("non_finite_limit") { section.positive("non_finite_limit") } else { 10 },
         seed: section.count_or("seed", 1337),
         eval_every: section.count_or("eval_every", 250),
         eval_batches: section.count_or("eval_batches", 0),
@@ -479,14 +524,16 @@ fn elsewhere(key: &str) -> Option<String> {
         "num_attention_heads" => "GPT-2's word for it is `n_head`",
         "intermediate_size" => "GPT-2's word for it is `n_inner`",
         "lr" => "the key is `learning_rate`, in [optimizer]",
-        "learning_rate" | "weight_decay" | "betas" | "grad_clip_norm" => "it belongs in [optimizer]",
+        "learning_rate" | "weight_decay" | "betas" | "grad_clip_norm" | "momentum" | "muon_learning_rate" => {
+            "it belongs in [optimizer]"
+        }
         "warmup_steps" | "min_learning_rate" | "decay_fraction" => "it belongs in [schedule]",
         "block_size" | "context_length" | "max_position_embeddings" => "the length of a row is `seq_len`, in [train]",
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "z_loss" | "seed" | "out_dir" => "it belongs in [train]",
-        "vocab_size" | "init_from" => "it belongs in [model]",
+        | "z_loss" | "ema_decay" | "non_finite" | "seed" | "out_dir" => "it belongs in [train]",
+        "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",
         _ => return None,

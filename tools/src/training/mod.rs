@@ -1,6 +1,7 @@
 //! The training loop, which reads from top to bottom.
 
 mod changes;
+mod non_finite;
 mod recorder;
 mod state;
 
@@ -25,6 +26,7 @@ use crate::output::{group_digits, print, say};
 use crate::run::{Event, MetricsFile, RunFolder, Start};
 
 use changes::allowed_changes;
+use non_finite::Policy;
 use recorder::{Recorder, Running};
 use state::{State, initial_state, saved_state};
 
@@ -67,7 +69,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
     let step_config = step_config(&config)?;
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
-    memory::check_fits(&config, num_parameters(&step_graph))?;
+    memory::check_fits(&config, memory::held_bytes(&step_graph))?;
     if let (Some(sample), Some(tokenizer)) = (&config.sample, data.tokenizer()) {
         // Not after hours of training.
         generation::check(&step_config, tokenizer, &Sampling::from_config(sample, config.train.seed))
@@ -90,7 +92,7 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
     announce(&config, &data, &step_graph, &run, done);
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
 
-    let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
+    let mut state = State::upload(&device, &initial, &step_graph)?;
     drop(initial);
     if done < config.train.steps {
         let began = Instant::now();
@@ -114,20 +116,30 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
         interrupt_on_signals()?;
         let mut recorder = Recorder::new(&config, metrics, done);
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
+        let mut policy = Policy::new(&config, &data, &device, &step_config, &step_graph, &run);
         let mut steps_done = done;
-        for batch in data.batches(done..config.train.steps)? {
+        let mut batches = data.batches(done..config.train.steps)?;
+        while let Some(batch) = batches.next() {
             let batch = batch?;
             recorder.starting();
             let results = state.advance(&device, &step, &batch)?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
-            recorder.started(Running::new(steps_done, &batch, results))?;
+            if let Some(found) = recorder.started(Running::new(steps_done, &batch, results))? {
+                // This one has changed nothing, and is done again.
+                steps_done = found.step;
+                policy.resolve(found, &mut state, &mut recorder)?;
+                batches = data.batches(steps_done..config.train.steps)?;
+                continue;
+            }
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
             if evaluate || save {
-                recorder.finish()?;
+                if let Some(found) = recorder.finish()? {
+                    policy.resolve(found, &mut state, &mut recorder)?;
+                }
             }
             if evaluate {
                 let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;

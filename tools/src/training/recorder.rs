@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lmc_graph::Literal;
+use lmc_graph::{DType, Literal};
 use lmc_models::step::METRICS;
 use lmc_runtime::{Buffer, process_peak_memory_bytes};
 
@@ -13,6 +13,8 @@ use crate::device::run_error;
 use crate::error::{Error, Result};
 use crate::output::group_digits;
 use crate::run::{EvalMetrics, Event, MetricsFile, Progress, RunFolder, TrainMetrics};
+
+use super::non_finite::NonFiniteStep;
 
 /// Reads metrics one step late, and writes them to file and screen.
 pub(super) struct Recorder {
@@ -61,19 +63,23 @@ impl Recorder {
     }
 
     /// A step was started: the one before is finished first.
-    pub(super) fn started(&mut self, mut running: Running) -> Result<()> {
+    ///
+    /// If that one is not finite it is returned, and the new one, which changes nothing, is dropped.
+    pub(super) fn started(&mut self, mut running: Running) -> Result<Option<NonFiniteStep>> {
         if self.running.as_ref().is_some_and(|before| before.ended.is_none()) {
             // Both ended within the call, or none yet: the one before will seem to have ended when it is read.
             running.ended = None;
         }
-        self.finish()?;
-        self.running = Some(running);
-        Ok(())
+        let found = self.finish()?;
+        if found.is_none() {
+            self.running = Some(running);
+        }
+        Ok(found)
     }
 
-    /// Waits for the running step and records it.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        let Some(Running { step, tokens, results, ended }) = self.running.take() else { return Ok(()) };
+    /// Waits for the running step, records it, and returns it if it is not finite.
+    pub(super) fn finish(&mut self) -> Result<Option<NonFiniteStep>> {
+        let Some(Running { step, tokens, results, ended }) = self.running.take() else { return Ok(None) };
         let mut values = [0.0; METRICS.len()];
         for (value, buffer) in values.iter_mut().zip(&results) {
             *value = f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]);
@@ -94,17 +100,17 @@ impl Recorder {
         };
         self.metrics.record(&Event::Train(train))?;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            let what = if loss.is_finite() { "the gradient's norm" } else { "the loss" };
-            let message = format!("{what} is not finite in step {step}: loss {loss}, gradient norm {grad_norm}");
-            return Err(self.non_finite(step, message)?);
+            return Ok(Some(NonFiniteStep { step, loss, grad_norm }));
         }
         self.progress.step(&train);
-        Ok(())
+        Ok(None)
     }
 
     /// A step with a finite loss may still update the state to values beyond f32, which no later step recovers from.
     pub(super) fn refuse_non_finite(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        let finite = |tensor: &Literal| tensor.elements::<f32>().iter().all(|x| x.is_finite());
+        let finite = |tensor: &Literal| {
+            tensor.ty().dtype != DType::F32 || tensor.elements::<f32>().iter().all(|x| x.is_finite())
+        };
         let mut tensors = checkpoint.model.iter().chain(&checkpoint.optimizer);
         match tensors.find(|(_, tensor)| !finite(tensor)) {
             None => Ok(()),
@@ -115,13 +121,29 @@ impl Recorder {
         }
     }
 
+    /// Records that training goes on without a step.
+    pub(super) fn passed_over(&mut self, event: Event) -> Result<()> {
+        match &event {
+            Event::Skip { message, .. } => self.progress.say(format_args!("skipped: {message}")),
+            Event::Rollback { message, checkpoint, .. } => {
+                let to = checkpoint.as_deref().unwrap_or("the start");
+                self.progress.say(format_args!("rolled back to {to}: {message}"));
+            }
+            other => unreachable!("no step is passed over by {other:?}"),
+        }
+        self.metrics.record(&event)?;
+        self.last_end = Instant::now();
+        Ok(())
+    }
+
     /// Records that training cannot go on, and returns the error that ends it.
-    fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
+    pub(super) fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
         self.metrics.record(&Event::Nan { step, message: message.clone() })?;
         self.progress.finish();
         Ok(Error::non_finite(format!(
             "{message}. It was not saved: the newest checkpoint, if there is one, is of an earlier step. A lower \
-             optimizer.learning_rate, more schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help"
+             optimizer.learning_rate, more schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help; \
+             train.non_finite says whether to go on"
         )))
     }
 
