@@ -165,3 +165,130 @@ fn learns_a_batch_by_heart() {
     }
     assert!(losses[7] < 0.5 * losses[0], "{losses:?}");
 }
+
+/// The results of a step, by their names.
+fn run(step: &TrainStep, state: &[Literal], data: &[Literal]) -> Vec<Literal> {
+    eval(&step.func, &[state, data].concat()).expect("the arguments fit")
+}
+
+/// A loss with the gradient `x` of a weight that starts at 1.
+fn linear_loss() -> LossFunc {
+    LossFunc::build("loss", Precision::Float32, &[("x", TensorType::new(DType::F32, [2]))], |scope, inputs| {
+        let w = scope.param("w", &[("hidden", 2)], Init::Ones);
+        ((w * inputs[0]).sum(&[0]), scope.builder().scalar(DType::F32, 1.0))
+    })
+}
+
+#[test]
+fn the_average_follows_the_weights() {
+    let update = Update { ema_decay: 0.2, grad_clip_norm: 0.0, ..UPDATE };
+    let step = train_step_of(&linear_loss(), 1, 0, &update).expect("the loss has a derivative");
+    assert_eq!(step.slots.iter().map(|slot| slot.name.as_str()).collect::<Vec<_>>(), ["adam.m.w", "adam.v.w", "ema.w"]);
+    let averages = step.averages().expect("an average is kept");
+    let mut state = step.initial_state(init::initialize(&step.specs, 0).into_values());
+    let mut expected = vec![1.0, 1.0];
+    // 1 / 10 and 2 / 11, and from then on what is asked for, as 3 / 12 is more.
+    for decay in [0.1, 2.0 / 11.0, 0.2, 0.2] {
+        state = run(&step, &state, &[Literal::new([1, 2], &[1f32, -3.0])]);
+        state.truncate(step.num_state());
+        let weight = state[0].to_f64s();
+        assert!((weight[0] - expected[0]).abs() > 1e-3, "the weight moves");
+        expected =
+            expected.iter().zip(&weight).map(|(average, weight)| decay * average + (1.0 - decay) * weight).collect();
+        assert_close(&state[averages.start].to_f64s(), &expected, 1e-6);
+    }
+    let without = train_step_of(&linear_loss(), 1, 0, &UPDATE).expect("the loss has a derivative");
+    assert_eq!((without.averages(), without.slots.len()), (None, 2));
+}
+
+#[test]
+fn what_is_not_finite_changes_nothing() {
+    let update = Update { ema_decay: 0.9, ..UPDATE };
+    let step = train_step_of(&linear_loss(), 1, 0, &update).expect("the loss has a derivative");
+    let batch = |x: [f32; 2]| [Literal::new([1, 2], &x)];
+    let start = step.initial_state(init::initialize(&step.specs, 0).into_values());
+    let advance = |state: &[Literal], x: [f32; 2]| {
+        let mut state = run(&step, state, &batch(x));
+        state.truncate(step.num_state());
+        state
+    };
+    let counters = |state: &[Literal]| [step.step(), step.halted()].map(|at| state[at].elements::<i32>()[0]);
+    let first = advance(&start, [1.0, 2.0]);
+    assert_eq!(counters(&first), [1, 0]);
+    assert!(start.iter().zip(&first).take(step.step()).all(|(before, after)| before != after));
+    // A loss, a loss by a gradient, and a norm alone that are beyond f32.
+    for x in [[f32::NAN, 0.0], [f32::INFINITY, 0.0], [3e38, -3e38]] {
+        let halted = advance(&first, x);
+        assert_eq!(halted[..step.step()], first[..step.step()], "{x:?}: the step is not applied");
+        assert_eq!(counters(&halted), [2, 1], "{x:?}: but it counts");
+        let frozen = advance(&halted, [1.0, 2.0]);
+        assert_eq!(frozen, halted, "{x:?}: nothing changes before somebody has looked");
+        let mut resumed = halted.clone();
+        resumed[step.halted()] = Literal::scalar(0_i32);
+        let resumed = advance(&resumed, [1.0, 2.0]);
+        assert_eq!(counters(&resumed), [3, 0]);
+        assert!(resumed.iter().zip(&first).take(step.step()).all(|(before, after)| before != after));
+    }
+}
+
+/// The metrics and weights of one step of a model with dropout.
+fn dropped(seed: u64, steps_done: i32, grad_accum_steps: usize) -> Vec<f64> {
+    let ModelConfig::Llama(llama) = llama() else { panic!("a Llama") };
+    let dropout = Dropout { embedding: 0.3, residual: 0.3, attention: 0.3 };
+    let config = StepConfig {
+        model: ModelConfig::Llama(LlamaConfig { dropout, ..llama }),
+        micro_batch_size: 1,
+        grad_accum_steps,
+        seq_len: 3,
+        compute: Precision::Float32.into(),
+        z_loss: 0.0,
+        seed,
+        update: UPDATE,
+    };
+    let step = train_step(&config).expect("the loss has a derivative");
+    let data: Vec<&str> = step.func.params[step.inputs()].iter().map(|param| param.name.as_str()).collect();
+    assert_eq!(data, ["tokens", "labels"], "the key is made inside");
+    let mut state = step.initial_state(init::initialize(&step.specs, 5).into_values());
+    state[step.step()] = Literal::scalar(steps_done);
+    // The same sequence in every micro-batch.
+    let ids = |ids: [i32; 3]| Literal::new([grad_accum_steps, 1, 3], &ids.repeat(grad_accum_steps));
+    run(&step, &state, &[ids([1, 2, 3]), ids([2, 3, 4])]).split_off(step.metrics().start)[0].to_f64s()
+}
+
+#[test]
+fn dropout_depends_on_seed_step_and_micro_batch() {
+    let loss = dropped(7, 3, 1);
+    assert_eq!(dropped(7, 3, 1), loss);
+    assert_ne!(dropped(8, 3, 1), loss);
+    assert_ne!(dropped(7, 4, 1), loss);
+    // If each of the two micro-batches drew the same, the mean of their losses would be that of one.
+    assert!((dropped(7, 3, 2)[0] - loss[0]).abs() > 1e-4);
+}
+
+/// Eight sequences, of which each counts another number of labels, at once and one by one.
+#[test]
+fn accumulation_is_one_big_batch() {
+    let run = |grad_accum_steps: usize| {
+        let micro_batch_size = 8 / grad_accum_steps;
+        let step = step_of(llama(), grad_accum_steps, micro_batch_size, Precision::Float32);
+        let state = step.initial_state(init::initialize(&step.specs, 5).into_values());
+        let results = self::run(&step, &state, &uneven(grad_accum_steps));
+        let part = |range: std::ops::Range<usize>| results[range].iter().flat_map(Literal::to_f64s).collect::<Vec<_>>();
+        let moments = step.specs.len()..2 * step.specs.len();
+        (part(step.metrics()), part(moments))
+    };
+    let ((metrics, moments), (one_by_one, moments_one_by_one)) = (run(1), run(8));
+    assert_eq!(metrics[3], 14.0, "as many labels count");
+    assert_close(&one_by_one, &metrics, 1e-6);
+    // First moments are a tenth of the clipped gradient.
+    assert_close(&moments_one_by_one, &moments, 1e-6);
+}
+
+/// Tokens and labels of eight sequences of three, in which 3, 2, 1, 0, 3, 2, 1 and 2 labels count.
+fn uneven(grad_accum_steps: usize) -> [Literal; 2] {
+    let shape = [grad_accum_steps, 8 / grad_accum_steps, 3];
+    let tokens: Vec<i32> = (0..24).map(|i| (5 * i + 1) % 11).collect();
+    let counts = [3, 2, 1, 0, 3, 2, 1, 2];
+    let label = |i: usize| if i % 3 < counts[i / 3] { (7 * i as i32 + 2) % 11 } else { -100 };
+    [Literal::new(shape, &tokens), Literal::new(shape, &(0..24).map(label).collect::<Vec<i32>>())]
+}
