@@ -148,3 +148,47 @@ fn is_finite(x: Value<'_>) -> Value<'_> {
     let all = if x.rank() == 0 { flags } else { flags.min(&all) };
     all.reshape(&[1])
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Literal, eval};
+
+    use super::*;
+    use crate::compute::Precision;
+    use crate::params::Init;
+
+    /// The places that are not finite with this weight, first the one where it began.
+    fn check(weight: f32, x: f32, expected: &[&str]) {
+        let inputs = [("x", TensorType::new(DType::F32, [1]))];
+        let loss = LossFunc::build_random("loss", Precision::Float32, &inputs, |scope, inputs| {
+            let product = scope.sub("block", |scope| {
+                // An infinity that is meant does not count.
+                let b = scope.builder();
+                let infinite = b.full(&TensorType::new(DType::F32, [1]), f64::INFINITY);
+                let square = scope.param("w", &[("hidden", 1)], Init::Ones) * inputs[0];
+                (square.minimum(infinite) * 2.0).sqrt()
+            });
+            (product.sum(&[0]), scope.builder().scalar(DType::F32, 1.0))
+        });
+        let diagnosis = diagnose_loss(&loss, 1).expect("the loss has a derivative");
+        let counters = [0_i32, 0].map(Literal::scalar);
+        let args = [&[Literal::new([1], &[weight])], &counters[..], &[Literal::new([1], &[x])]].concat();
+        let flags = eval(&diagnosis.func, &args).expect("the arguments fit")[0].to_f64s();
+        assert_eq!(flags.len(), diagnosis.places.len());
+        let found = diagnosis.places.iter().zip(&flags).filter(|(_, flag)| **flag == 0.0);
+        let found: Vec<String> = found.map(|(place, _)| place.to_string()).collect();
+        assert_eq!(found.is_empty(), expected.is_empty(), "{weight} * {x}: {found:?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{weight} * {x}: {found:?}, not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_place_is_where_it_began() {
+        check(1.0, 2.0, &[]);
+        check(f32::NAN, 2.0, &["the weight `block.w`", "the result of `multiply` in block (models/src/diagnose.rs:"]);
+        check(1e30, 1e30, &["the result of `multiply` in block (models/src/diagnose.rs:"]);
+        // The root's derivative at 0 is infinite.
+        check(0.0, 1.0, &["the derivative `divide` in vjp(block) (models/src/diagnose.rs:"]);
+    }
+}

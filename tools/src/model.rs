@@ -2,9 +2,9 @@
 
 use lmc_graph::Literal;
 use lmc_models::{
-    ActivationFunction, AdamW, Compute, Dropout, Gpt2Config, Init, Layers, Lion, LlamaConfig, LossChunk, ModelConfig,
-    Muon, Normalization, Optimizer, ParamSpec, Params, Precision, RateAdjustment, Remat, Schedule, ScheduleKind,
-    StepConfig, Update, init,
+    ActivationFunction, AdamW, Compute, Dropout, EMA_PREFIX, Gpt2Config, Init, Layers, Lion, LlamaConfig, LossChunk,
+    ModelConfig, Muon, Normalization, Optimizer, ParamSpec, Params, Precision, RateAdjustment, Remat, Schedule,
+    ScheduleKind, StepConfig, Update, init,
 };
 
 use crate::checkpoint::{Tensors, load_safetensors};
@@ -176,6 +176,15 @@ pub fn match_weights(mut tensors: Tensors, specs: &Params<ParamSpec>) -> Result<
         Some(name) => Err(format!("it has `{name}`, which the model does not")),
         None => Ok(weights),
     }
+}
+
+/// The averaged weights in a checkpoint's optimizer state, by the names of the weights; `None` if no average was kept.
+pub fn averaged_weights(optimizer: &Tensors) -> Option<Tensors> {
+    let averages: Tensors = optimizer
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(EMA_PREFIX)?.to_owned(), tensor.clone())))
+        .collect();
+    (!averages.is_empty()).then_some(averages)
 }
 
 /// An error of a model that cannot be differentiated: a defect of lmc, not of the user's input.

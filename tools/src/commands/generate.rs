@@ -29,7 +29,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     };
     check(&saved.step_config, tokenizer, &sampling)?;
     let device = saved.open_device(args.plugin.plugin)?;
-    let weights = saved.weights(&device)?;
+    let weights = saved.weights(&device, args.weights)?;
     for text in generate(&device, &saved.step_config, tokenizer, &weights, &sampling)? {
         if args.json {
             print_json(&json!({ "prompt": sampling.prompt, "text": text }))?;

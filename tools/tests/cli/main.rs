@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod inspection;
+mod non_finite;
+mod optimizers;
 mod reading;
 mod training;
 
