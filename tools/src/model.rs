@@ -124,6 +124,7 @@ fn model_config(config: &Config) -> Result<ModelConfig> {
             n_head: m.n_head,
             n_inner: Some(m.n_inner),
             activation_function: match m.activation_function {
+                config::Activation::Gelu => ActivationFunction::Gelu,
                 config::Activation::GeluNew => ActivationFunction::GeluNew,
                 config::Activation::Relu => ActivationFunction::Relu,
             },

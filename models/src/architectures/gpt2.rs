@@ -9,8 +9,8 @@ use crate::architectures::{
 };
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::layers::{
-    blocks, causal_attention_with_dropout, conv1d, dropout, embedding, gelu_new, layer_norm, logits, rms_normalize,
-    tied_logits,
+    blocks, causal_attention_with_dropout, conv1d, dropout, embedding, gelu, gelu_new, layer_norm, logits,
+    rms_normalize, tied_logits,
 };
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
@@ -53,6 +53,8 @@ pub struct Gpt2Config {
 /// The function between the projections of a feed-forward layer, by Hugging Face's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationFunction {
+    /// `gelu`: GELU by the error function.
+    Gelu,
     /// `gelu_new`: GELU by a hyperbolic tangent.
     GeluNew,
     /// `relu`.
@@ -166,6 +168,7 @@ impl Gpt2Config {
         let narrow = self.linear(intermediate, hidden, self.residual_std());
         let h = scope.sub("c_fc", |scope| conv1d(scope, x, &widen));
         let h = match self.activation_function {
+            ActivationFunction::Gelu => gelu(h),
             ActivationFunction::GeluNew => gelu_new(h),
             ActivationFunction::Relu => h.relu(),
         };
