@@ -8,6 +8,7 @@
 //! because a derived one stops at its first problem, and people mend configs faster with all problems at once.
 
 mod model;
+mod optimizer;
 mod section;
 mod settings;
 mod source;

@@ -178,6 +178,14 @@ impl ModelConfig {
         }
     }
 
+    /// The rate of dropout of attention's probabilities.
+    pub fn attention_dropout(&self) -> f64 {
+        match self {
+            ModelConfig::Llama(model) => model.attention_dropout,
+            ModelConfig::Gpt2(model) => model.attn_pdrop,
+        }
+    }
+
     pub(super) fn set_vocab_size(&mut self, size: usize) {
         match self {
             ModelConfig::Llama(model) => model.vocab_size = Some(size),

@@ -136,10 +136,10 @@ pub fn train(config: &Config, options: &TrainOptions) -> Result<()> {
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
-            if evaluate || save {
-                if let Some(found) = recorder.finish()? {
-                    policy.resolve(found, &mut state, &mut recorder)?;
-                }
+            if (evaluate || save)
+                && let Some(found) = recorder.finish()?
+            {
+                policy.resolve(found, &mut state, &mut recorder)?;
             }
             if evaluate {
                 let evaluation = evaluator.evaluate(&device, state.weights(), steps_done)?;
@@ -185,6 +185,9 @@ fn announce(config: &Config, data: &Data, step: &TrainStep, run: &RunFolder, don
         group_digits(train.steps),
         group_digits(config.tokens_per_step() as u64),
     ));
+    if config.model.attention_dropout() > 0.0 {
+        say("attention is composed, with its probabilities in memory: no fused attention has their dropout");
+    }
     if let Some(old) = run.moved_to() {
         say(format_args!("the earlier run is now {}", old.display()));
     }

@@ -73,7 +73,8 @@ impl<'a> Policy<'a> {
                     return Err(recorder.non_finite(step, message)?);
                 }
                 state.skip(self.device)?;
-                recorder.passed_over(Event::Skip { step, message, skipped: state.skipped() })
+                let text = format!("skipped: {message}");
+                recorder.passed_over(Event::Skip { step, message, skipped: state.skipped() }, &text)
             }
             NonFinite::Rollback => self.roll_back(step, message, state, recorder),
         }
@@ -97,9 +98,10 @@ impl<'a> Policy<'a> {
             return Err(recorder.non_finite(step, message)?);
         }
         state.roll_back(self.device, &saved, step, step - to)?;
-        let path =
+        let checkpoint =
             newest.found.map(|(path, _)| path.strip_prefix(self.run.path()).unwrap_or(&path).display().to_string());
-        recorder.passed_over(Event::Rollback { step, message, checkpoint: path, skipped: state.skipped() })
+        let text = format!("rolled back to {}: {message}", checkpoint.as_deref().unwrap_or("the start"));
+        recorder.passed_over(Event::Rollback { step, message, checkpoint, skipped: state.skipped() }, &text)
     }
 
     /// The first tensor of a step that is not finite, in words.

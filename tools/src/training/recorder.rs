@@ -121,16 +121,9 @@ impl Recorder {
         }
     }
 
-    /// Records that training goes on without a step.
-    pub(super) fn passed_over(&mut self, event: Event) -> Result<()> {
-        match &event {
-            Event::Skip { message, .. } => self.progress.say(format_args!("skipped: {message}")),
-            Event::Rollback { message, checkpoint, .. } => {
-                let to = checkpoint.as_deref().unwrap_or("the start");
-                self.progress.say(format_args!("rolled back to {to}: {message}"));
-            }
-            other => unreachable!("no step is passed over by {other:?}"),
-        }
+    /// Records that training goes on without a step, and says `text`.
+    pub(super) fn passed_over(&mut self, event: Event, text: &str) -> Result<()> {
+        self.progress.say(format_args!("{text}"));
         self.metrics.record(&event)?;
         self.last_end = Instant::now();
         Ok(())
