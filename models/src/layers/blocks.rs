@@ -70,3 +70,41 @@ pub fn blocks<'g>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Builder, Literal, TensorType, eval};
+
+    use super::*;
+    use crate::compute::{Compute, Precision};
+    use crate::layers::dropout;
+
+    /// Every block draws from a key of its own, which is the same in every way to compute.
+    #[test]
+    fn blocks_draw_their_own_numbers() {
+        const COUNT: usize = 3;
+        let masks = |compute: Compute| {
+            let func = Builder::build("f", |b| {
+                let scope = Scope::new(b, compute).with_key(b.constant(Literal::new([2], &[3_u64, 0])));
+                let ones = b.full(&TensorType::new(DType::F32, [64]), 1.0);
+                // A digit to the base of 3 for every block: 2 where the element is kept.
+                let x = blocks(&scope, "h", COUNT, ones.full_like(0.0), |scope, x| {
+                    let one = scope.param("one", &[("hidden", 64)], crate::params::Init::Ones);
+                    x * 3.0 + dropout(scope, "drop", one, 0.5)
+                });
+                vec![x]
+            });
+            let args = vec![Literal::new([64], &[1f32; 64]); COUNT];
+            let digits = eval(&func, &args).expect("the arguments fit")[0].to_f64s();
+            (0..COUNT)
+                .map(|block| digits.iter().map(|x| (x / 3f64.powi(block as i32)) as u32 % 3).collect::<Vec<u32>>())
+                .collect::<Vec<_>>()
+        };
+        let plain = Compute::from(Precision::Float32);
+        let unrolled = masks(plain);
+        assert!(unrolled.iter().flatten().all(|digit| [0, 2].contains(digit)));
+        assert!(unrolled[0] != unrolled[1] && unrolled[1] != unrolled[2] && unrolled[0] != unrolled[2]);
+        assert_eq!(masks(Compute { layers: Layers::Scan, ..plain }), unrolled);
+        assert_eq!(masks(Compute { remat: Remat::Layer, ..plain }), unrolled);
+    }
+}

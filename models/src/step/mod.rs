@@ -78,8 +78,8 @@ impl StepConfig {
 /// `i32[]`; each of its parameters is donated to the result with the same index. The data are the loss's inputs with a
 /// leading dimension of micro-batches. The metrics are named in [`METRICS`].
 ///
-/// **A step whose loss or gradient norm is not finite changes neither weights nor slots**: it counts as a step, and sets
-/// `halted` to 1. As long as `halted` is not 0 a step changes nothing at all, so that what was started before anybody
+/// **A step whose loss or gradient norm is not finite changes neither weights nor slots**: it counts as a step, also for
+/// schedule and bias corrections, and sets `halted` to 1. As long as `halted` is not 0 a step changes nothing at all, so that what was started before anybody
 /// looked at the metrics does no harm; whoever looked goes on by setting it to 0.
 #[derive(Clone, Debug)]
 pub struct TrainStep {

@@ -90,7 +90,8 @@ pub struct Gpt2Config {
     pub n_positions: usize,
     /// Width of the MLP. Default `4 * n_embd`, as in GPT-2.
     pub n_inner: usize,
-    /// The MLP's activation: `"gelu_new"` (tanh form), `"gelu"` (by the error function) or `"relu"`. Default `"gelu_new"`, as in GPT-2.
+    /// The MLP's activation: `"gelu_new"` (tanh form), `"gelu"` (by the error function) or `"relu"`. Default
+    /// `"gelu_new"`, as in GPT-2.
     pub activation_function: Activation,
     /// `"layer_norm"`, with gains and (if `bias`) biases; or `"rms_norm"`, without either, as in microgpt. Default
     /// `"layer_norm"`.
