@@ -118,6 +118,10 @@ fn a_run_goes_on_without_a_step_and_continues_exactly() {
     let bad = events(&metrics, "skip")[0]["step"].as_u64().expect("a step");
     assert_eq!(saved(&folder, "skip", bad).model, saved(&folder, "skip", bad - 1).model, "the step changes nothing");
 
+    // Where nothing waits for the step that is not finite, the one after it has begun, and is done again.
+    train("late", &["train.steps=30", "train.non_finite=skip", "train.save_every=0"]);
+    assert!(saved(&folder, "late", 30) == whole, "bit by bit");
+
     // In two parts, with the step in the second or in the first.
     let half = if bad > 15 { "train.steps=15" } else { "train.steps=29" };
     train("parts", &[half, "train.non_finite=skip"]);
