@@ -1,8 +1,6 @@
 //! AdamW.
 
-use lmc_graph::Value;
-
-use super::{Rule, Slots, StepRule, check_not_negative, check_shares, decayed};
+use super::{Rule, Slots, StepRule, StepScalars, check_not_negative, check_shares, decayed};
 use crate::architectures::ConfigError;
 use crate::params::ParamSpec;
 
@@ -25,20 +23,22 @@ impl Rule for AdamW {
         &["adam.m", "adam.v"]
     }
 
-    fn step<'g>(&self, t: Value<'g>, learning_rate: Value<'g>) -> StepRule<'g> {
+    fn step<'g>(&self, step: StepScalars<'g>) -> StepRule<'g> {
         let AdamW { beta1, beta2, eps, weight_decay } = *self;
+        let StepScalars { t, learning_rate, .. } = step;
         // What a moment that started at 0 has seen of the gradients, 1 - beta^t, as 1 - e^(t ln beta), which is exact
         // where beta^t is near 1. For beta = 0 there is no logarithm, and it has seen all.
         let seen = |beta: f64| if beta == 0.0 { t.full_like(1.0) } else { -(t * beta.ln()).expm1() };
         // Scalars are combined before they meet a tensor.
         let (step_size, root) = (learning_rate / seen(beta1), seen(beta2).sqrt());
         Box::new(move |before, gradient, spec| {
-            let [first_moment, second_moment] = before.state[..] else { unreachable!("AdamW has two slots") };
-            let first_moment = first_moment * beta1 + gradient * (1.0 - beta1);
-            let second_moment = second_moment * beta2 + gradient * gradient * (1.0 - beta2);
+            let [first, second] = before.state[..] else { unreachable!("AdamW has two slots") };
+            let first_moment = step.choose(first * beta1 + gradient * (1.0 - beta1), first);
+            let second_moment = step.choose(second * beta2 + gradient * gradient * (1.0 - beta2), second);
             let denominator = second_moment.sqrt() / root + eps;
             let kept = decayed(before.weight, learning_rate, weight_decay, spec);
-            Slots { weight: kept - first_moment / denominator * step_size, state: vec![first_moment, second_moment] }
+            let weight = kept - first_moment / denominator * step_size;
+            Slots { weight: step.choose(weight, before.weight), state: vec![first_moment, second_moment] }
         })
     }
 

@@ -1,8 +1,6 @@
 //! Lion.
 
-use lmc_graph::Value;
-
-use super::{Rule, Slots, StepRule, check_not_negative, check_shares, decayed};
+use super::{Rule, Slots, StepRule, StepScalars, check_not_negative, check_shares, decayed};
 use crate::architectures::ConfigError;
 use crate::params::ParamSpec;
 
@@ -23,13 +21,15 @@ impl Rule for Lion {
         &["lion.m"]
     }
 
-    fn step<'g>(&self, _: Value<'g>, learning_rate: Value<'g>) -> StepRule<'g> {
+    fn step<'g>(&self, step: StepScalars<'g>) -> StepRule<'g> {
         let Lion { beta1, beta2, weight_decay } = *self;
+        let learning_rate = step.learning_rate;
         Box::new(move |before, gradient, spec| {
             let [mean] = before.state[..] else { unreachable!("Lion has one slot") };
             let direction = (mean * beta1 + gradient * (1.0 - beta1)).sign();
             let kept = decayed(before.weight, learning_rate, weight_decay, spec);
-            Slots { weight: kept - direction * learning_rate, state: vec![mean * beta2 + gradient * (1.0 - beta2)] }
+            let weight = step.choose(kept - direction * learning_rate, before.weight);
+            Slots { weight, state: vec![step.choose(mean * beta2 + gradient * (1.0 - beta2), mean)] }
         })
     }
 

@@ -35,12 +35,35 @@ pub(crate) trait Rule: fmt::Debug {
     /// the slot, a dot and the parameter's path: `adam.m.lm_head.weight`.
     fn slots(&self, spec: &ParamSpec) -> &'static [&'static str];
 
-    /// What step number `t`, an f32 scalar counted from 1, does with each parameter. Whatever depends on the step alone
-    /// is computed here, once.
-    fn step<'g>(&self, t: Value<'g>, learning_rate: Value<'g>) -> StepRule<'g>;
+    /// What a step does with each parameter. Whatever depends on the step alone is computed here, once. Weight and slots
+    /// are [chosen](StepScalars::choose), each before anything is computed from what it becomes: a tensor that is needed as
+    /// it was after it has been replaced is one that is copied.
+    fn step<'g>(&self, step: StepScalars<'g>) -> StepRule<'g>;
 
     /// Checks the numbers.
     fn validate(&self) -> Result<(), ConfigError>;
+}
+
+/// What is the same for every parameter in a step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepScalars<'g> {
+    /// The number of the step, f32, counted from 1.
+    pub t: Value<'g>,
+    /// The learning rate, f32.
+    pub learning_rate: Value<'g>,
+    /// Whether the step changes anything, a boolean: one that is not finite does not.
+    pub applied: Value<'g>,
+}
+
+impl<'g> StepScalars<'g> {
+    /// `after` if the step is applied, else `before`.
+    ///
+    /// # Panics
+    /// If the types differ.
+    #[track_caller]
+    pub fn choose(&self, after: Value<'g>, before: Value<'g>) -> Value<'g> {
+        self.applied.select(after, before)
+    }
 }
 
 /// What a step does with a parameter, its gradient and its spec.
@@ -69,13 +92,13 @@ impl Optimizer {
         self.rule().slots(spec)
     }
 
-    /// What step number `t`, an f32 scalar counted from 1, does with each parameter.
+    /// What a step does with each parameter.
     ///
     /// # Panics
-    /// If an operand is not an f32 scalar.
+    /// If the scalars are not of the types that [`StepScalars`] says.
     #[track_caller]
-    pub fn step<'g>(&self, t: Value<'g>, learning_rate: Value<'g>) -> StepRule<'g> {
-        self.rule().step(t, learning_rate)
+    pub fn step<'g>(&self, step: StepScalars<'g>) -> StepRule<'g> {
+        self.rule().step(step)
     }
 
     /// Checks the numbers.

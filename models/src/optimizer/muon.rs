@@ -3,7 +3,7 @@
 use lmc_graph::ops::DotGeneral;
 use lmc_graph::{DType, Value};
 
-use super::{AdamW, Rule, Slots, StepRule, check_not_negative, check_shares, decayed};
+use super::{AdamW, Rule, Slots, StepRule, StepScalars, check_not_negative, check_shares, decayed};
 use crate::architectures::ConfigError;
 use crate::compute::Precision;
 use crate::params::ParamSpec;
@@ -56,22 +56,23 @@ impl Rule for Muon {
         if spec.is_hidden_matrix() { &["muon.m"] } else { self.others.slots(spec) }
     }
 
-    fn step<'g>(&self, t: Value<'g>, learning_rate: Value<'g>) -> StepRule<'g> {
+    fn step<'g>(&self, step: StepScalars<'g>) -> StepRule<'g> {
         let Muon { momentum, rate, adjustment, weight_decay, precision, others } = *self;
-        let others = others.step(t, learning_rate);
-        let learning_rate = learning_rate * rate;
+        let others = others.step(step);
+        let learning_rate = step.learning_rate * rate;
         Box::new(move |before, gradient, spec| {
             if !spec.is_hidden_matrix() {
                 return others(before, gradient, spec);
             }
             let [mean] = before.state[..] else { unreachable!("Muon has one slot") };
-            let mean = mean * momentum + gradient * (1.0 - momentum);
+            let mean = step.choose(mean * momentum + gradient * (1.0 - momentum), mean);
             // Nesterov's: a step further along the momentum.
             let direction = gradient * (1.0 - momentum) + mean * momentum;
             let [rows, columns] = gradient.dims();
             let step_size = learning_rate * adjustment.factor(rows, columns);
             let kept = decayed(before.weight, learning_rate, weight_decay, spec);
-            Slots { weight: kept - orthogonalize(direction, precision) * step_size, state: vec![mean] }
+            let weight = kept - orthogonalize(direction, precision) * step_size;
+            Slots { weight: step.choose(weight, before.weight), state: vec![mean] }
         })
     }
 

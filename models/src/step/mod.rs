@@ -11,7 +11,7 @@ use lmc_graph::{Builder, DType, Func, Literal, TensorType, Value};
 use crate::architectures::ModelConfig;
 use crate::compute::Compute;
 use crate::loss::{LossFunc, loss_func, training_loss_func};
-use crate::optimizer::{Optimizer, Slots, clip_coefficient, global_norm};
+use crate::optimizer::{Optimizer, Slots, StepScalars, clip_coefficient, global_norm};
 use crate::params::{ParamSpec, Params};
 use crate::schedule::Schedule;
 
@@ -79,8 +79,8 @@ impl StepConfig {
 /// leading dimension of micro-batches. The metrics are named in [`METRICS`].
 ///
 /// **A step whose loss or gradient norm is not finite changes neither weights nor slots**: it counts as a step, also for
-/// schedule and bias corrections, and sets `halted` to 1. As long as `halted` is not 0 a step changes nothing at all, so that what was started before anybody
-/// looked at the metrics does no harm; whoever looked goes on by setting it to 0.
+/// schedule and bias corrections, and sets `halted` to 1. As long as `halted` is not 0 a step changes nothing at all, so
+/// that what was started before anybody looked at the metrics does no harm; whoever looked goes on by setting it to 0.
 #[derive(Clone, Debug)]
 pub struct TrainStep {
     /// The function.
@@ -351,11 +351,10 @@ fn apply<'g>(
     let factor = clip_coefficient(grad_norm, update.grad_clip_norm) / count;
     let learning_rate = update.schedule.learning_rate(before.step);
     let t = before.step.convert(DType::F32) + 1.0;
-    let rule = update.optimizer.step(t, learning_rate);
-
     let running = before.halted.equal(before.halted.full_like(0.0));
     let applied = running.and(mean_loss.is_finite()).and(grad_norm.is_finite());
-    let keep_unless_applied = |after: Value<'g>, before: Value<'g>| applied.select(after, before);
+    let scalars = StepScalars { t, learning_rate, applied };
+    let rule = update.optimizer.step(scalars);
     let averaged = (update.ema_decay != 0.0).then(|| ema_decay(t, update.ema_decay));
 
     // The slots of a weight are not beside each other in the state.
@@ -368,14 +367,14 @@ fn apply<'g>(
         let slots_before = Slots { weight, state: kept.iter().map(|&slot| before.slots[slot]).collect() };
         let updated = rule(&slots_before, gradient * factor, spec);
         for (&slot, value) in kept.iter().zip(updated.state) {
-            after.slots[slot] = keep_unless_applied(value, before.slots[slot]);
+            after.slots[slot] = value;
         }
         if let (Some(decay), &[slot]) = (averaged, average) {
             let average = before.slots[slot];
             let moved = average + (updated.weight - average) * (-decay + 1.0);
-            after.slots[slot] = keep_unless_applied(moved, average);
+            after.slots[slot] = scalars.choose(moved, average);
         }
-        after.weights.push(keep_unless_applied(updated.weight, weight));
+        after.weights.push(updated.weight);
     }
     after.step = running.select(before.step + 1.0, before.step);
     after.halted = applied.select(before.halted.full_like(0.0), before.halted.full_like(1.0));
