@@ -32,7 +32,7 @@
 //!
 //! # Reading order
 //! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
-//! [`step`], where everything comes together; [`diagnose`], [`init`] and [`sample`].
+//! [`step`], where everything comes together; [`mod@diagnose`], [`init`] and [`sample`].
 
 pub mod architectures;
 pub mod compute;

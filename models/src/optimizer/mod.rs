@@ -1,7 +1,7 @@
 //! Optimizers, a file each, and gradient clipping; all of it is computed in f32, but for what a file says.
 //!
 //! An optimizer says which tensors it keeps of a parameter, its slots, and how a step changes the parameter and them. A
-//! new one is a file with a [`Rule`] and a line in [`Optimizer::rule`].
+//! new one is a file with a `Rule` and a line in `Optimizer::rule`.
 
 mod adamw;
 mod lion;
