@@ -310,6 +310,21 @@ mod tests {
         );
     }
 
+    /// Muon's are the matrices of the blocks, and no others.
+    #[test]
+    fn hidden_matrices_are_those_of_blocks() {
+        let gpt2 = Gpt2Config { tie_word_embeddings: false, ..Gpt2Config::new(11, 4, 8, 1, 2) };
+        for (model, block, count) in
+            [(ModelConfig::Llama(tiny_llama()), ".layers.", 7), (ModelConfig::Gpt2(gpt2), ".h.", 4)]
+        {
+            let specs = loss_func(&model, 1, 2, Precision::Float32).specs;
+            let hidden: Vec<&str> =
+                specs.iter().filter(|(_, spec)| spec.is_hidden_matrix()).map(|(path, _)| path).collect();
+            assert_eq!(hidden.len(), count, "{hidden:?}");
+            assert!(hidden.iter().all(|path| path.contains(block)), "{hidden:?}");
+        }
+    }
+
     /// The products and attentions of a function whose operands are not of `dtype`, or are but copies of narrower ones.
     fn slow_products(func: &Func, dtype: DType) -> Vec<String> {
         let is_slow = |value| {

@@ -282,8 +282,9 @@ pub struct TrainConfig {
     /// parameters. A loop is compiled in a time that does not grow with the number of blocks, and always computes the
     /// inside of a block again in the backward pass; checkpoints are the same. Default `"unroll"`.
     pub layers: Layers,
-    /// Keep an exponential moving average of the weights, of which this much stays in a step (less at first, see
-    /// `lmc_models::Update`), at least 0 and less than 1; 0 keeps none. Where it is kept, it is what is evaluated and
+    /// Keep an exponential moving average of the weights, of which this much stays in a step, but only
+    /// `(1 + t) / (10 + t)` after `t` steps where that is less, so that the initial weights are soon forgotten; at least 0
+    /// and less than 1; 0 keeps none. Where it is kept, it is what is evaluated and
     /// sampled, in training as by `eval` and `generate`; checkpoints have both. Costs 4 bytes a parameter. Default 0;
     /// 0.999 to 0.9999 are usual.
     #[serde(skip_serializing_if = "is_zero")]
