@@ -5,7 +5,7 @@
 use lmc::graph::{DType, Literal, TensorType, Value};
 use lmc::models::layers::{Linear, linear};
 use lmc::models::step::train_step_of;
-use lmc::models::{AdamW, LossFunc, Precision, Schedule, ScheduleKind, Scope, Update, init};
+use lmc::models::{AdamW, LossFunc, Optimizer, Precision, Schedule, ScheduleKind, Scope, Update, init};
 use lmc::runtime::{Argument, Buffer};
 use lmc::{Device, DeviceOptions};
 
@@ -39,16 +39,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         warmup_steps: 0,
         total_steps: STEPS,
     };
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01 };
-    let step = train_step_of(&loss, 1, &Update { optimizer, schedule, grad_clip_norm: 1.0 })?;
+    let optimizer = Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01 });
+    let step = train_step_of(&loss, 1, 1337, &Update { optimizer, schedule, grad_clip_norm: 1.0, ema_decay: 0.0 })?;
     let device = Device::open(&DeviceOptions::default())?;
     let program = device.compile(&step.func)?;
 
     // The state stays on the device: each step takes its memory over and gives it back.
-    let moments = || init::zeros(&step.specs).into_values();
-    let initial = init::initialize(&step.specs, 1337).into_values().chain(moments()).chain(moments());
-    let mut state: Vec<Buffer> =
-        initial.chain([Literal::scalar(0_i32)]).map(|x| device.buffer(&x)).collect::<lmc::Result<_>>()?;
+    let initial = step.initial_state(init::initialize(&step.specs, 1337).into_values());
+    let mut state: Vec<Buffer> = initial.iter().map(|x| device.buffer(x)).collect::<lmc::Result<_>>()?;
     let mut random = 1_u64;
     for i in 0..STEPS {
         let (points, inside) = batch(&mut random);

@@ -106,11 +106,11 @@ mod tests {
     use lmc_graph::{Func, Literal, NodeId, dce, eval, verify};
 
     use super::*;
-    use crate::architectures::ModelConfig;
     use crate::architectures::gpt2::Gpt2Config;
     use crate::architectures::llama::LlamaConfig;
+    use crate::architectures::{Dropout, ModelConfig};
     use crate::init;
-    use crate::loss::{LossFunc, loss_func};
+    use crate::loss::{LossFunc, loss_func, training_loss_func};
 
     /// Tied and untied, with biases and without, and of several layers.
     fn models(vocab_size: usize) -> [ModelConfig; 2] {
@@ -126,6 +126,7 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: false,
             initializer_range: 0.3,
+            dropout: Dropout::NONE,
         };
         let gpt2 = Gpt2Config { initializer_range: 0.3, ..Gpt2Config::new(vocab_size, 64, 4, 3, 2) };
         [ModelConfig::Llama(llama), ModelConfig::Gpt2(gpt2)]
@@ -141,18 +142,30 @@ mod tests {
             Literal::new([2, 5], &[1i32, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
             Literal::new([2, 5], &[2i32, 3, 4, 5, -100, 7, 8, -100, 10, 0]),
         ];
-        let args: Vec<Literal> = data.into_iter().chain(init::initialize(&loss.specs, 5).into_values()).collect();
+        let key = loss.takes_key.then(|| Literal::new([2], &[11_u64, 0]));
+        let weights = init::initialize(&loss.specs, 5).into_values();
+        let args: Vec<Literal> = data.into_iter().chain(key).chain(weights).collect();
         eval(&differentiated(loss), &args).expect("the arguments fit").iter().map(Literal::to_f64s).collect()
     }
 
-    /// What [`Compute`] changes: nothing in parameters, loss and gradients.
+    /// The same model with dropout everywhere.
+    fn with_dropout(model: &ModelConfig) -> ModelConfig {
+        let dropout = Dropout { embedding: 0.2, residual: 0.3, attention: 0.4 };
+        match model.clone() {
+            ModelConfig::Llama(config) => ModelConfig::Llama(LlamaConfig { dropout, ..config }),
+            ModelConfig::Gpt2(config) => ModelConfig::Gpt2(Gpt2Config { dropout, ..config }),
+        }
+    }
+
+    /// What [`Compute`] changes: nothing in parameters, loss and gradients, also of what is drawn by dropout.
     fn check(change: fn(&mut Compute)) {
-        for model in models(11) {
+        for model in models(11).iter().flat_map(|model| [model.clone(), with_dropout(model)]) {
             let mut compute = Compute { loss_chunk: LossChunk::Whole, ..Precision::Float32.into() };
             assert_eq!((compute.remat, compute.layers), (Remat::None, Layers::Unroll));
-            let expected = loss_func(&model, 2, 5, compute);
+            let expected = training_loss_func(&model, 2, 5, compute, 0.0);
+            assert_eq!(expected.takes_key, model.dropout() != Dropout::NONE);
             change(&mut compute);
-            let found = loss_func(&model, 2, 5, compute);
+            let found = training_loss_func(&model, 2, 5, compute, 0.0);
             assert_eq!(found.specs, expected.specs, "{compute:?}");
             assert!(found.specs.keys().eq(expected.specs.keys()), "{compute:?}: the order of parameters");
             verify(&found.func).unwrap_or_else(|errors| panic!("{errors:?}"));

@@ -59,6 +59,7 @@ fn flops_per_token(matrix_elements: usize, layers: usize, attention_width: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architectures::Dropout;
 
     #[test]
     fn hand_counts() {
@@ -74,6 +75,7 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
             initializer_range: 0.02,
+            dropout: Dropout::NONE,
         };
         let check = |model: ModelConfig, seq_len: usize, expected: f64| {
             assert_eq!(model.flops_per_token(seq_len), expected, "{model:?} over {seq_len}");

@@ -96,7 +96,7 @@ fn high(x: u64) -> u32 {
 }
 
 /// The 64-bit FNV-1a hash (Fowler, Noll and Vo).
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 

@@ -32,10 +32,11 @@
 //!
 //! # Reading order
 //! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
-//! [`step`], where everything comes together; [`init`], [`sample`] and [`flops`].
+//! [`step`], where everything comes together; [`mod@diagnose`], [`init`], [`sample`] and [`flops`].
 
 pub mod architectures;
 pub mod compute;
+pub mod diagnose;
 pub mod flops;
 pub mod init;
 pub mod layers;
@@ -49,11 +50,12 @@ pub mod step;
 
 pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;
-pub use architectures::{ConfigError, ModelConfig};
+pub use architectures::{ConfigError, Dropout, ModelConfig};
 pub use compute::{Compute, Layers, LossChunk, Precision, Remat};
-pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, z_loss_func};
-pub use optimizer::AdamW;
+pub use diagnose::{Diagnosis, Place, diagnose};
+pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, training_loss_func, z_loss_func};
+pub use optimizer::{AdamW, Lion, Muon, Optimizer, RateAdjustment};
 pub use params::{Init, ParamSpec, Params};
 pub use schedule::{Schedule, ScheduleKind};
 pub use scope::Scope;
-pub use step::{METRICS, StepConfig, TrainStep, Update, train_step, train_step_of};
+pub use step::{EMA_PREFIX, METRICS, Slot, StepConfig, TrainStep, Update, train_step, train_step_of};

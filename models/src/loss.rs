@@ -2,7 +2,7 @@
 
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
 
-use crate::architectures::ModelConfig;
+use crate::architectures::{Dropout, ModelConfig};
 use crate::compute::Compute;
 use crate::params::{ParamSpec, Params};
 use crate::scope::Scope;
@@ -20,6 +20,8 @@ pub struct LossFunc {
     pub func: Func,
     /// The weights, in the order of declaration.
     pub specs: Params<ParamSpec>,
+    /// Whether the last input is a key, `ui64[2]`, from which the loss draws random numbers.
+    pub takes_key: bool,
 }
 
 impl LossFunc {
@@ -35,26 +37,57 @@ impl LossFunc {
         inputs: &[(&str, TensorType)],
         body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> (Value<'g>, Value<'g>),
     ) -> LossFunc {
-        let (mut func, specs) = build(name, compute, inputs, |scope, inputs| {
-            let (loss_sum, num_tokens) = body(scope, inputs);
+        LossFunc::build_with(name, compute, inputs, false, body)
+    }
+
+    /// [`LossFunc::build`] with one input more, `key`, from which the body's scope draws random numbers: the loss of
+    /// training with dropout.
+    ///
+    /// # Panics
+    /// As [`LossFunc::build`].
+    #[track_caller]
+    pub fn build_random(
+        name: &str,
+        compute: impl Into<Compute>,
+        inputs: &[(&str, TensorType)],
+        body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> (Value<'g>, Value<'g>),
+    ) -> LossFunc {
+        LossFunc::build_with(name, compute, inputs, true, body)
+    }
+
+    #[track_caller]
+    fn build_with(
+        name: &str,
+        compute: impl Into<Compute>,
+        inputs: &[(&str, TensorType)],
+        takes_key: bool,
+        body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> (Value<'g>, Value<'g>),
+    ) -> LossFunc {
+        let key = ("key", TensorType::new(DType::U64, [2]));
+        let all = [inputs, if takes_key { std::slice::from_ref(&key) } else { &[] }].concat();
+        let (mut func, specs) = build(name, compute, &all, |scope, all| {
+            let (data, key) = all.split_at(inputs.len());
+            let scope = key.first().map_or_else(|| scope.clone(), |&key| scope.with_key(key));
+            let (loss_sum, num_tokens) = body(&scope, data);
             vec![loss_sum, num_tokens]
         });
         let scalar = TensorType::scalar(DType::F32);
         let found = func.result_types();
         assert!(found == [scalar.clone(), scalar], "a loss returns two scalars f32[], found {found:?}");
         func.result_names = vec!["loss_sum".into(), "num_tokens".into()];
-        LossFunc { func, specs }
+        LossFunc { func, specs, takes_key }
     }
 
-    /// How many of the function's parameters are inputs; the rest are weights.
+    /// How many of the function's parameters are inputs, the key included; the rest are weights.
     pub fn num_inputs(&self) -> usize {
         self.func.params.len() - self.specs.len()
     }
 
-    /// The names and types of the inputs.
+    /// The names and types of the inputs that are data, not the key.
     pub fn inputs(&self) -> Vec<(&str, TensorType)> {
         let types = self.func.param_types();
-        self.func.params.iter().zip(types).take(self.num_inputs()).map(|(param, ty)| (&*param.name, ty)).collect()
+        let num_data = self.num_inputs() - usize::from(self.takes_key);
+        self.func.params.iter().zip(types).take(num_data).map(|(param, ty)| (&*param.name, ty)).collect()
     }
 }
 
@@ -81,8 +114,36 @@ pub fn z_loss_func(
     compute: impl Into<Compute>,
     z_loss: f64,
 ) -> LossFunc {
+    cross_entropy_loss_func(model, batch, seq_len, compute.into(), z_loss, false)
+}
+
+/// [`z_loss_func`] as it is trained with: with the model's dropout, for which it takes a key if any rate is above 0.
+///
+/// # Panics
+/// As [`loss_func`].
+#[track_caller]
+pub fn training_loss_func(
+    model: &ModelConfig,
+    batch: usize,
+    seq_len: usize,
+    compute: impl Into<Compute>,
+    z_loss: f64,
+) -> LossFunc {
+    cross_entropy_loss_func(model, batch, seq_len, compute.into(), z_loss, model.dropout() != Dropout::NONE)
+}
+
+#[track_caller]
+fn cross_entropy_loss_func(
+    model: &ModelConfig,
+    batch: usize,
+    seq_len: usize,
+    compute: Compute,
+    z_loss: f64,
+    takes_key: bool,
+) -> LossFunc {
     let ids = TensorType::new(DType::I32, [batch, seq_len]);
-    LossFunc::build("loss", compute, &[("tokens", ids.clone()), ("labels", ids)], |scope, inputs| {
+    let inputs = [("tokens", ids.clone()), ("labels", ids)];
+    LossFunc::build_with("loss", compute, &inputs, takes_key, |scope, inputs| {
         let hidden = model.hidden(scope, inputs[0]);
         let chunk = scope.compute().loss_chunk.tokens(batch, seq_len, model.vocab_size());
         chunked_cross_entropy_sum(hidden, inputs[1], chunk, z_loss, |hidden| model.head(scope, hidden))
@@ -91,7 +152,12 @@ pub fn z_loss_func(
 
 /// A loss with the weights first, as in a training state: parameters are the weights, then the inputs; results are the
 /// sum of the losses and their number.
+///
+/// # Panics
+/// If the loss takes a key: a loss that is drawn by lot tells nothing of a model.
+#[track_caller]
 pub fn eval_func(loss: &LossFunc) -> Func {
+    assert!(!loss.takes_key, "`{}` takes a key, and an evaluation has none", loss.func.name);
     let mut func = Builder::build("eval_step", |b| {
         let weights: Vec<Value<'_>> = loss.specs.iter().map(|(path, spec)| b.param(path, spec.ty.clone())).collect();
         let inputs: Vec<Value<'_>> = loss.inputs().into_iter().map(|(name, ty)| b.param(name, ty)).collect();

@@ -53,6 +53,11 @@ impl ParamSpec {
             init,
         }
     }
+
+    /// Whether this is a matrix between activations: of rank 2, and neither a table of tokens or positions nor the head.
+    pub fn is_hidden_matrix(&self) -> bool {
+        self.dimensions.len() == 2 && !self.dimensions.iter().any(|name| ["vocab", "positions"].contains(name))
+    }
 }
 
 impl Params<ParamSpec> {

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lmc_graph::{Builder, DType, Value};
+use lmc_graph::{Builder, DType, Literal, Value};
 
 use crate::compute::Compute;
+use crate::init::fnv1a;
 use crate::params::{Init, ParamSpec, Params};
 
 /// A dimension of a parameter: its logical name and its size.
@@ -22,12 +23,20 @@ pub struct Scope<'g> {
     compute: Compute,
     path: String,
     declared: Rc<RefCell<Params<(ParamSpec, Value<'g>)>>>,
+    randomness: Option<Randomness<'g>>,
+}
+
+/// Where random numbers come from: a key, and the place whose key it is.
+#[derive(Clone, Debug)]
+struct Randomness<'g> {
+    key: Value<'g>,
+    root: String,
 }
 
 impl<'g> Scope<'g> {
     /// The root of a model without parameters so far.
     pub fn new(builder: Builder<'g>, compute: impl Into<Compute>) -> Scope<'g> {
-        Scope { builder, compute: compute.into(), path: String::new(), declared: Rc::default() }
+        Scope { builder, compute: compute.into(), path: String::new(), declared: Rc::default(), randomness: None }
     }
 
     /// The function under construction.
@@ -43,6 +52,25 @@ impl<'g> Scope<'g> {
     /// The element type of activations.
     pub fn compute_dtype(&self) -> DType {
         self.compute.precision.compute_dtype()
+    }
+
+    /// This place with `key` for what draws random numbers below it; without a key nothing is drawn.
+    pub fn with_key(&self, key: Value<'g>) -> Scope<'g> {
+        Scope { randomness: Some(Randomness { key, root: self.path.clone() }), ..self.clone() }
+    }
+
+    /// The key of what is drawn in the place `name` below this one: it depends on the key that was given and on the path
+    /// from there to the place, which tells apart what draws. `None` in a model that is not being trained.
+    ///
+    /// # Panics
+    /// If the key that was given is not a key.
+    #[track_caller]
+    pub fn key(&self, name: &str) -> Option<Value<'g>> {
+        let Randomness { key, root } = self.randomness.as_ref()?;
+        let path = self.path_of(name);
+        let below = path.strip_prefix(root.as_str()).unwrap_or(&path);
+        let hash = fnv1a(below.trim_start_matches('.').as_bytes());
+        Some(key.fold_in(self.builder.constant(Literal::scalar(hash))))
     }
 
     /// Runs `body` in the place `name` below this one; `name` may have several components (`layers.0`).

@@ -1,6 +1,6 @@
 """Records what `transformers` and PyTorch compute for tiny models, for `tests/tests/models.rs` to compare with.
 
-    python record_models.py            # writes llama.safetensors, llama_tied.safetensors, gpt2.safetensors beside it
+    python record_models.py            # writes llama.safetensors and so on beside it; names of models write these only
 
 Needs torch, transformers, safetensors and numpy; the versions used are in each file's metadata. All is float32 on the
 CPU, with the eager form of attention. A file holds, by Hugging Face's names:
@@ -20,6 +20,7 @@ global norm, and a learning rate that warms up linearly. Metadata: `config` (the
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 import safetensors.torch
@@ -75,6 +76,7 @@ MODELS = {
     "llama": (llama, LLAMA),
     "llama_tied": (llama, LLAMA | {"num_key_value_heads": 4, "head_dim": 4, "tie_word_embeddings": True}),
     "gpt2": (gpt2, GPT2),
+    "gpt2_gelu": (gpt2, GPT2 | {"n_layer": 1, "activation_function": "gelu"}),
 }
 
 
@@ -158,4 +160,5 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
     for number, model_name in enumerate(MODELS):
-        record(model_name, seed=10 * number)
+        if model_name in sys.argv[1:] or len(sys.argv) == 1:
+            record(model_name, seed=10 * number)

@@ -2,7 +2,7 @@
 
 use lmc_lower::report::Direction;
 use lmc_lower::{Target, lower};
-use lmc_models::{Compute, Gpt2Config, LlamaConfig, ModelConfig, Precision, loss_func};
+use lmc_models::{Compute, Dropout, Gpt2Config, LlamaConfig, ModelConfig, Precision, loss_func};
 
 /// Forward, each element of a matrix is a multiplication and an addition of every token, a third of what training counts;
 /// and attention is computed in full, of which training counts half: 4 of its 12 as against 6.
@@ -29,6 +29,7 @@ fn the_convention_counts_the_products_of_the_graph() {
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
         initializer_range: 0.02,
+        dropout: Dropout::NONE,
     };
     check(&ModelConfig::Llama(llama.clone()), 2, 16);
     check(&ModelConfig::Llama(LlamaConfig { tie_word_embeddings: false, ..llama }), 3, 7);

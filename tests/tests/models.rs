@@ -6,8 +6,8 @@ use std::fs;
 use lmc_autodiff::value_and_grad;
 use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_models::{
-    AdamW, Compute, Gpt2Config, Layers, LlamaConfig, LossChunk, ModelConfig, Precision, Remat, Schedule, ScheduleKind,
-    StepConfig, Update, logits_func, loss_func, train_step,
+    ActivationFunction, AdamW, Compute, Dropout, Gpt2Config, Layers, LlamaConfig, LossChunk, ModelConfig, Optimizer,
+    Precision, Remat, Schedule, ScheduleKind, StepConfig, Update, logits_func, loss_func, train_step,
 };
 use lmc_tests::plugin;
 use lmc_tests::source::workspace;
@@ -65,11 +65,18 @@ impl Recorded {
                 rms_norm_eps: float("rms_norm_eps"),
                 tie_word_embeddings: self.config["tie_word_embeddings"] == true,
                 initializer_range: 0.02,
+                dropout: Dropout::NONE,
             }),
             Some("gpt2") => {
                 let [vocab_size, n_positions, n_embd, n_layer, n_head] =
                     ["vocab_size", "n_positions", "n_embd", "n_layer", "n_head"].map(|key| self.size(key));
-                ModelConfig::Gpt2(Gpt2Config::new(vocab_size, n_positions, n_embd, n_layer, n_head))
+                let activation_function = match self.config["activation_function"].as_str() {
+                    Some("gelu_new") => ActivationFunction::GeluNew,
+                    Some("gelu") => ActivationFunction::Gelu,
+                    other => panic!("unknown activation_function {other:?}"),
+                };
+                let config = Gpt2Config::new(vocab_size, n_positions, n_embd, n_layer, n_head);
+                ModelConfig::Gpt2(Gpt2Config { activation_function, ..config })
             }
             other => panic!("unknown model_type {other:?}"),
         }
@@ -159,13 +166,14 @@ fn check_training(name: &str) {
         seq_len: span - 1,
         compute: Precision::Float32.into(),
         z_loss: 0.0,
+        seed: 0,
         update: Update {
-            optimizer: AdamW {
+            optimizer: Optimizer::AdamW(AdamW {
                 beta1: betas[0],
                 beta2: betas[1],
                 eps: recorded.number("eps"),
                 weight_decay: recorded.number("weight_decay"),
-            },
+            }),
             schedule: Schedule {
                 kind: ScheduleKind::Constant,
                 learning_rate: recorded.number("learning_rate"),
@@ -174,6 +182,7 @@ fn check_training(name: &str) {
                 total_steps: steps,
             },
             grad_clip_norm: recorded.number("grad_clip_norm"),
+            ema_decay: 0.0,
         },
     };
     let step = train_step(&config).unwrap_or_else(|error| panic!("{error}"));
@@ -232,4 +241,87 @@ fn llama_with_tied_embeddings() {
 fn gpt2() {
     check_gradients("gpt2");
     check_training("gpt2");
+}
+
+#[test]
+fn gpt2_with_the_error_function() {
+    check_gradients("gpt2_gelu");
+    check_training("gpt2_gelu");
+}
+
+/// Eight sequences at once and one by one, of which each counts another number of labels: the same loss, norm and
+/// gradient, by the first moments, which are a tenth of it.
+#[test]
+fn accumulation_is_one_big_batch() {
+    const SEQUENCES: usize = 8;
+    let recorded = Recorded::open("llama_tied");
+    let tokens = recorded.tensor("tokens");
+    let [.., span] = tokens.ty().shape[..] else { panic!("tokens are {}", tokens.ty()) };
+    let (seq_len, rows) = (span - 1, &tokens.elements::<i32>()[..SEQUENCES * span]);
+    let ignored = |row: usize, at: usize| at >= [8, 1, 5, 0, 2, 7, 3, 4][row];
+    let data = |grad_accum_steps: usize| {
+        let shape = [grad_accum_steps, SEQUENCES / grad_accum_steps, span];
+        let [inputs, labels] = inputs_and_labels(rows, &shape);
+        let elements = labels.elements::<i32>();
+        let masked: Vec<i32> = elements
+            .iter()
+            .enumerate()
+            .map(|(i, &label)| if ignored(i / seq_len, i % seq_len) { -100 } else { label })
+            .collect();
+        [inputs, Literal::new(labels.ty().shape.clone(), &masked)]
+    };
+    let run = |grad_accum_steps: usize| {
+        let step = train_step(&StepConfig {
+            model: recorded.model(),
+            micro_batch_size: SEQUENCES / grad_accum_steps,
+            grad_accum_steps,
+            seq_len,
+            compute: Precision::Float32.into(),
+            z_loss: 0.0,
+            seed: 0,
+            update: Update {
+                optimizer: Optimizer::AdamW(AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1 }),
+                schedule: Schedule {
+                    kind: ScheduleKind::Constant,
+                    learning_rate: 1e-3,
+                    min_learning_rate: 0.0,
+                    warmup_steps: 0,
+                    total_steps: 1,
+                },
+                grad_clip_norm: 0.0,
+                ema_decay: 0.0,
+            },
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let state = step.initial_state(step.specs.keys().map(|path| recorded.tensor(&format!("param/{path}"))));
+        let program = plugin::compile(&step.func).unwrap_or_else(|error| panic!("{error}"));
+        let results = plugin::execute(&program, &[&state[..], &data(grad_accum_steps)].concat());
+        let results = results.unwrap_or_else(|error| panic!("{error}"));
+        let of = |range: std::ops::Range<usize>| -> Vec<f32> {
+            results[range].iter().flat_map(|x| x.elements::<f32>().to_vec()).collect()
+        };
+        let metrics = of(step.metrics());
+        (metrics, of(step.specs.len()..2 * step.specs.len()))
+    };
+    let ((metrics, moments), (one_by_one, moments_one_by_one)) = (run(1), run(SEQUENCES));
+    assert_eq!((metrics[3], one_by_one[3]), (30.0, 30.0), "as many labels count");
+    let vector = |x: &[f32]| Literal::new([x.len()], x);
+    for (at, metric) in ["loss", "gradient norm"].into_iter().enumerate() {
+        assert_near(metric, &vector(&one_by_one[at..=at]), &vector(&metrics[at..=at]), 1e-6);
+    }
+    assert_near("gradient", &vector(&moments_one_by_one), &vector(&moments), 1e-6);
+
+    // The mean over sequences of their means is another number.
+    let (model, [inputs, labels]) = (recorded.model(), data(SEQUENCES));
+    let loss = loss_func(&model, 1, seq_len, Precision::Float32);
+    let program = plugin::compile(&loss.func).unwrap_or_else(|error| panic!("{error}"));
+    let weights: Vec<Literal> = loss.specs.keys().map(|path| recorded.tensor(&format!("param/{path}"))).collect();
+    let means = (0..SEQUENCES).map(|row| {
+        let ids =
+            [&inputs, &labels].map(|x| Literal::new([1, seq_len], &x.elements::<i32>()[row * seq_len..][..seq_len]));
+        let sums = plugin::execute(&program, &[&ids[..], &weights].concat()).unwrap_or_else(|error| panic!("{error}"));
+        sums[0].elements::<f32>()[0] / sums[1].elements::<f32>()[0].max(1.0)
+    });
+    let mean_of_means = means.sum::<f32>() / SEQUENCES as f32;
+    assert!((mean_of_means - metrics[0]).abs() > 0.01, "{mean_of_means} and {}", metrics[0]);
 }

@@ -120,6 +120,9 @@ pub struct GenerateArgs {
     /// The same seed gives the same text [default: train.seed of the run]
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Which weights.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
     /// Print one JSON object a sample
     #[arg(long)]
     pub json: bool,
@@ -135,6 +138,9 @@ pub struct EvalArgs {
     /// A run folder
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
+    /// Which weights.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -384,6 +390,23 @@ pub struct DoctorArgs {
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,
+}
+
+/// Which weights of a run to use.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct WeightsArgs {
+    /// The weights to use [default: averaged, if the run keeps an average (train.ema_decay)]
+    #[arg(long, value_enum, value_name = "WHICH")]
+    pub weights: Option<Weights>,
+}
+
+/// Weights that a checkpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    /// Those that the last step made
+    Trained,
+    /// Their moving average
+    Averaged,
 }
 
 /// Which plugin to use.

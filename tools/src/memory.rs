@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use lmc_graph::TensorType;
+use lmc_models::TrainStep;
 use lmc_runtime::Executable;
 
 use crate::config::{Config, Precision};
@@ -13,15 +15,22 @@ use crate::model::loss_chunk;
 ///
 /// # Errors
 /// Both amounts, and what the needed one is made of.
-pub(crate) fn check_fits(config: &Config, num_parameters: u64) -> Result<()> {
+pub(crate) fn check_fits(config: &Config, held_bytes: u64) -> Result<()> {
     match available_bytes() {
-        Some(available) => check(config, num_parameters, available),
+        Some(available) => check(config, held_bytes, available),
         None => Ok(()),
     }
 }
 
-fn check(config: &Config, num_parameters: u64, available: u64) -> Result<()> {
-    let parts = needed(config, num_parameters);
+/// Bytes of a step's state, and of the gradients, which are as large as the weights.
+pub(crate) fn held_bytes(step: &TrainStep) -> u64 {
+    let types = step.func.param_types();
+    let bytes = |types: &[TensorType]| types.iter().map(|ty| ty.num_bytes() as u64).sum::<u64>();
+    bytes(&types[..step.num_state()]) + bytes(&types[step.weights()])
+}
+
+fn check(config: &Config, held_bytes: u64, available: u64) -> Result<()> {
+    let parts = needed(config, held_bytes);
     let total: u128 = parts.iter().map(|(_, bytes)| bytes).sum();
     if total <= u128::from(available) {
         return Ok(());
@@ -65,9 +74,7 @@ pub(crate) fn check_temporaries(config: &Config, program: &Executable) -> Result
 
 /// What every training step holds, in bytes. Activations beside the logits come on top: how many of them live at once
 /// is the compiler's to decide.
-fn needed(config: &Config, num_parameters: u64) -> [(String, u128); 3] {
-    /// An f32 each for the weight, its gradient and two moments.
-    const STATE_BYTES: u128 = 16;
+fn needed(config: &Config, held_bytes: u64) -> [(String, u128); 3] {
     /// An i32 each for the token and its label.
     const TOKEN_BYTES: u128 = 8;
     let train = &config.train;
@@ -85,10 +92,7 @@ fn needed(config: &Config, num_parameters: u64) -> [(String, u128); 3] {
     let chunk = (train.micro_batch_size as u128) * (chunk_len as u128);
     let vocab_size = vocab_size as u128;
     [
-        (
-            "weights, gradients and both moments (16 bytes a parameter)".to_owned(),
-            u128::from(num_parameters) * STATE_BYTES,
-        ),
+        ("weights, gradients and the optimizer's state".to_owned(), u128::from(held_bytes)),
         (logits.to_owned(), chunk * vocab_size * logit_bytes),
         ("the tokens of a step".to_owned(), row * train.grad_accum_steps as u128 * TOKEN_BYTES),
     ]
@@ -150,18 +154,18 @@ mod tests {
 
     #[test]
     fn what_a_step_holds_is_counted() {
-        // 16 a parameter; 2 * 5 * 7 logits of 4 or 2 bytes; 3 * 2 * 5 tokens of 8.
+        // 1600 held; 2 * 5 * 7 logits of 4 or 2 bytes; 3 * 2 * 5 tokens of 8.
         for (precision, total) in [("float32", 1600 + 280 + 240), ("bfloat16", 1600 + 140 + 240)] {
             let config = config(precision);
-            assert_eq!(check(&config, 100, total), Ok(()));
-            let error = check(&config, 100, total - 1).unwrap_err();
+            assert_eq!(check(&config, 1600, total), Ok(()));
+            let error = check(&config, 1600, total - 1).unwrap_err();
             assert_eq!(error.exit_code(), 2);
             for part in [format!("at least {}", size(total.into())), "1.6 kB  weights".to_owned(), "[model]".to_owned()]
             {
                 assert!(error.message().contains(&part), "expected {part:?} in {error}");
             }
         }
-        let error = check(&config("float32"), 1, 100).unwrap_err();
+        let error = check(&config("float32"), 16, 100).unwrap_err();
         assert!(error.message().contains("micro_batch_size = 2"), "the larger part is blamed: {error}");
     }
 

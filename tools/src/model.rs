@@ -2,8 +2,9 @@
 
 use lmc_graph::Literal;
 use lmc_models::{
-    ActivationFunction, AdamW, Compute, Gpt2Config, Init, Layers, LlamaConfig, LossChunk, ModelConfig, Normalization,
-    ParamSpec, Params, Precision, Remat, Schedule, ScheduleKind, StepConfig, Update, init,
+    ActivationFunction, AdamW, Compute, Dropout, EMA_PREFIX, Gpt2Config, Init, Layers, Lion, LlamaConfig, LossChunk,
+    ModelConfig, Muon, Normalization, Optimizer, ParamSpec, Params, Precision, RateAdjustment, Remat, Schedule,
+    ScheduleKind, StepConfig, Update, init,
 };
 
 use crate::checkpoint::{Tensors, load_safetensors};
@@ -33,18 +34,17 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
         warmup_steps: whole("schedule.warmup_steps", config.schedule.warmup_steps)?,
         total_steps: whole("train.steps", train.steps)?,
     };
-    let optimizer = &config.optimizer;
-    let [beta1, beta2] = optimizer.betas;
+    let precision = match train.precision {
+        config::Precision::Float32 => Precision::Float32,
+        config::Precision::Bfloat16 => Precision::BFloat16,
+    };
     Ok(StepConfig {
         model: model_config(config)?,
         micro_batch_size: train.micro_batch_size,
         grad_accum_steps: train.grad_accum_steps,
         seq_len: train.seq_len,
         compute: Compute {
-            precision: match train.precision {
-                config::Precision::Float32 => Precision::Float32,
-                config::Precision::Bfloat16 => Precision::BFloat16,
-            },
+            precision,
             loss_chunk: loss_chunk(config),
             remat: match train.remat {
                 config::Remat::None => Remat::None,
@@ -56,12 +56,35 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
             },
         },
         z_loss: train.z_loss,
+        seed: train.seed,
         update: Update {
-            optimizer: AdamW { beta1, beta2, eps: optimizer.eps, weight_decay: optimizer.weight_decay },
+            optimizer: optimizer(&config.optimizer, precision),
             schedule,
-            grad_clip_norm: optimizer.grad_clip_norm,
+            grad_clip_norm: config.optimizer.grad_clip_norm,
+            ema_decay: train.ema_decay,
         },
     })
+}
+
+/// The optimizer that a config asks for; what Muon makes orthogonal is computed in `precision`.
+fn optimizer(config: &config::OptimizerConfig, precision: Precision) -> Optimizer {
+    let ([beta1, beta2], weight_decay) = (config.betas, config.weight_decay);
+    let adamw = AdamW { beta1, beta2, eps: config.eps.unwrap_or(0.0), weight_decay };
+    match config.kind {
+        config::OptimizerKind::AdamW | config::OptimizerKind::Adam => Optimizer::AdamW(adamw),
+        config::OptimizerKind::Lion => Optimizer::Lion(Lion { beta1, beta2, weight_decay }),
+        config::OptimizerKind::Muon => Optimizer::Muon(Muon {
+            momentum: config.momentum.unwrap_or(0.0),
+            rate: config.muon_learning_rate.unwrap_or(config.learning_rate) / config.learning_rate,
+            adjustment: match config.adjust_lr_fn {
+                Some(config::AdjustLrFn::Original) => RateAdjustment::Original,
+                Some(config::AdjustLrFn::MatchRmsAdamW) | None => RateAdjustment::MatchRmsAdamW,
+            },
+            weight_decay,
+            precision,
+            others: adamw,
+        }),
+    }
 }
 
 /// How many tokens of a row have logits at a time.
@@ -91,6 +114,7 @@ fn model_config(config: &Config) -> Result<ModelConfig> {
             rms_norm_eps: m.rms_norm_eps,
             tie_word_embeddings: m.tie_word_embeddings,
             initializer_range: m.initializer_range,
+            dropout: Dropout { embedding: m.embd_pdrop, residual: m.resid_pdrop, attention: m.attention_dropout },
         }),
         config::ModelConfig::Gpt2(m) => ModelConfig::Gpt2(Gpt2Config {
             vocab_size,
@@ -100,6 +124,7 @@ fn model_config(config: &Config) -> Result<ModelConfig> {
             n_head: m.n_head,
             n_inner: Some(m.n_inner),
             activation_function: match m.activation_function {
+                config::Activation::Gelu => ActivationFunction::Gelu,
                 config::Activation::GeluNew => ActivationFunction::GeluNew,
                 config::Activation::Relu => ActivationFunction::Relu,
             },
@@ -113,6 +138,7 @@ fn model_config(config: &Config) -> Result<ModelConfig> {
             bias: m.bias,
             embedding_norm: m.embedding_norm,
             final_norm: m.final_norm,
+            dropout: Dropout { embedding: m.embd_pdrop, residual: m.resid_pdrop, attention: m.attn_pdrop },
         }),
     };
     model.validate().map_err(|error| config.error_at(&format!("model.{}", error.field), error.to_string()))?;
@@ -151,6 +177,15 @@ pub fn match_weights(mut tensors: Tensors, specs: &Params<ParamSpec>) -> Result<
         Some(name) => Err(format!("it has `{name}`, which the model does not")),
         None => Ok(weights),
     }
+}
+
+/// The averaged weights in a checkpoint's optimizer state, by the names of the weights; `None` if no average was kept.
+pub fn averaged_weights(optimizer: &Tensors) -> Option<Tensors> {
+    let averages: Tensors = optimizer
+        .iter()
+        .filter_map(|(name, tensor)| Some((name.strip_prefix(EMA_PREFIX)?.to_owned(), tensor.clone())))
+        .collect();
+    (!averages.is_empty()).then_some(averages)
 }
 
 /// An error of a model that cannot be differentiated: a defect of lmc, not of the user's input.

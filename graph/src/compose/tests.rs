@@ -3,7 +3,7 @@
 use std::slice::from_ref;
 
 use crate::eval::tests::{check, check_close, f32s, i32s, results};
-use crate::{DType, Literal, TensorType, Value};
+use crate::{Builder, DType, Literal, TensorType, Value, eval};
 
 const INF: f64 = f64::INFINITY;
 /// The expected numbers were computed in f64 as well, in another order.
@@ -98,6 +98,40 @@ fn activations() {
     );
     close(&x, |x| x.square(), &[9.0, 1.0, 0.25, 0.0, 0.0625, 1.0, 16.0]);
     check(&[f32s(&[3], &[-1.0, 2.0, f32::NAN])], |x| x[0].relu(), &f32s(&[3], &[0.0, 2.0, f32::NAN]));
+}
+
+#[test]
+fn error_function() {
+    let points = [-100.0, -5.0, -3.74, -3.0, -1.5, -0.75, -1e-3, 0.0, 1e-20, 0.3, 1.0, 2.0, 3.7, 4.0, 100.0];
+    // torch.erf of torch 2.15 in float64.
+    let expected: [f64; 15] = [
+        -1.0,
+        -1.0,
+        -0.999_999_877,
+        -0.999_977_91,
+        -0.966_105_146,
+        -0.711_155_634,
+        -0.001_128_378_79,
+        0.0,
+        1.128_379_17e-20,
+        0.328_626_759,
+        0.842_700_793,
+        0.995_322_265,
+        0.999_999_833,
+        0.999_999_985,
+        1.0,
+    ];
+    let infinite = [f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
+    let x: Vec<f32> = points.iter().map(|&x| x as f32).chain(infinite).collect();
+    let func = Builder::build("f", |b| vec![b.param("x", TensorType::new(DType::F32, [x.len()])).erf()]);
+    let found = eval(&func, &[Literal::new([x.len()], &x)]).expect("the argument fits")[0].to_f64s();
+    for ((x, found), expected) in points.iter().zip(&found).zip(expected) {
+        assert!(
+            (found - expected).abs() <= 4e-7 * expected.abs() && found.abs() <= 1.0,
+            "erf({x}): {found}, not {expected}"
+        );
+    }
+    assert!(found[points.len()] == -1.0 && found[points.len() + 1] == 1.0 && found[points.len() + 2].is_nan());
 }
 
 #[test]

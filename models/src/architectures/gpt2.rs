@@ -4,10 +4,11 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, residual_std};
+use crate::architectures::{ConfigError, Dropout, check_layers, check_positive, check_sizes, residual_std};
 use crate::layers::{Embedding, LayerNorm, Linear};
 use crate::layers::{
-    blocks, causal_attention, conv1d, embedding, gelu_new, layer_norm, logits, rms_normalize, tied_logits,
+    blocks, causal_attention_with_dropout, conv1d, dropout, embedding, gelu, gelu_new, layer_norm, logits,
+    rms_normalize, tied_logits,
 };
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
@@ -43,11 +44,15 @@ pub struct Gpt2Config {
     pub embedding_norm: bool,
     /// Whether activations are normalized after the last block; GPT-2's are.
     pub final_norm: bool,
+    /// The rates of dropout: `embd_pdrop`, `resid_pdrop` and `attn_pdrop`. 0.1 each in GPT-2.
+    pub dropout: Dropout,
 }
 
 /// The function between the projections of a feed-forward layer, by Hugging Face's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActivationFunction {
+    /// `gelu`: GELU by the error function.
+    Gelu,
     /// `gelu_new`: GELU by a hyperbolic tangent.
     GeluNew,
     /// `relu`.
@@ -64,7 +69,7 @@ pub enum Normalization {
 }
 
 impl Gpt2Config {
-    /// GPT-2 with these sizes and everything else as in the published models.
+    /// GPT-2 with these sizes and everything else as in the published models, but without dropout.
     pub fn new(vocab_size: usize, n_positions: usize, n_embd: usize, n_layer: usize, n_head: usize) -> Gpt2Config {
         Gpt2Config {
             vocab_size,
@@ -81,6 +86,7 @@ impl Gpt2Config {
             bias: true,
             embedding_norm: false,
             final_norm: true,
+            dropout: Dropout::NONE,
         }
     }
 
@@ -104,6 +110,7 @@ impl Gpt2Config {
             if self.embedding_norm {
                 x = self.norm(scope, "ln_e", x);
             }
+            x = dropout(scope, "drop", x, self.dropout.embedding);
             x = blocks(scope, "h", self.n_layer, x, |scope, x| self.block(scope, x));
             if self.final_norm { self.norm(scope, "ln_f", x) } else { x }
         })
@@ -132,9 +139,11 @@ impl Gpt2Config {
 
     fn block<'g>(&self, scope: &Scope<'g>, x: Value<'g>) -> Value<'g> {
         let h = self.norm(scope, "ln_1", x);
-        let x = x + scope.sub("attn", |scope| self.attention(scope, h));
+        let h = scope.sub("attn", |scope| self.attention(scope, h));
+        let x = x + dropout(scope, "attn.resid_dropout", h, self.dropout.residual);
         let h = self.norm(scope, "ln_2", x);
-        x + scope.sub("mlp", |scope| self.mlp(scope, h))
+        let h = scope.sub("mlp", |scope| self.mlp(scope, h));
+        x + dropout(scope, "mlp.dropout", h, self.dropout.residual)
     }
 
     fn attention<'g>(&self, scope: &Scope<'g>, x: Value<'g>) -> Value<'g> {
@@ -144,7 +153,9 @@ impl Gpt2Config {
             conv1d(scope, x, &self.linear(self.hidden_dimension(), ("heads", 3 * c), self.initializer_range))
         });
         let part = |i: usize| qkv.slice_dim(2, i * c..(i + 1) * c).reshape(&[b, t, n, h]);
-        let output = causal_attention(part(0), part(1), part(2)).reshape(&[b, t, c]);
+        let parts = [part(0), part(1), part(2)];
+        let output = causal_attention_with_dropout(scope, "attn_dropout", parts, self.dropout.attention);
+        let output = output.reshape(&[b, t, c]);
         let layer = self.linear(("heads", c), self.hidden_dimension(), self.residual_std());
         scope.sub("c_proj", |scope| conv1d(scope, output, &layer))
     }
@@ -155,6 +166,7 @@ impl Gpt2Config {
         let narrow = self.linear(intermediate, hidden, self.residual_std());
         let h = scope.sub("c_fc", |scope| conv1d(scope, x, &widen));
         let h = match self.activation_function {
+            ActivationFunction::Gelu => gelu(h),
             ActivationFunction::GeluNew => gelu_new(h),
             ActivationFunction::Relu => h.relu(),
         };
@@ -222,6 +234,7 @@ impl Gpt2Config {
             ("layer_norm_epsilon", self.layer_norm_epsilon),
             ("initializer_range", self.initializer_range),
         ])?;
+        self.dropout.validate()?;
         if !self.n_embd.is_multiple_of(self.n_head) {
             let reason = format!("must divide n_embd = {}, found {}", self.n_embd, self.n_head);
             return Err(ConfigError { field: "n_head", reason });

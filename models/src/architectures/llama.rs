@@ -3,9 +3,11 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, check_layers, check_positive, check_sizes, residual_std};
+use crate::architectures::{ConfigError, Dropout, check_layers, check_positive, check_sizes, residual_std};
 use crate::layers::{Embedding, Linear, Rope, SwiGlu};
-use crate::layers::{blocks, causal_attention, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits};
+use crate::layers::{
+    blocks, causal_attention_with_dropout, dropout, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits,
+};
 use crate::scope::Scope;
 
 /// The sizes of a Llama, named as in its `config.json`.
@@ -33,6 +35,8 @@ pub struct LlamaConfig {
     pub tie_word_embeddings: bool,
     /// The standard deviation of initial weights; 0.02 in Hugging Face's.
     pub initializer_range: f64,
+    /// The rates of dropout; Llama's are 0.
+    pub dropout: Dropout,
 }
 
 impl LlamaConfig {
@@ -45,6 +49,7 @@ impl LlamaConfig {
         let [_, t] = tokens.dims();
         scope.sub("model", |scope| {
             let x = scope.sub("embed_tokens", |scope| embedding(scope, tokens, &self.embedding()));
+            let x = dropout(scope, "embd_dropout", x, self.dropout.embedding);
             let rope = scope.sub("rotary_emb", |scope| Rope::new(scope.builder(), t, self.head_dim, self.rope_theta));
             let block = |scope: &Scope<'g>, x| self.block(scope, x, rope);
             let x = blocks(scope, "layers", self.num_hidden_layers, x, block);
@@ -68,7 +73,8 @@ impl LlamaConfig {
 
     fn block<'g>(&self, scope: &Scope<'g>, x: Value<'g>, rope: Rope<'g>) -> Value<'g> {
         let h = self.norm(scope, "input_layernorm", x);
-        let x = x + scope.sub("self_attn", |scope| self.attention(scope, h, rope));
+        let h = scope.sub("self_attn", |scope| self.attention(scope, h, rope));
+        let x = x + dropout(scope, "self_attn.resid_dropout", h, self.dropout.residual);
         let h = self.norm(scope, "post_attention_layernorm", x);
         let mlp = SwiGlu {
             hidden: ("hidden", self.hidden_size),
@@ -77,7 +83,8 @@ impl LlamaConfig {
             residual_std: residual_std(self.initializer_range, self.num_hidden_layers),
             bias: false,
         };
-        x + scope.sub("mlp", |scope| swiglu(scope, h, &mlp))
+        let h = scope.sub("mlp", |scope| swiglu(scope, h, &mlp));
+        x + dropout(scope, "mlp.resid_dropout", h, self.dropout.residual)
     }
 
     fn attention<'g>(&self, scope: &Scope<'g>, x: Value<'g>, rope: Rope<'g>) -> Value<'g> {
@@ -90,7 +97,9 @@ impl LlamaConfig {
         };
         let (query, key) = (project("q_proj", "heads", n), project("k_proj", "kv_heads", k));
         let value = project("v_proj", "kv_heads", k);
-        let output = causal_attention(rotate(query, rope), rotate(key, rope), value).reshape(&[b, t, n * h]);
+        let parts = [rotate(query, rope), rotate(key, rope), value];
+        let output = causal_attention_with_dropout(scope, "attn_dropout", parts, self.dropout.attention);
+        let output = output.reshape(&[b, t, n * h]);
         let std = residual_std(std, self.num_hidden_layers);
         let layer = Linear { input: ("heads", n * h), output: hidden, std, bias: false };
         scope.sub("o_proj", |scope| linear(scope, output, &layer))
@@ -136,6 +145,7 @@ impl LlamaConfig {
         check_layers("num_hidden_layers", self.num_hidden_layers)?;
         check_positive(&[("rope_theta", self.rope_theta), ("initializer_range", self.initializer_range)])?;
         check_positive(&[("rms_norm_eps", self.rms_norm_eps)])?;
+        self.dropout.validate()?;
         let (n, k) = (self.num_attention_heads, self.num_key_value_heads);
         if !n.is_multiple_of(k) {
             let reason = format!("must divide num_attention_heads = {n}, found {k}");

@@ -18,6 +18,37 @@ pub enum ModelConfig {
     Gpt2(Gpt2Config),
 }
 
+/// How much is dropped while a model is trained: shares of elements, from 0 to below 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Of the embeddings that go into the first block.
+    pub embedding: f64,
+    /// Of what attention and feed-forward layer add to the residual stream.
+    pub residual: f64,
+    /// Of the probabilities of attention.
+    pub attention: f64,
+}
+
+impl Dropout {
+    /// Nothing is dropped.
+    pub const NONE: Dropout = Dropout { embedding: 0.0, residual: 0.0, attention: 0.0 };
+
+    /// Checks the rates.
+    ///
+    /// # Errors
+    /// The first that is not from 0 to below 1.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for (field, rate) in
+            [("embd_pdrop", self.embedding), ("resid_pdrop", self.residual), ("attn_pdrop", self.attention)]
+        {
+            if !(0.0..1.0).contains(&rate) {
+                return Err(ConfigError { field, reason: format!("must be at least 0 and below 1, found {rate}") });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A size or setting that no model can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {reason}")]
@@ -34,6 +65,14 @@ impl ModelConfig {
         match self {
             ModelConfig::Llama(config) => config.vocab_size,
             ModelConfig::Gpt2(config) => config.vocab_size,
+        }
+    }
+
+    /// What is dropped in training.
+    pub fn dropout(&self) -> Dropout {
+        match self {
+            ModelConfig::Llama(config) => config.dropout,
+            ModelConfig::Gpt2(config) => config.dropout,
         }
     }
 
@@ -157,6 +196,7 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
             initializer_range: 0.02,
+            dropout: Dropout::NONE,
         }
     }
 
@@ -250,6 +290,21 @@ mod tests {
                 "transformer.ln_f.bias",
             ]
         );
+    }
+
+    /// Muon's are the matrices of the blocks, and no others.
+    #[test]
+    fn hidden_matrices_are_those_of_blocks() {
+        let gpt2 = Gpt2Config { tie_word_embeddings: false, ..Gpt2Config::new(11, 4, 8, 1, 2) };
+        for (model, block, count) in
+            [(ModelConfig::Llama(tiny_llama()), ".layers.", 7), (ModelConfig::Gpt2(gpt2), ".h.", 4)]
+        {
+            let specs = loss_func(&model, 1, 2, Precision::Float32).specs;
+            let hidden: Vec<&str> =
+                specs.iter().filter(|(_, spec)| spec.is_hidden_matrix()).map(|(path, _)| path).collect();
+            assert_eq!(hidden.len(), count, "{hidden:?}");
+            assert!(hidden.iter().all(|path| path.contains(block)), "{hidden:?}");
+        }
     }
 
     /// The products and attentions of a function whose operands are not of `dtype`, or are but copies of narrower ones.

@@ -40,6 +40,15 @@ fn silu(x: Value<'_>) -> Value<'_> {
     x.convert(DType::F32).silu().convert(x.dtype())
 }
 
+/// [`Value::gelu_exact`], computed in f32 and rounded once.
+///
+/// # Panics
+/// If `x` is not of floats.
+#[track_caller]
+pub fn gelu(x: Value<'_>) -> Value<'_> {
+    x.convert(DType::F32).gelu_exact().convert(x.dtype())
+}
+
 /// GPT-2's activation, [`Value::gelu`], computed in f32 and rounded once.
 ///
 /// # Panics

@@ -5,17 +5,19 @@
 
 mod attention;
 mod blocks;
+mod dropout;
 mod embedding;
 mod linear;
 mod mlp;
 mod norm;
 mod rope;
 
-pub use attention::causal_attention;
+pub use attention::{causal_attention, causal_attention_with_dropout};
 pub use blocks::blocks;
+pub use dropout::dropout;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
-pub use mlp::{SwiGlu, gelu_new, swiglu};
+pub use mlp::{SwiGlu, gelu, gelu_new, swiglu};
 pub use norm::{LayerNorm, layer_norm, rms_norm, rms_normalize};
 pub use rope::{Rope, rotate};
 
@@ -52,7 +54,24 @@ mod tests {
         let rms = [0.529812157, -1.059624314, 0.264906079, 1.589436531];
         check(|scope, x| rms_norm(scope, x, dimension, 1e-5), rms);
         check(|_, x| rms_normalize(x, 1e-5), rms);
+        check(|_, x| gelu(x), [0.841344747, -0.045500264, 0.345731231, 2.995950306]);
         check(|_, x| gelu_new(x), [0.841192007, -0.045402288, 0.345714003, 2.996362686]);
+    }
+
+    /// The derivative of [`gelu`] is that of torch.nn.functional.gelu in float64.
+    #[test]
+    fn gelus_derivative_is_torchs() {
+        let func = Builder::build("f", |b| {
+            let x = b.param("x", TensorType::new(DType::F32, [5]));
+            vec![gelu(x).sum(&[0])]
+        });
+        let func = lmc_autodiff::grad(&func, &[0]).expect("it has a derivative");
+        let x = Literal::new([5], &[-40f32, -3.0, -0.4, 0.0, 2.2]);
+        let found = eval(&func, &[x]).expect("the argument fits")[0].to_f64s();
+        for (found, expected) in found.iter().zip([0.0, -0.011945647, 0.197270202, 0.5, 1.064140657]) {
+            // Terms of the derivative of the rational function that is computed cancel each other.
+            assert!((found - expected).abs() < 2e-6, "{found}, not {expected}");
+        }
     }
 
     /// Position 0 stays; position `t` turns the pair `(x[0], x[2])` by `t` radians and `(x[1], x[3])` by `t / 100`.

@@ -6,6 +6,7 @@ use crate::cli::CheckArgs;
 use crate::config::Config;
 use crate::data::Data;
 use crate::error::Result;
+use crate::memory::size;
 use crate::model::{describe_init, initial_weights, step_config};
 use crate::output::{group_digits, print, print_json, say};
 
@@ -17,6 +18,7 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
     if config.model.init_from().is_some() {
         initial_weights(&config, &loss.specs)?;
     }
+    let optimizer = &step_config.update.optimizer;
     let count: usize = loss.specs.values().map(|spec| spec.ty.num_elements()).sum();
     let sources = data.sources(config.train.steps);
     data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
@@ -25,7 +27,10 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
         let parameters: Vec<_> = loss
             .specs
             .iter()
-            .map(|(path, spec)| json!({ "path": path, "shape": spec.ty.shape, "decay": spec.decay }))
+            .map(|(path, spec)| {
+                let slots = optimizer.slots(spec);
+                json!({ "path": path, "shape": spec.ty.shape, "decay": spec.decay, "slots": slots })
+            })
             .collect();
         let sources: Vec<_> = sources
             .iter()
@@ -45,13 +50,20 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
     let width = loss.specs.keys().map(str::len).max().unwrap_or(0);
     let mut text = String::new();
     for (path, spec) in loss.specs.iter() {
-        let (ty, init) = (spec.ty.to_string(), describe_init(spec.init));
-        text += &format!("{path:width$}  {ty:>16}  {init}{}\n", if spec.decay { ", decays" } else { "" });
+        let (ty, init, slots) = (spec.ty.to_string(), describe_init(spec.init), optimizer.slots(spec).join(", "));
+        let decay = if spec.decay { ", decays" } else { "" };
+        text += &format!("{path:width$}  {ty:>16}  {init}{decay}; {slots}\n");
     }
+    let slots: usize = loss.specs.values().map(|spec| spec.ty.num_elements() * optimizer.slots(spec).len()).sum();
+    let averages = if step_config.update.ema_decay > 0.0 { count } else { 0 };
     text += &format!(
-        "\n{} parameters, vocabulary {}\n{} tokens to train on, {} held out\n{} steps of {} tokens{}\n",
+        "\n{} parameters, vocabulary {}; {} of weights, {} of optimizer state{}\n{} tokens to train on, {} held out\n\
+         {} steps of {} tokens{}\n",
         group_digits(count as u64),
         config.model.vocab_size().map_or_else(String::new, |size| group_digits(size as u64)),
+        size(4 * count as u128),
+        size(4 * slots as u128),
+        if averages > 0 { format!(", {} of averaged weights", size(4 * averages as u128)) } else { String::new() },
         group_digits(data.train_tokens()),
         group_digits(data.held_out_tokens()),
         group_digits(config.train.steps),

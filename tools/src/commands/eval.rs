@@ -19,7 +19,7 @@ pub(super) fn run(args: EvalArgs) -> Result<()> {
         )));
     }
     let device = saved.open_device(args.plugin.plugin)?;
-    let weights = saved.weights(&device)?;
+    let weights = saved.weights(&device, args.weights)?;
     let step = saved.checkpoint.step;
     let result = Evaluator::new(&config, &data, &saved.step_config).evaluate(&device, &weights, step)?;
     let perplexity = result.val_loss.exp();

@@ -30,7 +30,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
     check(&saved.step_config, tokenizer, &sampling)?;
     let device = saved.open_device(args.plugin.plugin)?;
     let mut generator = Generator::new(&saved.step_config, tokenizer, &sampling)?;
-    let weights = saved.weights(&device)?;
+    let weights = saved.weights(&device, args.weights)?;
     for (prompt, text) in generator.generate(&device, &weights)? {
         if args.json {
             print_json(&json!({ "prompt": prompt, "text": text }))?;

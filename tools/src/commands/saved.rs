@@ -6,10 +6,11 @@ use lmc_models::{ParamSpec, Params, StepConfig};
 use lmc_runtime::Buffer;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::cli::{Weights, WeightsArgs};
 use crate::config::Config;
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
-use crate::model::{match_weights, step_config};
+use crate::model::{averaged_weights, match_weights, step_config};
 use crate::output::say;
 
 /// A run's newest whole checkpoint with its config.
@@ -44,9 +45,20 @@ impl SavedRun {
         Device::open(&DeviceOptions::from_config(&self.config.runtime, plugin))
     }
 
-    /// The weights on the device, in the order of the model's parameters.
-    pub(super) fn weights(&self, device: &Device) -> Result<Vec<Buffer>> {
-        let weights = match_weights(self.checkpoint.model.clone(), &self.specs())
+    /// The weights that are asked for on the device, in the order of the model's parameters.
+    pub(super) fn weights(&self, device: &Device, which: WeightsArgs) -> Result<Vec<Buffer>> {
+        let averaged = averaged_weights(&self.checkpoint.optimizer);
+        let tensors = match which.weights {
+            Some(Weights::Trained) => self.checkpoint.model.clone(),
+            Some(Weights::Averaged) => averaged.ok_or_else(|| {
+                Error::input(
+                    "the run keeps no average of its weights (train.ema_decay is 0): leave out --weights, or say \
+                     --weights trained",
+                )
+            })?,
+            None => averaged.unwrap_or_else(|| self.checkpoint.model.clone()),
+        };
+        let weights = match_weights(tensors, &self.specs())
             .map_err(|reason| Error::input(format!("the checkpoint does not fit its config: {reason}")))?;
         weights.values().map(|weight| device.buffer(weight)).collect()
     }

@@ -9,6 +9,7 @@
 
 mod mixture;
 mod model;
+mod optimizer;
 mod section;
 mod settings;
 mod source;
@@ -29,9 +30,9 @@ use crate::error::{Error, Result};
 
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
-    Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat,
-    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig, TokenDType, TokenizerKind,
-    TrainConfig,
+    AdjustLrFn, Choice, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order,
+    Precision, Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig, TokenDType,
+    TokenizerKind, TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -263,6 +264,9 @@ fn may_change(key: &str) -> bool {
         "train.loss_chunk",
         "train.remat",
         "train.layers",
+        // The past was finite, or what was done about it is done.
+        "train.non_finite",
+        "train.non_finite_limit",
         // What the weights started from no longer matters.
         "model.init_from",
         "data.val",

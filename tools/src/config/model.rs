@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::settings::{Choice, choices};
+use super::settings::{Choice, choices, is_zero};
 
 /// `[model]`: the architecture, `arch`, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -56,6 +56,17 @@ pub struct LlamaConfig {
     pub tie_word_embeddings: bool,
     /// Standard deviation of initial weights. Default 0.02, as in GPT-2.
     pub initializer_range: f64,
+    /// Rate of dropout of the embeddings, in training only; at least 0 and less than 1. Default `dropout`, a key that
+    /// sets this and the two below, else 0: a run that sees its data about once needs none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub embd_pdrop: f64,
+    /// Rate of dropout of what attention and MLP add to the residual stream. Default as `embd_pdrop`'s.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resid_pdrop: f64,
+    /// Rate of dropout of attention's probabilities, which are then in memory for all pairs of positions: no fused
+    /// attention has it. Default as `embd_pdrop`'s.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attention_dropout: f64,
     /// Weights to start from: a safetensors file with Hugging Face's names. Default: random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
@@ -79,7 +90,8 @@ pub struct Gpt2Config {
     pub n_positions: usize,
     /// Width of the MLP. Default `4 * n_embd`, as in GPT-2.
     pub n_inner: usize,
-    /// The MLP's activation: `"gelu_new"` (tanh form) or `"relu"`. Default `"gelu_new"`, as in GPT-2.
+    /// The MLP's activation: `"gelu_new"` (tanh form), `"gelu"` (by the error function) or `"relu"`. Default
+    /// `"gelu_new"`, as in GPT-2.
     pub activation_function: Activation,
     /// `"layer_norm"`, with gains and (if `bias`) biases; or `"rms_norm"`, without either, as in microgpt. Default
     /// `"layer_norm"`.
@@ -96,6 +108,17 @@ pub struct Gpt2Config {
     pub tie_word_embeddings: bool,
     /// Standard deviation of initial weights. Default 0.02, as in GPT-2.
     pub initializer_range: f64,
+    /// Rate of dropout of the embeddings, in training only; at least 0 and less than 1. Default `dropout`, a key that
+    /// sets this and the two below, else 0: a run that sees its data about once needs none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub embd_pdrop: f64,
+    /// Rate of dropout of what attention and MLP add to the residual stream. Default as `embd_pdrop`'s.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resid_pdrop: f64,
+    /// Rate of dropout of attention's probabilities, which are then in memory for all pairs of positions: no fused
+    /// attention has it. Default as `embd_pdrop`'s.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attn_pdrop: f64,
     /// Weights to start from: a safetensors file with Hugging Face's names. Default: random weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_from: Option<PathBuf>,
@@ -104,6 +127,8 @@ pub struct Gpt2Config {
 choices! {
     /// The activation of an MLP, in Hugging Face's words.
     Activation {
+        /// GELU by the error function, as it is defined.
+        Gelu = "gelu",
         /// GELU by its tanh approximation.
         GeluNew = "gelu_new",
         /// max(x, 0).
@@ -151,6 +176,14 @@ impl ModelConfig {
         match self {
             ModelConfig::Llama(_) => None,
             ModelConfig::Gpt2(model) => Some(model.n_positions),
+        }
+    }
+
+    /// The rate of dropout of attention's probabilities.
+    pub fn attention_dropout(&self) -> f64 {
+        match self {
+            ModelConfig::Llama(model) => model.attention_dropout,
+            ModelConfig::Gpt2(model) => model.attn_pdrop,
         }
     }
 
@@ -213,6 +246,7 @@ impl ModelConfig {
                 "rope_theta": m.rope_theta,
                 "rms_norm_eps": m.rms_norm_eps,
                 "attention_bias": false,
+                "attention_dropout": m.attention_dropout,
                 "mlp_bias": false,
                 "tie_word_embeddings": m.tie_word_embeddings,
                 "initializer_range": m.initializer_range,
@@ -233,9 +267,9 @@ impl ModelConfig {
                         "n_inner": m.n_inner,
                         "activation_function": m.activation_function,
                         "layer_norm_epsilon": m.layer_norm_epsilon,
-                        "resid_pdrop": 0.0,
-                        "embd_pdrop": 0.0,
-                        "attn_pdrop": 0.0,
+                        "resid_pdrop": m.resid_pdrop,
+                        "embd_pdrop": m.embd_pdrop,
+                        "attn_pdrop": m.attn_pdrop,
                         "tie_word_embeddings": m.tie_word_embeddings,
                         "initializer_range": m.initializer_range,
                         "torch_dtype": "float32",
@@ -264,6 +298,9 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: false,
             initializer_range: 0.02,
+            embd_pdrop: 0.0,
+            resid_pdrop: 0.0,
+            attention_dropout: 0.0,
             init_from: None,
         };
         // Llama 2 7B.
@@ -283,6 +320,9 @@ mod tests {
             bias: true,
             tie_word_embeddings: true,
             initializer_range: 0.02,
+            embd_pdrop: 0.0,
+            resid_pdrop: 0.0,
+            attn_pdrop: 0.0,
             init_from: None,
         };
         // GPT-2 small.

@@ -198,18 +198,36 @@ choices! {
 /// `[optimizer]`: how a gradient becomes an update.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct OptimizerConfig {
-    /// `"adamw"` or `"adam"`. Default `"adamw"`.
+    /// `"adamw"`, `"adam"`, `"lion"` or `"muon"`. Default `"adamw"`.
     pub kind: OptimizerKind,
-    /// The peak learning rate, more than 0. Required: it depends on the model's size.
+    /// The peak learning rate, more than 0. Required: it depends on the model's size. Lion's is three to ten times
+    /// smaller than AdamW's, as every element of a weight moves by all of it.
     pub learning_rate: f64,
-    /// The decay rates of the two moments, each at least 0 and less than 1. Default `[0.9, 0.95]`, as for GPT-3.
+    /// The decay rates of the two moments, each at least 0 and less than 1; for `"lion"`, of the average whose sign is
+    /// taken and of the one that is kept; for `"muon"`, of its AdamW. Default `[0.9, 0.95]`, as for GPT-3; for `"lion"`
+    /// `[0.9, 0.99]`, as in its paper.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment. Default 1e-8, as in the Adam paper.
-    pub eps: f64,
-    /// Decoupled decay, on matrices only; 0 disables. Default 0.1 for `"adamw"`, as for GPT-3; always 0 for `"adam"`.
+    /// Added to the root of the second moment. Default 1e-8, as in the Adam paper. Not for `"lion"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
+    /// Decoupled decay, on matrices only; 0 disables. Default 0.1 for `"adamw"`, as for GPT-3, and for `"muon"`, as in
+    /// PyTorch; 1.0 for `"lion"`, since the decay of a step is `learning_rate * weight_decay`, and its rate about ten
+    /// times smaller; always 0 for `"adam"`.
     pub weight_decay: f64,
     /// Clip gradients to this global norm; 0 disables. Default 1.0, as in nanoGPT.
     pub grad_clip_norm: f64,
+    /// `"muon"` only: how much of the momentum stays in a step, at least 0 and less than 1. Default 0.95, as in PyTorch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// `"muon"` only: the peak learning rate of hidden matrices; it follows the same schedule. Default `learning_rate`
+    /// with `adjust_lr_fn = "match_rms_adamw"`, which is made for that; required with `"original"`, whose rates are
+    /// larger (0.02 is usual).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub muon_learning_rate: Option<f64>,
+    /// `"muon"` only: how the rate of a hidden matrix depends on its shape, in PyTorch's words. Default
+    /// `"match_rms_adamw"`: rate and decay of AdamW may be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adjust_lr_fn: Option<AdjustLrFn>,
 }
 
 choices! {
@@ -219,6 +237,21 @@ choices! {
         AdamW = "adamw",
         /// Adam (Kingma and Ba, 2015): no decay.
         Adam = "adam",
+        /// The sign of an averaged gradient (Chen et al., 2023): half of AdamW's state.
+        Lion = "lion",
+        /// Orthogonalized momentum for the matrices of blocks (Jordan et al., 2024), AdamW for embeddings, the head,
+        /// gains and biases. Computed in `train.precision`.
+        Muon = "muon",
+    }
+}
+
+choices! {
+    /// How Muon's learning rate depends on the shape of a matrix.
+    AdjustLrFn {
+        /// Times `sqrt(max(1, rows / columns))`, as of the weight in the file.
+        Original = "original",
+        /// Times `0.2 sqrt(max(rows, columns))`: updates are about as long as AdamW's.
+        MatchRmsAdamW = "match_rms_adamw",
     }
 }
 
@@ -290,7 +323,23 @@ pub struct TrainConfig {
     /// parameters. A loop is compiled in a time that does not grow with the number of blocks, and always computes the
     /// inside of a block again in the backward pass; checkpoints are the same. Default `"unroll"`.
     pub layers: Layers,
-    /// Decides initial weights, order of data and held-out documents. Default 1337, as in nanoGPT.
+    /// Keep an exponential moving average of the weights, of which this much stays in a step, but only
+    /// `(1 + t) / (10 + t)` after `t` steps where that is less, so that the initial weights are soon forgotten; at least 0
+    /// and less than 1; 0 keeps none. Where it is kept, it is what is evaluated and
+    /// sampled, in training as by `eval` and `generate`; checkpoints have both. Costs 4 bytes a parameter. Default 0;
+    /// 0.999 to 0.9999 are usual.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ema_decay: f64,
+    /// What to do when the loss or the gradient norm of a step is not finite. Its update is applied in no case, and the
+    /// first tensor that is not finite is named with its place. `"stop"` ends the run with exit code 3, and saves
+    /// nothing. `"skip"` goes on with the next step. `"rollback"` goes on with the next step too, but from the weights
+    /// and the optimizer's state of the newest checkpoint, or of the start, so that all steps since then are passed
+    /// over, as for PaLM. Default `"stop"`: somebody should look.
+    pub non_finite: NonFinite,
+    /// Stop, with exit code 3, when this many steps in a row were skipped, or when the run was to be rolled back to the
+    /// same checkpoint more often than this; at least 1. Default 10: a run that cannot go on should not seem to.
+    pub non_finite_limit: u64,
+    /// Decides initial weights, order of data, held-out documents and what dropout draws. Default 1337, as in nanoGPT.
     pub seed: u64,
     /// Evaluate on held-out data every so many steps, and after the last; 0 means never. Default 250, as in nanoGPT's
     /// character recipe; without held-out data there is nothing to evaluate.
@@ -318,6 +367,23 @@ pub struct TrainConfig {
     pub tensorboard: bool,
     /// The run folder. A relative path is relative to the current folder. Default `runs/` and the config file's name.
     pub out_dir: PathBuf,
+}
+
+choices! {
+    /// What to do about a step that is not finite.
+    NonFinite {
+        /// End the run.
+        Stop = "stop",
+        /// Go on without its update.
+        Skip = "skip",
+        /// Go on without its update and those since the newest checkpoint.
+        Rollback = "rollback",
+    }
+}
+
+/// Whether a setting that is off is left out of the resolved config, as in configs of the versions that had none.
+pub(crate) fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 choices! {

@@ -110,7 +110,21 @@ fn defaults_are_those_of_the_manual() {
     assert!(model.tie_word_embeddings && model.bias && model.final_norm && !model.embedding_norm);
     assert_eq!((config.data.packing, config.data.val_fraction), (false, Some(0.1)));
     assert_eq!(config.optimizer.betas, [0.9, 0.95]);
-    assert_eq!(config.optimizer.weight_decay, 0.1);
+    assert_eq!(
+        (config.optimizer.weight_decay, config.optimizer.eps, config.optimizer.momentum),
+        (0.1, Some(1e-8), None)
+    );
+    assert_eq!((config.train.ema_decay, config.train.non_finite), (0.0, NonFinite::Stop));
+    assert_eq!((model.embd_pdrop, model.resid_pdrop, model.attn_pdrop), (0.0, 0.0, 0.0));
+    let of = |sets: &[&str]| parse(NAMES, sets).unwrap().optimizer.clone();
+    let lion = of(&["optimizer.kind=lion"]);
+    assert_eq!((lion.betas, lion.weight_decay, lion.eps), ([0.9, 0.99], 1.0, None));
+    let muon = of(&["optimizer.kind=muon"]);
+    assert_eq!((muon.momentum, muon.muon_learning_rate), (Some(0.95), Some(1e-3)));
+    assert_eq!((muon.adjust_lr_fn, muon.weight_decay), (Some(AdjustLrFn::MatchRmsAdamW), 0.1));
+    let dropped = parse(NAMES, &["model.dropout=0.2", "model.attn_pdrop=0"]).unwrap();
+    let ModelConfig::Gpt2(dropped) = &dropped.model else { panic!("{:?}", dropped.model) };
+    assert_eq!((dropped.embd_pdrop, dropped.resid_pdrop, dropped.attn_pdrop), (0.2, 0.2, 0.0));
     assert_eq!(config.train.out_dir, Path::new("runs/run"));
     assert_eq!((config.train.seed, config.sample.clone()), (1337, None));
     let TrainConfig { loss_chunk, remat, layers, .. } = config.train;
@@ -135,6 +149,8 @@ fn resolved_toml_reads_back_as_the_same_config() {
             ],
         ),
         (LLAMA, &["model.rope_theta=500000", "runtime.plugin=a.so"]),
+        (LLAMA, &["model.dropout=0.1", "optimizer.kind=muon", "train.ema_decay=0.999", "train.non_finite=skip"]),
+        (NAMES, &["model.dropout=0.1", "optimizer.kind=lion", "train.non_finite_limit=3"]),
     ] {
         let config = parse(text, sets).unwrap();
         let written = config.to_toml().unwrap();
@@ -205,6 +221,17 @@ fn problems_of_one_setting() {
         ("optimizer.betas=[0.9]", "`betas` takes two numbers such as [0.9, 0.95], found a list of 1"),
         ("optimizer.betas=[0.9, 1]", "at least 0 and less than 1, found 1.0"),
         ("optimizer.weight_decay=-0.1", "0 or more, found -0.1"),
+        ("optimizer.kind=\"sgd\"", "`kind` is one of \"adamw\", \"adam\", \"lion\", \"muon\", found \"sgd\""),
+        ("optimizer.momentum=0.9", "`momentum` is for kind = \"muon\", found kind = \"adamw\""),
+        ("optimizer.muon_learning_rate=0.1", "`muon_learning_rate` is for kind = \"muon\""),
+        ("optimizer.adjust_lr_fn=original", "`adjust_lr_fn` is for kind = \"muon\""),
+        ("train.ema_decay=1", "`ema_decay` must be at least 0 and less than 1, found 1.0"),
+        ("train.non_finite=\"ignore\"", "`non_finite` is one of \"stop\", \"skip\", \"rollback\", found \"ignore\""),
+        ("train.non_finite_limit=0", "`non_finite_limit` must be at least 1, found 0"),
+        ("model.dropout=1", "`dropout` must be at least 0 and less than 1, found 1.0"),
+        ("model.attn_pdrop=-0.5", "`attn_pdrop` must be at least 0 and less than 1, found -0.5"),
+        ("model.attention_dropout=0.1", "unknown key `attention_dropout` in [model]"),
+        ("train.dropout=0.1", "it belongs in [model]"),
         ("schedule.decay_fraction=0.1", "`decay_fraction` is for kind = \"wsd\", found kind = \"constant\""),
         ("schedule.min_learning_rate=1", "is more than [optimizer]'s `learning_rate` 0.001"),
         ("train.steps=0", "`steps` must be at least 1"),
@@ -253,6 +280,10 @@ fn problems_of_a_llama() {
         (&["data.packing=false"], "packing = false is for documents"),
         (&["data.val=a.bin", "data.val_fraction=0.1"], "say one of them"),
         (&["optimizer.kind=adam"], "kind = \"adam\" has no weight decay"),
+        (&["optimizer.kind=lion"], "kind = \"lion\" has no `eps`"),
+        (&["optimizer.kind=muon", "optimizer.adjust_lr_fn=original"], "needs `muon_learning_rate`"),
+        (&["optimizer.kind=muon", "optimizer.momentum=1"], "`momentum` must be at least 0 and less than 1"),
+        (&["model.attn_pdrop=0.1"], "unknown key `attn_pdrop` in [model]"),
         (&["schedule.kind=constant"], "`decay_fraction` is for kind = \"wsd\""),
     ] {
         check_error(LLAMA, sets, &[expected]);

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::mixture::read_mixture;
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
-use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
+use super::optimizer::{read_optimizer, read_schedule};
+use super::section::{BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat, RuntimeConfig,
-    SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    DataConfig, DeviceKind, Documents, Layers, NonFinite, Order, Precision, Remat, RuntimeConfig, SampleConfig,
+    Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 use super::source::{Place, Problem};
 use super::tree::{Kind, Table};
@@ -157,6 +158,9 @@ fn read_model(
     let vocab_size = section.optional_size("vocab_size");
     let tie = |default| section.boolean_or("tie_word_embeddings", default);
     let initializer_range = section.number_or("initializer_range", 0.02, &NOT_NEGATIVE);
+    let dropout = section.number_or("dropout", 0.0, &BELOW_ONE);
+    let rate = |key| section.number_or(key, dropout, &BELOW_ONE);
+    let (embd_pdrop, resid_pdrop) = (rate("embd_pdrop"), rate("resid_pdrop"));
     let init_from = section.path("init_from").map(|path| find(path, origin.folder));
     let Some(arch) = arch else {
         // Which keys are known depends on the architecture, so none is called unknown here.
@@ -176,6 +180,9 @@ fn read_model(
             bias: true,
             tie_word_embeddings: tie(true),
             initializer_range,
+            embd_pdrop,
+            resid_pdrop,
+            attn_pdrop: 0.0,
             init_from,
         });
     };
@@ -215,6 +222,9 @@ fn read_model(
                 rms_norm_eps: section.number_or("rms_norm_eps", 1e-5, &POSITIVE),
                 tie_word_embeddings: tie(false),
                 initializer_range,
+                embd_pdrop,
+                resid_pdrop,
+                attention_dropout: rate("attention_dropout"),
                 init_from,
             })
         }
@@ -245,6 +255,9 @@ fn read_model(
                 bias: section.boolean_or("bias", true),
                 tie_word_embeddings: tie(true),
                 initializer_range,
+                embd_pdrop,
+                resid_pdrop,
+                attn_pdrop: rate("attn_pdrop"),
                 init_from,
             })
         }
@@ -252,7 +265,7 @@ fn read_model(
 }
 
 /// Keys that only some architectures have.
-const ARCH_KEYS: [&str; 18] = [
+const ARCH_KEYS: [&str; 20] = [
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -271,6 +284,8 @@ const ARCH_KEYS: [&str; 18] = [
     "embedding_norm",
     "final_norm",
     "layer_norm_epsilon",
+    "attn_pdrop",
+    "attention_dropout",
 ];
 
 fn limit_layers(section: &Section<'_>, key: &'static str, layers: usize) {
@@ -371,64 +386,6 @@ fn read_tokenizer(section: &Section<'_>) -> Option<TokenizerKind> {
     section.choice("tokenizer")
 }
 
-fn read_optimizer(section: &Section<'_>) -> OptimizerConfig {
-    let kind = section.choice_or("kind", OptimizerKind::AdamW);
-    let default_decay = match kind {
-        OptimizerKind::AdamW => 0.1,
-        OptimizerKind::Adam => 0.0,
-    };
-    let weight_decay = section.number_or("weight_decay", default_decay, &NOT_NEGATIVE);
-    section.require(&["weight_decay", "kind"], kind == OptimizerKind::AdamW || weight_decay == 0.0, || {
-        "kind = \"adam\" has no weight decay; say kind = \"adamw\" for it".to_owned()
-    });
-    OptimizerConfig {
-        kind,
-        learning_rate: section.number("learning_rate", &POSITIVE),
-        betas: read_betas(section).unwrap_or([0.9, 0.95]),
-        eps: section.number_or("eps", 1e-8, &POSITIVE),
-        weight_decay,
-        grad_clip_norm: section.number_or("grad_clip_norm", 1.0, &NOT_NEGATIVE),
-    }
-}
-
-fn read_betas(section: &Section<'_>) -> Option<[f64; 2]> {
-    let node = section.node("betas")?;
-    if let Kind::Array(items) = &node.kind
-        && let [first, second] = items.as_slice()
-    {
-        let (first, second) =
-            (section.number_at("betas", first, &BELOW_ONE), section.number_at("betas", second, &BELOW_ONE));
-        return Some([first?, second?]);
-    }
-    let message = format!("`betas` takes two numbers such as [0.9, 0.95], found {}", node.kind.describe());
-    section.problem("betas", Problem::new(node.place, message));
-    None
-}
-
-fn read_schedule(section: &Section<'_>, learning_rate: f64, sound: bool) -> ScheduleConfig {
-    let kind = section.choice_or("kind", ScheduleKind::Constant);
-    let min_learning_rate = section.number_or("min_learning_rate", 0.0, &NOT_NEGATIVE);
-    section.require(&["min_learning_rate"], !sound || min_learning_rate <= learning_rate, || {
-        format!(
-            "`min_learning_rate` {min_learning_rate:?} is more than [optimizer]'s `learning_rate` {learning_rate:?}"
-        )
-    });
-    section.require(&["min_learning_rate", "kind"], kind != ScheduleKind::Constant || min_learning_rate == 0.0, || {
-        "kind = \"constant\" has no `min_learning_rate`: the rate does not fall".to_owned()
-    });
-    let decay_fraction = section.number_or("decay_fraction", 0.1, &FRACTION);
-    let wsd = kind == ScheduleKind::Wsd;
-    section.require(&["decay_fraction", "kind"], wsd || !section.has("decay_fraction"), || {
-        format!("`decay_fraction` is for kind = \"wsd\", found kind = \"{kind}\"")
-    });
-    ScheduleConfig {
-        kind,
-        warmup_steps: section.count_or("warmup_steps", 0),
-        min_learning_rate,
-        decay_fraction: wsd.then_some(decay_fraction),
-    }
-}
-
 fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
     let loss_chunk = usize::try_from(section.count_or("loss_chunk", 0)).unwrap_or(usize::MAX);
     TrainConfig {
@@ -441,6 +398,9 @@ fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
         remat: section.choice_or("remat", Remat::None),
         layers: section.choice_or("layers", Layers::Unroll),
         loss_chunk: section.has("loss_chunk").then_some(loss_chunk),
+        ema_decay: section.number_or("ema_decay", 0.0, &BELOW_ONE),
+        non_finite: section.choice_or("non_finite", NonFinite::Stop),
+        non_finite_limit: if section.has("non_finite_limit") { section.positive("non_finite_limit") } else { 10 },
         seed: section.count_or("seed", 1337),
         eval_every: section.count_or("eval_every", 250),
         eval_batches: section.count_or("eval_batches", 0),
@@ -521,17 +481,18 @@ fn elsewhere(key: &str) -> Option<String> {
         "num_attention_heads" => "GPT-2's word for it is `n_head`",
         "intermediate_size" => "GPT-2's word for it is `n_inner`",
         "lr" => "the key is `learning_rate`, in [optimizer]",
-        "learning_rate" | "weight_decay" | "betas" | "grad_clip_norm" => "it belongs in [optimizer]",
+        "learning_rate" | "weight_decay" | "betas" | "grad_clip_norm" | "momentum" | "muon_learning_rate" => {
+            "it belongs in [optimizer]"
+        }
         "warmup_steps" | "min_learning_rate" | "decay_fraction" => "it belongs in [schedule]",
         "block_size" | "context_length" | "max_position_embeddings" => "the length of a row is `seq_len`, in [train]",
         "batch_size" => "the keys are `micro_batch_size` and `grad_accum_steps`, in [train]",
         "max_steps" | "max_iters" => "the key is `steps`, in [train]",
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
-        | "z_loss" | "seed" | "tensorboard" | "out_dir" | "keep_last" | "keep_every" | "keep_best" => {
-            "it belongs in [train]"
-        }
+        | "z_loss" | "ema_decay" | "non_finite" | "seed" | "tensorboard" | "out_dir" | "keep_last" | "keep_every"
+        | "keep_best" => "it belongs in [train]",
         "save_total_limit" => "the key is `keep_last`, in [train]",
-        "vocab_size" | "init_from" => "it belongs in [model]",
+        "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
         "tokenizer" => "it belongs in [data]",
         "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",
         _ => return None,

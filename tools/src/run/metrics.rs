@@ -72,6 +72,27 @@ pub enum Event {
         /// What the process spent its time on.
         time: TimeSpent,
     },
+    /// The update of a step was not applied, for its loss or gradient norm was not finite.
+    Skip {
+        /// The step.
+        step: u64,
+        /// What was not finite.
+        message: String,
+        /// Steps so far whose updates are not in the weights.
+        skipped: u64,
+    },
+    /// Weights and optimizer state went back to those of a checkpoint, for the loss or gradient norm was not finite.
+    Rollback {
+        /// The step; the next one is done with the weights of the checkpoint.
+        step: u64,
+        /// What was not finite.
+        message: String,
+        /// The checkpoint's folder, relative to the run folder; `None` for the start of the run.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        checkpoint: Option<String>,
+        /// Steps so far whose updates are not in the weights.
+        skipped: u64,
+    },
     /// A signal ended the run.
     Signal {
         /// Steps done.

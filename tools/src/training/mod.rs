@@ -2,6 +2,7 @@
 
 mod changes;
 mod exactness;
+mod non_finite;
 mod origin;
 mod recorder;
 mod saving;
@@ -26,6 +27,7 @@ use crate::output::{group_digits, print, say};
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
 use changes::{changes, keep_graph};
+use non_finite::Policy;
 use origin::Origin;
 use recorder::{Recorder, Running};
 use saving::Saver;
@@ -87,7 +89,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
     let step_config = step_config(&config)?;
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
-    memory::check_fits(&config, num_parameters(&step_graph))?;
+    memory::check_fits(&config, memory::held_bytes(&step_graph))?;
     // Refuses what cannot be generated now, and not after hours of training.
     let mut generator = generator(&config, &data, &step_config)?;
     let origin = Origin::new(&config, &data, &step_config, &step_graph)?;
@@ -114,7 +116,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     changed.iter().for_each(|change| say(format_args!("changed: {change}")));
     data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
 
-    let mut state = State::upload(&device, &initial, step_graph.specs.len())?;
+    let mut state = State::upload(&device, &initial, &step_graph)?;
     drop(initial);
     if done < config.train.steps {
         let start = start(&config, &device, &step_config, &step_graph, done, changed);
@@ -127,6 +129,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;
         let mut evaluator = Evaluator::new(&config, &data, &step_config);
+        let mut policy = Policy::new(&config, &data, &device, &step_config, &step_graph, &run);
         let mut steps_done = done;
         let mut batches = data.batches(done..config.train.steps)?;
         recorder.begin_steps();
@@ -136,14 +139,24 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
             let results = state.advance(&device, &step, &batch)?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
-            recorder.started(Running::new(steps_done, &batch, results))?;
+            if let Some(found) = recorder.started(Running::new(steps_done, &batch, results))? {
+                // This one has changed nothing, and is done again.
+                steps_done = found.step;
+                saver.make_room(recorder)?;
+                policy.resolve(found, &mut state, recorder)?;
+                batches = data.batches(steps_done..config.train.steps)?;
+                continue;
+            }
             let interrupted = INTERRUPTED.load(Ordering::Relaxed) || options.stop_after == Some(steps_done);
             let last = steps_done == config.train.steps;
             let evaluate = evaluator.is_due(steps_done) && !interrupted;
             let sample = !last && !interrupted && samples_are_due(&config, steps_done);
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
-            if evaluate || sample || save {
-                recorder.finish()?;
+            if (evaluate || sample || save)
+                && let Some(found) = recorder.finish()?
+            {
+                saver.make_room(recorder)?;
+                policy.resolve(found, &mut state, recorder)?;
             }
             let mut val_loss = None;
             if evaluate {
@@ -264,6 +277,9 @@ fn announce(config: &Config, data: &Data, step: &TrainStep, run: &RunFolder, don
         group_digits(train.steps),
         group_digits(config.tokens_per_step() as u64),
     ));
+    if config.model.attention_dropout() > 0.0 {
+        say("attention is composed, with its probabilities in memory: no fused attention has their dropout");
+    }
     if let Some(old) = run.moved_to() {
         say(format_args!("the earlier run is now {}", old.display()));
     }

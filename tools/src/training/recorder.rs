@@ -20,6 +20,7 @@ use crate::run::{
     TrainMetrics, report,
 };
 
+use super::non_finite::NonFiniteStep;
 use super::saving::Saved;
 
 /// Reads metrics one step late, and writes them to files and screen; accounts for the time.
@@ -129,19 +130,23 @@ impl Recorder {
     }
 
     /// A step was started: the one before is finished first.
-    pub(super) fn started(&mut self, running: Running) -> Result<()> {
+    ///
+    /// If that one is not finite it is returned, and the new one, which changes nothing, is dropped.
+    pub(super) fn started(&mut self, running: Running) -> Result<Option<NonFiniteStep>> {
         if let (Some(before), Some(end)) = (&mut self.running, running.ended) {
             // Both ended within the call, and nothing tells when the one before did: half of the time is each one's.
             before.ended.get_or_insert(self.last_end + end.saturating_duration_since(self.last_end) / 2);
         }
-        self.finish()?;
-        self.running = Some(running);
-        Ok(())
+        let found = self.finish()?;
+        if found.is_none() {
+            self.running = Some(running);
+        }
+        Ok(found)
     }
 
-    /// Waits for the running step and records it.
-    pub(super) fn finish(&mut self) -> Result<()> {
-        let Some(Running { step, tokens, results, ended }) = self.running.take() else { return Ok(()) };
+    /// Waits for the running step, records it, and returns it if it is not finite.
+    pub(super) fn finish(&mut self) -> Result<Option<NonFiniteStep>> {
+        let Some(Running { step, tokens, results, ended }) = self.running.take() else { return Ok(None) };
         let mut values = [0.0; METRICS.len()];
         for (value, buffer) in values.iter_mut().zip(&results) {
             *value = f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]);
@@ -165,12 +170,10 @@ impl Recorder {
         self.recorded = step;
         self.events.as_mut().map_or(Ok(()), |events| events.train(&train))?;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            let what = if loss.is_finite() { "the gradient's norm" } else { "the loss" };
-            let message = format!("{what} is not finite in step {step}: loss {loss}, gradient norm {grad_norm}");
-            return Err(self.non_finite(step, message)?);
+            return Ok(Some(NonFiniteStep { step, loss, grad_norm }));
         }
         self.progress.step(&train);
-        Ok(())
+        Ok(None)
     }
 
     /// A step with a finite loss may still update the state to values beyond f32, which no later step recovers from.
@@ -185,14 +188,23 @@ impl Recorder {
         }
     }
 
+    /// Records that training goes on without a step, and says `text`.
+    pub(super) fn passed_over(&mut self, event: Event, text: &str) -> Result<()> {
+        self.progress.say(format_args!("{text}"));
+        self.metrics.record(&event)?;
+        self.last_end = Instant::now();
+        Ok(())
+    }
+
     /// Records that training cannot go on, and returns the error that ends it.
-    fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
+    pub(super) fn non_finite(&mut self, step: u64, message: String) -> Result<Error> {
         let time = self.account.spent();
         self.metrics.record(&Event::Nan { step, message: message.clone(), time })?;
         self.progress.finish();
         Ok(Error::non_finite(format!(
             "{message}. It was not saved: the newest checkpoint, if there is one, is of an earlier step. A lower \
-             optimizer.learning_rate, more schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help"
+             optimizer.learning_rate, more schedule.warmup_steps or a smaller optimizer.grad_clip_norm may help; \
+             train.non_finite says whether to go on"
         )))
     }
 

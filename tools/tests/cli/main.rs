@@ -9,6 +9,8 @@ mod data;
 mod disks;
 mod inspection;
 mod kills;
+mod non_finite;
+mod optimizers;
 mod reading;
 mod report;
 mod training;
