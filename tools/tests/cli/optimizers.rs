@@ -7,7 +7,9 @@ use crate::{Folder, events, has};
 
 fn saved(folder: &Folder, run: &str, step: u64) -> Checkpoint {
     let path = folder.path(run).join(format!("checkpoints/step-{step:08}"));
-    lmc::checkpoint::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let saved = lmc::checkpoint::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // The config tells of the run's folder, in which runs that are compared differ.
+    Checkpoint { config_toml: None, ..saved }
 }
 
 fn train(folder: &Folder, out: &str, settings: &[&str]) {
