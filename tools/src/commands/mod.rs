@@ -7,6 +7,8 @@ mod eval;
 mod generate;
 mod plugin;
 mod saved;
+mod tokenize;
+mod tokenizer;
 mod train;
 
 use tracing_subscriber::EnvFilter;
@@ -26,6 +28,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Tokenizer(command) => tokenizer::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
     }

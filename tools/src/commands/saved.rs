@@ -32,9 +32,12 @@ impl SavedRun {
         for (path, reason) in &newest.passed_over {
             say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
         }
-        let Some((_, checkpoint)) = newest.found else {
+        let Some((_, mut checkpoint)) = newest.found else {
             return Err(Error::input(format!("{} has no whole checkpoint; train it first", run.display())));
         };
+        if let Some(tokenizer) = &mut checkpoint.tokenizer {
+            *tokenizer = tokenizer.with_end_of_document(config.data.end_of_document.as_deref())?;
+        }
         let step_config = step_config(&config)?;
         Ok(SavedRun { config, step_config, checkpoint })
     }

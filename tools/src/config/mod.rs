@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
-    Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat,
-    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    Choice, DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, OwnTokenizer, Precision,
+    Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 
 use source::{Place, Problem, Sources};

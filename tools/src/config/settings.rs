@@ -95,9 +95,15 @@ pub struct DataConfig {
     /// character recipe; 0 for token shards, whose validation split is usually a shard of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
-    /// How text becomes tokens: `"char"` or `"byte"`. Default: absent, and the files are token shards.
+    /// How text becomes tokens: `"char"`, `"byte"`, or the path of a Hugging Face `tokenizer.json`, looked for as
+    /// `train` is. Default: absent, and the files are token shards. With a `tokenizer.json`, files that end in `.bin`
+    /// are token shards too: it then reads prompts and writes samples, and tells `model.vocab_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerKind>,
+    /// The token of a `tokenizer.json` that ends a document: `"<|endoftext|>"`. Default: the special token that has a
+    /// usual name for it (`<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>` and a few more); several such are an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<String>,
     /// Whether a text has document bounds: `"lines"` or `"none"`. Default `"none"`: running text.
     pub documents: Documents,
     /// What a row of a batch is when `documents = "lines"`. `true`: documents in this epoch's order, end to end, cut
@@ -113,9 +119,42 @@ pub struct DataConfig {
     pub token_dtype: Option<TokenDType>,
 }
 
+impl DataConfig {
+    /// Whether the files are text. Without a tokenizer they are token shards; so are files that end in `.bin` with a
+    /// `tokenizer.json`, which shards may well have beside them.
+    pub fn is_text(&self) -> bool {
+        match self.tokenizer {
+            None => false,
+            Some(TokenizerKind::Char | TokenizerKind::Byte) => true,
+            Some(TokenizerKind::File(_)) => !self.train.iter().any(|path| path.extension().is_some_and(|e| e == "bin")),
+        }
+    }
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// `"char"`, see [`OwnTokenizer::Char`].
+    Char,
+    /// `"byte"`, see [`OwnTokenizer::Byte`].
+    Byte,
+    /// The path of a `tokenizer.json`.
+    File(PathBuf),
+}
+
+impl Serialize for TokenizerKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            TokenizerKind::Char => OwnTokenizer::Char.serialize(serializer),
+            TokenizerKind::Byte => OwnTokenizer::Byte.serialize(serializer),
+            TokenizerKind::File(path) => path.serialize(serializer),
+        }
+    }
+}
+
 choices! {
-    /// How text becomes tokens.
-    TokenizerKind {
+    /// The tokenizers that need no file.
+    OwnTokenizer {
         /// The sorted distinct characters of the training text; with `documents = "lines"` the document end follows.
         Char = "char",
         /// The 256 bytes of UTF-8, then the document end: 257 tokens.

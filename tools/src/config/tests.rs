@@ -134,6 +134,7 @@ fn resolved_toml_reads_back_as_the_same_config() {
                 "data.val=['a', 'b*.txt']",
             ],
         ),
+        (LLAMA, &["data.tokenizer=t.json", "data.end_of_document=</s>", "data.token_dtype=uint32"]),
         (LLAMA, &["model.rope_theta=500000", "runtime.plugin=a.so"]),
     ] {
         let config = parse(text, sets).unwrap();
@@ -188,7 +189,8 @@ fn problems_of_one_setting() {
         ("model.n_embd=[1]", "found a list of 1"),
         ("model.layer_norm_epsilon=0", "must be a finite number more than 0, found 0.0"),
         ("model.n_inner=2147483647", "parameters; the most is 2^40"),
-        ("data.tokenizer=\"tokenizer.json\"", "tokenizer files are not read yet"),
+        ("data.end_of_document=\"</s>\"", "`end_of_document` is a token of a tokenizer.json"),
+        ("model.end_of_document=\"</s>\"", "it belongs in [data]"),
         ("data.tokenizer=\"bytes\"", "did you mean \"byte\"?"),
         ("data.train=[]", "an empty list"),
         ("data.train=[\"\"]", "an empty path"),
@@ -239,6 +241,9 @@ fn problems_of_a_llama() {
         (&["data.tokenizer=char", "model.vocab_size=0"], "`vocab_size` must be at least 1"),
         (&["data.train=names.txt"], "looks like text"),
         (&["data.documents=lines"], "documents = \"lines\" is for text"),
+        (&["data.tokenizer=t.json", "data.val=a.txt"], "some files end in .bin"),
+        (&["data.tokenizer=t.json", "data.documents=lines"], "files that are not token shards"),
+        (&["data.tokenizer=t.json", "data.train=a.txt", "data.token_dtype=uint16"], "`token_dtype` is for token shards"),
         (&["data.packing=false"], "packing = false is for documents"),
         (&["data.val=a.bin", "data.val_fraction=0.1"], "say one of them"),
         (&["optimizer.kind=adam"], "kind = \"adam\" has no weight decay"),

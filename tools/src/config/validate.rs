@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::section::{BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, Precision, Remat, RuntimeConfig,
-    SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
+    DataConfig, DeviceKind, Documents, Layers, OptimizerConfig, OptimizerKind, Order, OwnTokenizer, Precision, Remat,
+    RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 use super::source::{Place, Problem};
 use super::tree::{Kind, Table};
@@ -291,20 +291,30 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         matches!(ending, Some("txt" | "md" | "text" | "csv" | "json" | "jsonl"))
     });
     let (train, val) = (find_all(written), find_all(section.paths("val")));
-    let tokenizer = read_tokenizer(section);
-    let is_text = tokenizer.is_some();
-    if let Some(path) = looks_like_text {
-        section.require(&["train", "tokenizer"], is_text, || {
+    let tokenizer = read_tokenizer(section, origin);
+    let is_shard = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "bin");
+    let is_file = matches!(tokenizer, Some(TokenizerKind::File(_)));
+    let shards = train.iter().chain(&val).filter(is_shard).count();
+    let is_text = tokenizer.is_some() && !(is_file && shards > 0);
+    section.require(&["train", "val"], !is_file || shards == 0 || shards == train.len() + val.len(), || {
+        "some files end in .bin, as token shards do, and some do not; give either shards or text".to_owned()
+    });
+    if let Some(path) = looks_like_text.filter(|_| tokenizer.is_none()) {
+        section.require(&["train", "tokenizer"], false, || {
             format!(
                 "{path:?} looks like text, and without `tokenizer` the files are token shards; say \
-                 tokenizer = \"char\" or \"byte\""
+                 tokenizer = \"char\", \"byte\", or the path of a tokenizer.json"
             )
         });
     }
+    let end_of_document = section.string("end_of_document", "a token in quotes").map(str::to_owned);
+    section.require(&["end_of_document", "tokenizer"], end_of_document.is_none() || is_file, || {
+        "`end_of_document` is a token of a tokenizer.json, and `tokenizer` does not name one".to_owned()
+    });
     let documents = section.choice_or("documents", Documents::None);
     let lines = documents == Documents::Lines;
     section.require(&["documents", "tokenizer"], is_text || !lines, || {
-        "documents = \"lines\" is for text: it needs `tokenizer`".to_owned()
+        "documents = \"lines\" is for text: it needs `tokenizer`, and files that are not token shards".to_owned()
     });
     let packing = section.boolean_or("packing", !lines);
     section.require(&["packing", "documents"], packing || lines, || {
@@ -312,7 +322,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     });
     let token_dtype = section.choice::<TokenDType>("token_dtype");
     section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
-        "`token_dtype` is for token shards, and `tokenizer` says the files are text".to_owned()
+        "`token_dtype` is for token shards, which end in .bin where there is a `tokenizer`".to_owned()
     });
     section.require(&["val_fraction"], val.is_empty() || !section.has("val_fraction"), || {
         "`val_fraction` holds out a part of `train`, but `val` gives held-out files; say one of them".to_owned()
@@ -324,6 +334,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         val_fraction: val.is_empty().then_some(val_fraction),
         val,
         tokenizer,
+        end_of_document,
         documents,
         packing,
         order: section.choice_or("order", Order::Shuffle),
@@ -331,16 +342,16 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     }
 }
 
-fn read_tokenizer(section: &Section<'_>) -> Option<TokenizerKind> {
+fn read_tokenizer(section: &Section<'_>, origin: &Origin<'_>) -> Option<TokenizerKind> {
     if let Some(Kind::String(text)) = section.node("tokenizer").map(|node| &node.kind)
         && (text.ends_with(".json") || text.contains('/'))
     {
-        let problem = Problem::new(section.place("tokenizer"), "tokenizer files are not read yet")
-            .help("\"char\" and \"byte\" tokenize text; for another tokenizer, give its token shards as `train`");
-        section.problem("tokenizer", problem);
-        return None;
+        return Some(TokenizerKind::File(find(text, origin.folder)));
     }
-    section.choice("tokenizer")
+    section.choice("tokenizer").map(|own| match own {
+        OwnTokenizer::Char => TokenizerKind::Char,
+        OwnTokenizer::Byte => TokenizerKind::Byte,
+    })
 }
 
 fn read_optimizer(section: &Section<'_>) -> OptimizerConfig {
@@ -487,7 +498,7 @@ fn elsewhere(key: &str) -> Option<String> {
         "steps" | "seq_len" | "micro_batch_size" | "grad_accum_steps" | "precision" | "loss_chunk" | "remat"
         | "z_loss" | "seed" | "out_dir" => "it belongs in [train]",
         "vocab_size" | "init_from" => "it belongs in [model]",
-        "tokenizer" => "it belongs in [data]",
+        "tokenizer" | "end_of_document" => "it belongs in [data]",
         "device" | "plugin" | "threads" => "it belongs in [runtime]",
         _ => return None,
     };

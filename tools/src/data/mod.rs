@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, Documents as DocumentsKey, Order, TokenDType, TokenizerKind};
-use crate::error::{Error, Result};
-use crate::tokenizer::{CharTokenizer, Tokenizer};
+use crate::error::Result;
+use crate::tokenizer::{self, CharTokenizer, Tokenizer};
 
 pub use batch::{Batch, BatchShape, Batches};
 
@@ -60,16 +60,25 @@ impl Data {
         };
         let train_files = files::expand(config, "data.train", &config.data.train)?;
         let val_files = files::expand(config, "data.val", &config.data.val)?;
-        let Some(kind) = config.data.tokenizer else {
+        let from_file = match &config.data.tokenizer {
+            Some(TokenizerKind::File(path)) => Some(tokenizer::configured(config, path, saved)?),
+            Some(TokenizerKind::Char | TokenizerKind::Byte) | None => None,
+        };
+        let Some(kind) = config.data.tokenizer.as_ref().filter(|_| config.data.is_text()) else {
+            let config = match &from_file {
+                Some(tokenizer) => &config.with_tokenizer_size(tokenizer.vocab_size())?,
+                None => config,
+            };
             let (train, held_out) = open_shards(config, train_files, val_files)?;
-            let data = Data { train: Arc::new(train), held_out, tokenizer: None, shape, documents: None };
+            let data = Data { train: Arc::new(train), held_out, tokenizer: from_file, shape, documents: None };
             return Ok((config.clone(), data.check(config)?));
         };
         let train_texts = read_texts(config, "data.train", train_files)?;
         let val_texts = read_texts(config, "data.val", val_files)?;
         let lines = config.data.documents == DocumentsKey::Lines;
-        let tokenizer = match (saved, kind) {
-            (Some(saved), _) => saved.clone(),
+        let tokenizer = match (from_file.as_ref().or(saved), kind) {
+            (Some(known), _) => known.clone(),
+            (None, TokenizerKind::File(_)) => unreachable!("it was read above"),
             (None, TokenizerKind::Byte) => Tokenizer::Byte,
             (None, TokenizerKind::Char) => {
                 let characters = train_texts.iter().flat_map(|(_, text)| text.chars());
@@ -84,7 +93,10 @@ impl Data {
         let config = &config.with_tokenizer_size(tokenizer.vocab_size())?;
         let (train, held_out, documents) = if lines {
             let separator = tokenizer.end_of_document().ok_or_else(|| {
-                Error::input("the saved tokenizer has no document end, and `data.documents` is \"lines\"")
+                config.error_at(
+                    "data.documents",
+                    "the tokenizer has no document end, which \"lines\" needs; see `data.end_of_document`",
+                )
             })?;
             open_documents(config, &tokenizer, separator, &train_texts, &val_texts)?
         } else {
