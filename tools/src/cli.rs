@@ -282,7 +282,9 @@ pub struct InputArgs {
 /// tokens that are spelt out in a text become these tokens, as with Hugging Face's encoder. The output is the same
 /// whatever the number of threads.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lmc tokenize 'books/*.jsonl.zst' --tokenizer tokenizer.json --val-fraction 0.01 -o shards")]
+#[command(
+    after_help = "Example:\n  lmc tokenize 'books/*.jsonl.zst' --tokenizer tokenizer.json --val-fraction 0.01 -o shards"
+)]
 pub struct TokenizeArgs {
     /// What to read.
     #[command(flatten)]

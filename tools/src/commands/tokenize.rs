@@ -19,7 +19,7 @@ pub(super) fn run(args: TokenizeArgs) -> Result<()> {
     };
     let tokenizer = tokenizer.with_end_of_document(args.end_of_document.as_deref())?;
     let held_out = match (args.val_fraction, args.val_documents) {
-        (Some(part), _) if !(part >= 0.0 && part < 1.0) => {
+        (Some(part), _) if !(0.0..1.0).contains(&part) => {
             return Err(Error::input(format!("--val-fraction must be at least 0 and less than 1, found {part}")));
         }
         (Some(part), _) => HeldOut::Fraction(part),
@@ -32,7 +32,7 @@ pub(super) fn run(args: TokenizeArgs) -> Result<()> {
         DocumentsArg::Paragraphs => Documents::Paragraphs,
     };
     let reading = reading(&args.input, documents)?;
-    let mut progress = Progress::new("tokenizing", reading.inputs.iter().map(|input| input.bytes).sum());
+    let mut progress = Progress::of_bytes("tokenizing", reading.inputs.iter().map(|input| input.bytes).sum());
     if let Tokenizer::HuggingFace(tokenizer) = &tokenizer {
         say(format_args!("encoding by {}", tokenizer.engine()));
     }

@@ -41,7 +41,7 @@ fn train(args: TrainTokenizerArgs) -> Result<()> {
     }
     // Words do not depend on where documents end, so a text may be of any size.
     let reading = reading(&args.input, Documents::Running)?;
-    let mut progress = Progress::new("counting words", reading.inputs.iter().map(|input| input.bytes).sum());
+    let mut progress = Progress::of_bytes("counting words", reading.inputs.iter().map(|input| input.bytes).sum());
     let (mut skipped, mut bytes) = (Skipped::default(), 0);
     let counts = reading.for_each(
         &mut progress,
@@ -73,14 +73,13 @@ fn train(args: TrainTokenizerArgs) -> Result<()> {
         return Err(Error::input("the inputs have no text to train on"));
     }
     let (distinct, counted) = (words.len(), progress.seconds());
-    let mut merging = Progress::new("merging", args.vocab_size as u64);
+    let mut merging = Progress::of_items("merging", args.vocab_size as u64);
     let trained = training.train(words, |tokens| merging.made(tokens as u64, "tokens"))?;
     merging.finish();
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|error| Error::cannot_write("the folder", folder, &error))?;
     }
-    replace_file(path, trained.json.as_bytes())
-        .map_err(|error| Error::cannot_write("the tokenizer", path, &error))?;
+    replace_file(path, trained.json.as_bytes()).map_err(|error| Error::cannot_write("the tokenizer", path, &error))?;
     let (seconds, vocab_size) = (progress.seconds(), trained.vocab_size);
     if vocab_size < args.vocab_size {
         say(format_args!(

@@ -243,7 +243,10 @@ fn problems_of_a_llama() {
         (&["data.documents=lines"], "documents = \"lines\" is for text"),
         (&["data.tokenizer=t.json", "data.val=a.txt"], "some files end in .bin"),
         (&["data.tokenizer=t.json", "data.documents=lines"], "files that are not token shards"),
-        (&["data.tokenizer=t.json", "data.train=a.txt", "data.token_dtype=uint16"], "`token_dtype` is for token shards"),
+        (
+            &["data.tokenizer=t.json", "data.train=a.txt", "data.token_dtype=uint16"],
+            "`token_dtype` is for token shards",
+        ),
         (&["data.packing=false"], "packing = false is for documents"),
         (&["data.val=a.bin", "data.val_fraction=0.1"], "say one of them"),
         (&["optimizer.kind=adam"], "kind = \"adam\" has no weight decay"),

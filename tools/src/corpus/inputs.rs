@@ -56,8 +56,7 @@ pub fn expand(paths: &[PathBuf], format: Option<Format>) -> Result<Vec<Input>> {
                 let matches = glob::glob(pattern)
                     .map_err(|error| Error::input(format!("{pattern} is not a pattern: {error}")))?;
                 for found in matches {
-                    let found =
-                        found.map_err(|error| Error::cannot_read("the input", error.path(), error.error()))?;
+                    let found = found.map_err(|error| Error::cannot_read("the input", error.path(), error.error()))?;
                     // A pattern names files; the folders that it matches too are not meant.
                     if !found.is_dir() {
                         add(&found, format, &mut inputs)?;
@@ -93,12 +92,7 @@ fn add(path: &Path, format: Option<Format>, inputs: &mut Vec<Input>) -> Result<(
         return Err(Error::input(format!("the input {} is not a plain file", path.display())));
     }
     let (by_name, compression) = kind_of(path);
-    inputs.push(Input {
-        path: path.to_owned(),
-        format: format.unwrap_or(by_name),
-        compression,
-        bytes: metadata.len(),
-    });
+    inputs.push(Input { path: path.to_owned(), format: format.unwrap_or(by_name), compression, bytes: metadata.len() });
     Ok(())
 }
 
@@ -157,9 +151,12 @@ mod tests {
         let all = ["a/link.txt", "a/z.txt", "b/10.txt", "b/2.txt", "c.txt"];
         assert_eq!(found(&[""]).unwrap(), all);
         assert_eq!(found(&["c.txt", "b/*.txt"]).unwrap(), ["c.txt", "b/10.txt", "b/2.txt"]);
-        for (path, expected) in
-            [("none", "no file to read"), ("*.x", "no file to read"), ("x.txt", "no such file"), ("[", "cannot read")]
-        {
+        for (path, expected) in [
+            ("none", "no file to read"),
+            ("*.x", "no file to read"),
+            ("x.txt", "no such file"),
+            ("[", "is not a pattern"),
+        ] {
             let error = found(&[path]).unwrap_err();
             assert!(error.message().contains(expected), "{error}");
             assert_eq!(error.exit_code(), 2);

@@ -1,19 +1,20 @@
 //! A column of text in Parquet files.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as PhysicalType};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_typed_column_reader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
+use super::Reading;
 use super::chunk::Chunk;
 use super::inputs::{Compression, Input};
 use super::progress::Counter;
 use super::reader::Filling;
-use super::Reading;
 use crate::error::{Error, Result};
 
 /// Rows that are read at once.
@@ -33,17 +34,16 @@ pub(super) fn read(
     }
     let broken = |error: ParquetError| fail(error.to_string());
     let file = File::open(path).map_err(|error| Error::cannot_read("the input", path, &error))?;
-    let file = SerializedFileReader::new(file).map_err(broken)?;
+    let file = guarded(|| SerializedFileReader::new(file)).map_err(broken)?;
     let schema = file.metadata().file_metadata().schema_descr();
-    let (index, column) = schema
-        .columns()
-        .iter()
-        .enumerate()
-        .find(|(_, column)| column.path().string() == reading.field)
-        .ok_or_else(|| {
-            let names: Vec<String> = schema.columns().iter().take(20).map(|column| column.path().string()).collect();
-            fail(format!("it has no column {:?}; its columns: {}; see --field", reading.field, names.join(", ")))
-        })?;
+    let (index, column) =
+        schema.columns().iter().enumerate().find(|(_, column)| column.path().string() == reading.field).ok_or_else(
+            || {
+                let names: Vec<String> =
+                    schema.columns().iter().take(20).map(|column| column.path().string()).collect();
+                fail(format!("it has no column {:?}; its columns: {}; see --field", reading.field, names.join(", ")))
+            },
+        )?;
     check_column(column).map_err(|reason| fail(format!("the column {:?} {reason}", reading.field)))?;
     // A text is there at this level; below it, the text or what holds it is not.
     let present = column.max_def_level();
@@ -51,10 +51,18 @@ pub(super) fn read(
     let mut number = 0;
     let groups = file.num_row_groups();
     for group in 0..groups {
-        let group = file.get_row_group(group).map_err(broken)?;
-        let mut rows = Rows::open(group.as_ref(), index).map_err(broken)?;
+        let metadata = file.metadata().row_group(group).column(index);
+        let offsets = [metadata.data_page_offset(), metadata.dictionary_page_offset().unwrap_or(0)];
+        if offsets.into_iter().chain([metadata.compressed_size()]).any(|number| number < 0) {
+            return Err(fail("its pages have places below zero: the file is damaged".to_owned()));
+        }
+        let mut rows = guarded(|| {
+            let group = file.get_row_group(group)?;
+            Rows::open(group.as_ref(), index)
+        })
+        .map_err(broken)?;
         while filling.wanted() {
-            rows.next(present > 0).map_err(broken)?;
+            guarded(|| rows.next(present > 0)).map_err(broken)?;
             if rows.levels.is_empty() {
                 break;
             }
@@ -76,6 +84,15 @@ pub(super) fn read(
         counter.add(input.bytes / groups as u64);
     }
     Ok(filling.finish())
+}
+
+/// Runs what may panic on a damaged file, where the crate trusts what it reads, and makes that an error.
+fn guarded<T>(run: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // After a panic nothing that it may have left half-done is used: the error ends the reading of the file.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(ParquetError::General(format!("the file is damaged: {}", reason.unwrap_or("the reason is not known"))))
+    })
 }
 
 fn check_column(column: &ColumnDescriptor) -> Result<(), String> {
@@ -101,9 +118,8 @@ struct Rows {
 
 impl Rows {
     fn open(group: &dyn RowGroupReader, index: usize) -> Result<Rows, ParquetError> {
-        let column = match group.get_column_reader(index)? {
-            reader @ ColumnReader::ByteArrayColumnReader(_) => get_typed_column_reader(reader),
-            _ => return Err(ParquetError::General("the column's pages are not those of texts".to_owned())),
+        let ColumnReader::ByteArrayColumnReader(column) = group.get_column_reader(index)? else {
+            return Err(ParquetError::General("the column's pages are not those of texts".to_owned()));
         };
         Ok(Rows { column, values: Vec::new(), levels: Vec::new() })
     }

@@ -114,7 +114,8 @@ pub(super) fn run<S: Send, T: Send>(
         drop(result_receiver);
         // Nor should it wait for workers that are no more.
         while jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok() {}
-        let states = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let states =
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         let states = states.collect();
         let was_read = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         finished.and(was_read).map(|()| states)

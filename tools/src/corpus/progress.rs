@@ -20,6 +20,13 @@ pub struct Progress {
     last_line: Instant,
 }
 
+/// What a bar counts.
+#[derive(Clone, Copy, Debug)]
+enum Unit {
+    Bytes,
+    Items,
+}
+
 /// Between lines where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -49,10 +56,22 @@ impl<R: Read> Read for Counted<R> {
 
 impl Progress {
     /// The progress through files of `total` bytes; `verb` tells what is done with them.
-    pub fn new(verb: &'static str, total: u64) -> Progress {
+    pub fn of_bytes(verb: &'static str, total: u64) -> Progress {
+        Progress::new(verb, total, Unit::Bytes)
+    }
+
+    /// The progress to `total` of what is being made.
+    pub fn of_items(verb: &'static str, total: u64) -> Progress {
+        Progress::new(verb, total, Unit::Items)
+    }
+
+    fn new(verb: &'static str, total: u64, unit: Unit) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8));
-            let template = "{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {msg}  {eta} left";
+            let template = match unit {
+                Unit::Bytes => "{bar:30} {bytes}/{total_bytes}  {msg}  {eta} left",
+                Unit::Items => "{bar:30} {human_pos}/{human_len} {msg}  {eta} left",
+            };
             // A template that does not parse would leave indicatif's own, which also shows position and length.
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);

@@ -45,11 +45,7 @@ pub(super) struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    pub(super) fn new(
-        input: &Input,
-        counted: &'static str,
-        send: &'a mut dyn FnMut(Chunk) -> bool,
-    ) -> Filling<'a> {
+    pub(super) fn new(input: &Input, counted: &'static str, send: &'a mut dyn FnMut(Chunk) -> bool) -> Filling<'a> {
         let path = Arc::from(input.path.as_path());
         let json = input.format == Format::JsonLines;
         let chunk = Chunk { path, counted, json, bytes: Vec::new(), pieces: Vec::new() };
@@ -127,12 +123,7 @@ fn open(input: &Input, counter: &Counter) -> Result<Box<dyn BufRead>> {
 }
 
 /// Reads text or lines of JSON. Returns whether more is wanted.
-fn read_text(
-    input: &Input,
-    reading: &Reading,
-    counter: &Counter,
-    send: &mut dyn FnMut(Chunk) -> bool,
-) -> Result<bool> {
+fn read_text(input: &Input, reading: &Reading, counter: &Counter, send: &mut dyn FnMut(Chunk) -> bool) -> Result<bool> {
     let mut lines = Lines { source: open(input, counter)?, number: 0, limit: reading.max_document_bytes };
     let mut filling = Filling::new(input, "line", send);
     let documents = match input.format {
@@ -182,9 +173,8 @@ fn read_text(
             Documents::Paragraphs | Documents::File => {
                 let separator: &[u8] = if documents == Documents::Paragraphs && began > 0 { b"\n" } else { b"" };
                 began = if began == 0 { lines.number } else { began };
-                too_long = too_long
-                    || read == Line::TooLong
-                    || filling.open_bytes() + line.len() > reading.max_document_bytes;
+                too_long =
+                    too_long || read == Line::TooLong || filling.open_bytes() + line.len() > reading.max_document_bytes;
                 if !too_long {
                     filling.append(separator);
                     filling.append(if documents == Documents::File { &line } else { text });

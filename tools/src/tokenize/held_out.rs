@@ -28,7 +28,10 @@ pub(super) type Choice = Option<u64>;
 pub(super) enum Chosen {
     None,
     /// Those with a draw below this.
-    Below { limit: u64, seed: u64 },
+    Below {
+        limit: u64,
+        seed: u64,
+    },
     /// Those with these numbers, counted from 0.
     Indices(HashSet<u64>),
 }

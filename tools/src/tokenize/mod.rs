@@ -100,9 +100,10 @@ const TOKENIZER: &str = "tokenizer.json";
 /// If the output folder holds shards already and may not be written over, if a document cannot be read or encoded, if
 /// there are none, or if a file cannot be written.
 pub fn tokenize(options: &Options, progress: &mut Progress) -> Result<Summary> {
-    let end = options.tokenizer.end_of_document().ok_or_else(|| {
-        Error::input("the tokenizer has no token to end documents with; --end-of-document names one")
-    })?;
+    let end = options
+        .tokenizer
+        .end_of_document()
+        .ok_or_else(|| Error::input("the tokenizer has no token to end documents with; --end-of-document names one"))?;
     if !options.force {
         refuse_existing(&options.out)?;
     }
@@ -226,15 +227,18 @@ fn refuse_existing(folder: &Path) -> Result<()> {
 /// The output folder, and the hidden one in it.
 struct Output<'a> {
     folder: &'a Path,
+    /// Whether the folder was not there before.
+    made: bool,
     hidden: tempfile::TempDir,
 }
 
 impl<'a> Output<'a> {
     fn new(folder: &'a Path) -> Result<Output<'a>> {
         let cannot = |error| Error::input(cannot_create(folder, &error));
+        let made = !folder.exists();
         fs::create_dir_all(folder).map_err(cannot)?;
         let hidden = tempfile::Builder::new().prefix(".tokenize-").tempdir_in(folder).map_err(cannot)?;
-        Ok(Output { folder, hidden })
+        Ok(Output { folder, made, hidden })
     }
 
     fn hidden(&self) -> &Path {
@@ -268,9 +272,11 @@ impl<'a> Output<'a> {
 
 impl Drop for Output<'_> {
     fn drop(&mut self) {
-        // A folder that was made for nothing goes again; one with anything in it stays.
         _ = fs::remove_dir_all(self.hidden.path());
-        _ = fs::remove_dir(self.folder);
+        // A folder that was made for nothing goes again; one with anything in it cannot be removed.
+        if self.made {
+            _ = fs::remove_dir(self.folder);
+        }
     }
 }
 

@@ -58,7 +58,17 @@ impl<'a> ShardWriter<'a> {
         format: ShardFormat,
         shard_tokens: u64,
     ) -> ShardWriter<'a> {
-        ShardWriter { folder, name, dtype, format, shard_tokens, open: None, done: Vec::new(), tokens: 0, bytes: Vec::new() }
+        ShardWriter {
+            folder,
+            name,
+            dtype,
+            format,
+            shard_tokens,
+            open: None,
+            done: Vec::new(),
+            tokens: 0,
+            bytes: Vec::new(),
+        }
     }
 
     /// Tokens written so far.

@@ -56,7 +56,9 @@ impl Tokenizer {
     pub fn read(path: &Path) -> Result<Tokenizer> {
         if path.is_dir() {
             let shown = path.display();
-            return Err(Error::input(format!("the tokenizer {shown} is a folder; give its file, {shown}/tokenizer.json")));
+            return Err(Error::input(format!(
+                "the tokenizer {shown} is a folder; give its file, {shown}/tokenizer.json"
+            )));
         }
         let bytes = std::fs::read(path).map_err(|error| Error::cannot_read("the tokenizer", path, &error))?;
         let json = String::from_utf8(bytes)

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::models::TrainerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::AddedToken;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::train::{Training, WordCounts};
 use super::*;
@@ -223,7 +223,8 @@ fn nearly_a_tokenizer() -> impl Strategy<Value = String> {
         Just(json!({})),
         Just(json!([["a", "b"]])),
         Just(json!({ "a": 0, "b": 0 })),
-        prop::sample::select(vec!["ByteLevel", "Split", "Sequence", "NFC", "BPE", "WordPiece", "Isolated"]).prop_map(Value::from),
+        prop::sample::select(vec!["ByteLevel", "Split", "Sequence", "NFC", "BPE", "WordPiece", "Isolated"])
+            .prop_map(Value::from),
     ];
     prop::collection::vec((prop::collection::vec(any::<prop::sample::Index>(), 1..6), odd), 1..4).prop_map(|changes| {
         let mut json: Value = serde_json::from_str(&trained(&["</s>"])).unwrap();
@@ -233,7 +234,12 @@ fn nearly_a_tokenizer() -> impl Strategy<Value = String> {
                 let next = match &*at {
                     Value::Object(map) if !map.is_empty() => map.keys().nth(step.index(map.len())).cloned(),
                     Value::Array(list) if !list.is_empty() => Some(step.index(list.len()).to_string()),
-                    _ => None,
+                    Value::Null
+                    | Value::Bool(_)
+                    | Value::Number(_)
+                    | Value::String(_)
+                    | Value::Array(_)
+                    | Value::Object(_) => None,
                 };
                 let Some(key) = next else { break };
                 at = at.pointer_mut(&format!("/{}", key.replace('~', "~0").replace('/', "~1"))).unwrap();

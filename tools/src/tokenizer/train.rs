@@ -145,9 +145,7 @@ impl Training {
                 "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex,
             })
         };
-        let split = |regex: &str| {
-            json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false })
-        };
+        let split = |regex: &str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
         let pre_tokenizer = match self.pattern {
             Pattern::Gpt2 => byte_level(true),
             Pattern::Llama3 | Pattern::Qwen2 => {

@@ -6,6 +6,7 @@
 mod bad_input;
 mod inspection;
 mod reading;
+mod tokenizing;
 mod training;
 
 use std::collections::BTreeMap;

@@ -87,10 +87,8 @@ impl Classes {
 /// The code points of a class.
 fn ranges(pattern: &str) -> Vec<(char, char)> {
     let hir = regex_syntax::parse(pattern).expect("the pattern is a class of Unicode");
-    match hir.kind() {
-        HirKind::Class(Class::Unicode(class)) => class.iter().map(|range| (range.start(), range.end())).collect(),
-        kind => unreachable!("{pattern} is a class, not {kind:?}"),
-    }
+    let HirKind::Class(Class::Unicode(class)) = hir.kind() else { unreachable!("{pattern} is a class of Unicode") };
+    class.iter().map(|range| (range.start(), range.end())).collect()
 }
 
 #[cfg(test)]

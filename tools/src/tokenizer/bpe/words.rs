@@ -106,12 +106,7 @@ impl Words {
     }
 
     #[inline(never)]
-    fn get_other(
-        &mut self,
-        word: &[u8],
-        out: &mut Vec<u32>,
-        encode: impl FnOnce(&[u8], &mut Scratch, &mut Vec<u32>),
-    ) {
+    fn get_other(&mut self, word: &[u8], out: &mut Vec<u32>, encode: impl FnOnce(&[u8], &mut Scratch, &mut Vec<u32>)) {
         if word.len() > LONGEST {
             return encode(word, &mut self.scratch, out);
         }
