@@ -9,33 +9,41 @@ pub struct TextStream<'t> {
     tokenizer: &'t Tokenizer,
     /// The tokens whose text was given last: what the next ones are decoded behind.
     before: Vec<i32>,
-    /// Tokens whose text is still to be given.
+    /// Tokens whose text is not all given.
     pending: Vec<i32>,
+    /// Bytes of that text that are given.
+    given: usize,
 }
 
-/// The most tokens to wait with for the end of a character, which has at most four bytes.
-const MOST_PENDING: usize = 8;
+/// The most tokens to wait with for the end of a character. It has four bytes at most, but what stands before it may be
+/// U+FFFD too, in the text itself.
+const MOST_PENDING: usize = 256;
 
 impl<'t> TextStream<'t> {
     /// A text that begins.
     pub fn new(tokenizer: &'t Tokenizer) -> TextStream<'t> {
-        TextStream { tokenizer, before: Vec::new(), pending: Vec::new() }
+        TextStream { tokenizer, before: Vec::new(), pending: Vec::new(), given: 0 }
     }
 
     /// Takes a token, and returns the text that is now whole, often that of this token.
     pub fn push(&mut self, id: i32) -> String {
         self.pending.push(id);
         let text = self.text();
-        match text.ends_with('\u{FFFD}') && self.pending.len() < MOST_PENDING {
-            true => String::new(),
-            false => self.give(text),
+        // The beginning of a character is decoded as one U+FFFD, and nothing before that changes any more.
+        match text.strip_suffix('\u{FFFD}') {
+            Some(whole) if self.pending.len() < MOST_PENDING => {
+                let new = whole.get(self.given..).unwrap_or_default().to_owned();
+                self.given = self.given.max(whole.len());
+                new
+            }
+            Some(_) | None => self.give(&text),
         }
     }
 
     /// The text that was still to come; a character without its end is U+FFFD.
     pub fn finish(mut self) -> String {
         let text = self.text();
-        self.give(text)
+        self.give(&text)
     }
 
     /// The text of the pending tokens.
@@ -49,11 +57,13 @@ impl<'t> TextStream<'t> {
         }
     }
 
-    fn give(&mut self, text: String) -> String {
+    fn give(&mut self, text: &str) -> String {
+        let new = text.get(self.given..).unwrap_or_default().to_owned();
         // A token without text, such as a special one, is nothing to decode behind.
         if !text.is_empty() {
             self.before = std::mem::take(&mut self.pending);
+            self.given = 0;
         }
-        text
+        new
     }
 }
