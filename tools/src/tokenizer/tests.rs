@@ -147,6 +147,9 @@ fn other_kinds_are_encoded_by_the_crate() {
     // Without the truncation and the padding of the file.
     assert_eq!(tokenizer.encode("a tokenizer x a a").unwrap(), [3, 1, 2, 0, 3, 3]);
     assert_eq!(tokenizer.decode(&[3, 1, 2, 77, -1]), "a tokenizer");
+    // A word's space is written before it, so a token's text depends on whether one stands before.
+    let mut stream = TextStream::new(&tokenizer);
+    assert_eq!([3, 1, 2, 9].map(|id| stream.push(id)), ["a", " token", "izer", " far"]);
     assert_eq!((tokenizer.vocab_size(), tokenizer.end_of_document()), (10, None));
     assert_eq!(tokenizer.encode_prompt("").unwrap(), [0]);
 }
