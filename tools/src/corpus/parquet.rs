@@ -32,9 +32,9 @@ pub(super) fn read(
     if input.compression != Compression::None {
         return Err(fail("it is packed; Parquet files are compressed inside".to_owned()));
     }
-    let broken = |error: ParquetError| match error {
-        ParquetError::General(reason) => fail(reason),
-        other => fail(other.to_string()),
+    let broken = |error: ParquetError| {
+        let text = error.to_string();
+        fail(text.strip_prefix("Parquet error: ").unwrap_or(&text).to_owned())
     };
     let file = File::open(path).map_err(|error| Error::cannot_read("the input", path, &error))?;
     let file = guarded(|| SerializedFileReader::new(file)).map_err(broken)?;
