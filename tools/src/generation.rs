@@ -109,7 +109,7 @@ pub fn generate(
     let end = tokenizer.end_of_document().map(u32::cast_signed);
     let text = |row: &[i32]| {
         let new = row.split(|&id| Some(id) == end).next().unwrap_or_default();
-        format!("{}{}", sampling.prompt, tokenizer.decode(new))
+        format!("{}{}", sampling.prompt, tokenizer.decode_behind(&prompt, new))
     };
     Ok(tokens.chunks_exact(sampling.max_new_tokens).map(text).collect())
 }

@@ -153,6 +153,16 @@ impl Tokenizer {
         }
     }
 
+    /// The text of ids that come behind others: some tokenizers write a token's space by what stands before it.
+    pub fn decode_behind(&self, before: &[i32], ids: &[i32]) -> String {
+        let all = self.decode(&[before, ids].concat());
+        match all.strip_prefix(&self.decode(before)) {
+            Some(new) => new.to_owned(),
+            // What stands before ends within a character, which goes on here.
+            None => self.decode(ids),
+        }
+    }
+
     /// The saved form: JSON with a line break at the end, or Hugging Face's file as it was.
     pub fn to_json(&self) -> String {
         let saved = match self {

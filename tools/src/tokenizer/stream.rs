@@ -48,13 +48,7 @@ impl<'t> TextStream<'t> {
 
     /// The text of the pending tokens.
     fn text(&self) -> String {
-        let before = self.tokenizer.decode(&self.before);
-        let all = self.tokenizer.decode(&[self.before.as_slice(), &self.pending].concat());
-        match all.strip_prefix(&before) {
-            Some(new) => new.to_owned(),
-            // What was given ended within a character, so it does not go on.
-            None => self.tokenizer.decode(&self.pending),
-        }
+        self.tokenizer.decode_behind(&self.before, &self.pending)
     }
 
     fn give(&mut self, text: &str) -> String {

@@ -150,6 +150,10 @@ fn other_kinds_are_encoded_by_the_crate() {
     // A word's space is written before it, so a token's text depends on whether one stands before.
     let mut stream = TextStream::new(&tokenizer);
     assert_eq!([3, 1, 2, 9].map(|id| stream.push(id)), ["a", " token", "izer", " far"]);
+    assert_eq!(
+        (tokenizer.decode_behind(&[3], &[1]), tokenizer.decode_behind(&[], &[1])),
+        (" token".into(), "token".into())
+    );
     assert_eq!((tokenizer.vocab_size(), tokenizer.end_of_document()), (10, None));
     assert_eq!(tokenizer.encode_prompt("").unwrap(), [0]);
 }
@@ -214,6 +218,7 @@ fn a_stream_gives_characters_when_they_are_whole() {
     assert_eq!(push(&[0x80; 1000]).concat().chars().count(), 999, "only the last one may become something yet");
     assert_eq!(push(&[0xE2, 0x82]), ["\u{FFFD}", ""]);
     assert_eq!(stream.finish(), "\u{FFFD}");
+    assert_eq!(tokenizer.decode_behind(&[0x61, 0xC3], &[0xB6]), "\u{FFFD}");
 }
 
 /// A form of JSON that is nearly a tokenizer: one that is, with some values changed.
