@@ -132,7 +132,7 @@ impl Generator {
         let end = self.tokenizer.end_of_document().map(u32::cast_signed);
         let text = |row: &[i32]| {
             let new = row.split(|&id| Some(id) == end).next().unwrap_or_default();
-            format!("{prompt}{}", self.tokenizer.decode(new))
+            format!("{prompt}{}", self.tokenizer.decode_behind(&ids, new))
         };
         Ok(tokens.chunks_exact(max_new_tokens).map(text).collect())
     }

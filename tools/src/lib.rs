@@ -42,6 +42,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod corpus;
 pub mod data;
 pub mod device;
 pub mod error;
@@ -51,6 +52,7 @@ mod memory;
 pub mod model;
 pub mod output;
 pub mod run;
+pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
 

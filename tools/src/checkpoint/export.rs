@@ -40,17 +40,31 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<()> {
         config[key] = end.into();
     }
     let longest = config.get("max_position_embeddings").or(config.get("n_positions")).cloned();
-    let mut files = vec![(CONFIG_JSON, config)];
-    files.push(("generation_config.json", json!({"bos_token_id": end, "eos_token_id": end})));
+    let pretty = |json: &Value| format!("{json:#}\n");
+    let mut files = vec![(CONFIG_JSON, pretty(&config))];
+    files.push(("generation_config.json", pretty(&json!({"bos_token_id": end, "eos_token_id": end}))));
     if let Some(tokenizer) = &checkpoint.tokenizer {
-        let [tokenizer, settings] = hugging_face_tokenizer(tokenizer, longest.as_ref());
-        files.extend([(TOKENIZER, tokenizer), ("tokenizer_config.json", settings)]);
+        let json = match tokenizer {
+            // As it was given, byte for byte.
+            Tokenizer::HuggingFace(file) => file.json().to_owned(),
+            Tokenizer::Char(chars) => {
+                pretty(&without_merges(chars.characters(), end, &Value::Null, &json!({"type": "Fuse"})))
+            }
+            Tokenizer::Byte => {
+                let byte_level = json!({
+                    "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
+                });
+                pretty(&without_merges(&gpt2_bytes(), end, &byte_level, &byte_level))
+            }
+        };
+        let settings = tokenizer_settings(tokenizer, longest.as_ref());
+        files.extend([(TOKENIZER, json), ("tokenizer_config.json", pretty(&settings))]);
     }
     write_folder(out, &weights, &files)
         .map_err(|error| Error::input(format!("cannot export to {}: {}", out.display(), reason(&error))))
 }
 
-fn write_folder(out: &Path, weights: &Tensors, files: &[(&str, Value)]) -> io::Result<()> {
+fn write_folder(out: &Path, weights: &Tensors, files: &[(&str, String)]) -> io::Result<()> {
     let out = std::path::absolute(out)?;
     let parent = out.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(parent)?;
@@ -62,8 +76,8 @@ fn write_folder(out: &Path, weights: &Tensors, files: &[(&str, Value)]) -> io::R
         file.into_inner().map_err(|error| error.into_error())?.sync_all()
     };
     write(MODEL, &|file| write_safetensors(weights, file))?;
-    for (name, json) in files {
-        write(name, &|file| writeln!(file, "{json:#}"))?;
+    for (name, text) in files {
+        write(name, &|file| file.write_all(text.as_bytes()))?;
     }
     // Temporary folders are for their owner only; results are as readable as others.
     #[cfg(unix)]
@@ -133,40 +147,43 @@ fn converted(weights: &Tensors, dtype: DType) -> Result<Tensors> {
     Ok(all)
 }
 
-/// `tokenizer.json` and `tokenizer_config.json`. Both of our tokenizers are, in Hugging Face's words, byte-pair
-/// encodings without a pair to merge: over characters, and over bytes spelled as GPT-2 does.
-fn hugging_face_tokenizer(tokenizer: &Tokenizer, model_max_length: Option<&Value>) -> [Value; 2] {
-    let byte_level = json!({
-        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
-    });
-    let (spelled, coder, decoder): (Vec<char>, Value, Value) = match tokenizer {
-        Tokenizer::Char(chars) => (chars.characters().to_vec(), Value::Null, json!({"type": "Fuse"})),
-        Tokenizer::Byte => (gpt2_bytes(), byte_level.clone(), byte_level),
-    };
-    let mut vocab: Map<String, Value> =
-        spelled.iter().enumerate().map(|(id, character)| (character.to_string(), id.into())).collect();
-    let end = tokenizer.end_of_document();
-    let mut added = Vec::new();
+/// `tokenizer_config.json`.
+fn tokenizer_settings(tokenizer: &Tokenizer, model_max_length: Option<&Value>) -> Value {
     let mut settings = BTreeMap::from([
         ("tokenizer_class", json!("PreTrainedTokenizerFast")),
         ("clean_up_tokenization_spaces", json!(false)),
     ]);
     settings.extend(model_max_length.map(|length| ("model_max_length", length.clone())));
+    let end = tokenizer.end_of_document().and_then(|id| match tokenizer {
+        Tokenizer::HuggingFace(file) => file.whole().id_to_token(id),
+        Tokenizer::Char(_) | Tokenizer::Byte => Some(END_OF_DOCUMENT.to_owned()),
+    });
+    if let Some(end) = end {
+        settings.extend(["bos_token", "eos_token"].map(|key| (key, json!(end))));
+    }
+    json!(settings)
+}
+
+/// The `tokenizer.json` of our own tokenizers. Both are, in Hugging Face's words, byte-pair encodings without a pair to
+/// merge: over characters, and over bytes spelled as GPT-2 does.
+fn without_merges(spelled: &[char], end: Option<u32>, pre_tokenizer: &Value, decoder: &Value) -> Value {
+    let mut vocab: Map<String, Value> =
+        spelled.iter().enumerate().map(|(id, character)| (character.to_string(), id.into())).collect();
+    let mut added = Vec::new();
     if let Some(end) = end {
         vocab.insert(END_OF_DOCUMENT.to_owned(), end.into());
         added.push(json!({
             "id": end, "content": END_OF_DOCUMENT, "special": true,
             "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
         }));
-        settings.extend(["bos_token", "eos_token"].map(|key| (key, json!(END_OF_DOCUMENT))));
     }
-    let tokenizer = json!({
+    json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": added,
         "normalizer": null,
-        "pre_tokenizer": coder,
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": decoder,
         "model": {
@@ -174,8 +191,7 @@ fn hugging_face_tokenizer(tokenizer: &Tokenizer, model_max_length: Option<&Value
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocab, "merges": [],
         },
-    });
-    [tokenizer, json!(settings)]
+    })
 }
 
 /// The character by which GPT-2 spells each byte: itself where it is printable, else the next one from 256 on.

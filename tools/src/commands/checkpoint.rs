@@ -10,11 +10,13 @@ use crate::checkpoint::{
     self, Checkpoint, Comparison, Damage, Inspected, Kept, Retention, Summary, TensorComparison, inspect, list, read,
 };
 use crate::cli::{CheckpointCommand, ExportDType, KeepArgs};
-use crate::config::Config;
+use crate::config::{Config, RawConfig};
 use crate::error::{Error, Result};
 use crate::memory::size;
 use crate::output::{group_digits, print, print_json, say};
 use crate::run::RunFolder;
+
+use super::saved::with_end_of_document;
 
 pub(super) fn run(command: CheckpointCommand) -> Result<()> {
     match command {
@@ -232,7 +234,11 @@ fn refuse_running(run: &Path) -> Result<Option<File>> {
 }
 
 fn export(path: &Path, out: &Path, dtype: ExportDType) -> Result<()> {
-    let saved = open(path)?;
+    let mut saved = open(path)?;
+    if let (Some(tokenizer), Some(toml)) = (&saved.tokenizer, &saved.config_toml) {
+        let config = RawConfig::parse(Path::new("the checkpoint's config.toml"), toml, &[])?.validate()?;
+        saved.tokenizer = Some(with_end_of_document(tokenizer, &config)?);
+    }
     let dtype = match dtype {
         ExportDType::Float32 => DType::F32,
         ExportDType::Bfloat16 => DType::BF16,

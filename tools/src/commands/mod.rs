@@ -10,6 +10,8 @@ mod generate;
 mod plugin;
 mod report;
 mod saved;
+mod tokenize;
+mod tokenizer;
 mod train;
 mod verify_resume;
 
@@ -34,6 +36,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::VerifyResume(args) => verify_resume::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Report(args) => report::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Tokenizer(command) => tokenizer::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
     }

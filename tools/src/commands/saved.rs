@@ -12,12 +12,25 @@ use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::model::{averaged_weights, match_weights, step_config};
 use crate::output::say;
+use crate::tokenizer::Tokenizer;
 
 /// A run's newest whole checkpoint with its config.
 pub(super) struct SavedRun {
     pub(super) config: Config,
     pub(super) step_config: StepConfig,
     pub(super) checkpoint: Checkpoint,
+}
+
+/// A saved tokenizer with the document end of its run.
+///
+/// # Errors
+/// If the config's is not a token of it.
+pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Result<Tokenizer> {
+    let data = &config.data;
+    match data.end_of_document_id {
+        None if data.is_text() => tokenizer.with_end_of_document(data.end_of_document.as_deref()),
+        id => Ok(tokenizer.with_end_of_document_id(id)),
+    }
 }
 
 impl SavedRun {
@@ -33,9 +46,12 @@ impl SavedRun {
         for (path, reason) in &newest.passed_over {
             say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
         }
-        let Some((_, checkpoint)) = newest.found else {
+        let Some((_, mut checkpoint)) = newest.found else {
             return Err(Error::input(format!("{} has no whole checkpoint; train it first", run.display())));
         };
+        if let Some(tokenizer) = &mut checkpoint.tokenizer {
+            *tokenizer = with_end_of_document(tokenizer, &config)?;
+        }
         let step_config = step_config(&config)?;
         Ok(SavedRun { config, step_config, checkpoint })
     }

@@ -31,8 +31,8 @@ use crate::error::{Error, Result};
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
     AdjustLrFn, Choice, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order,
-    Precision, Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig, TokenDType,
-    TokenizerKind, TrainConfig,
+    OwnTokenizer, Precision, Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig,
+    TokenDType, TokenizerKind, TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -148,6 +148,13 @@ impl Config {
             Some(problem) => Err(Error::input(self.sources.render(vec![problem]))),
             None => Ok(config),
         }
+    }
+
+    /// This configuration for token shards whose documents end with `id`.
+    pub(crate) fn with_end_of_document_id(&self, id: Option<u32>) -> Config {
+        let mut config = self.clone();
+        config.settings.data.end_of_document_id = id;
+        config
     }
 
     /// An error of the user's input that shows the place where `key` (dotted, `data.train`) was written, or else its

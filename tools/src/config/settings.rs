@@ -96,11 +96,16 @@ pub struct DataConfig {
     /// character recipe; 0 for token shards, whose validation split is usually a shard of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_fraction: Option<f64>,
-    /// How text becomes tokens: `"char"` or `"byte"`. Default: absent, and the files are token shards. Files whose names
-    /// end in `.bin` are token shards in any case; of those it is what samples and `lmc data` are written with, and the
-    /// one that a `shards.json` beside them names is the default.
+    /// How text becomes tokens: `"char"`, `"byte"`, or the path of a Hugging Face `tokenizer.json`, looked for as
+    /// `train` is. Default: absent, and the files are token shards. Files whose names end in `.bin` are token shards in any
+    /// case; of those it is what prompts are read, and samples and `lmc data` are written with, and the one that a
+    /// `shards.json` beside them names is the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerKind>,
+    /// The token of a `tokenizer.json` that ends a document: `"<|endoftext|>"`. Default: the special token that has a
+    /// usual name for it (`<|endoftext|>`, `<|end_of_text|>`, `</s>`, `<eos>` and a few more); several such are an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_of_document: Option<String>,
     /// Whether a text has document bounds: `"lines"` or `"none"`. Default `"none"`: running text.
     pub documents: Documents,
     /// What a row of a batch is when `documents = "lines"`. `true`: documents in this epoch's order, end to end, cut
@@ -140,6 +145,11 @@ impl DataConfig {
         self.tokenizer.is_none()
             || files.all(|path| path.extension().is_some_and(|ending| ending == Self::SHARD_ENDING))
     }
+
+    /// Whether the files are text, rather than token shards.
+    pub fn is_text(&self) -> bool {
+        !self.is_shards()
+    }
 }
 
 /// `[[data.mixture]]`: a source of a mixture.
@@ -154,9 +164,30 @@ pub struct SourceConfig {
     pub weight: f64,
 }
 
+/// How text becomes tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// `"char"`, see [`OwnTokenizer::Char`].
+    Char,
+    /// `"byte"`, see [`OwnTokenizer::Byte`].
+    Byte,
+    /// The path of a `tokenizer.json`.
+    File(PathBuf),
+}
+
+impl Serialize for TokenizerKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            TokenizerKind::Char => OwnTokenizer::Char.serialize(serializer),
+            TokenizerKind::Byte => OwnTokenizer::Byte.serialize(serializer),
+            TokenizerKind::File(path) => path.serialize(serializer),
+        }
+    }
+}
+
 choices! {
-    /// How text becomes tokens.
-    TokenizerKind {
+    /// The tokenizers that need no file.
+    OwnTokenizer {
         /// The sorted distinct characters of the training text; with `documents = "lines"` the document end follows.
         Char = "char",
         /// The 256 bytes of UTF-8, then the document end: 257 tokens.

@@ -8,8 +8,8 @@ use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Norma
 use super::optimizer::{read_optimizer, read_schedule};
 use super::section::{BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, Layers, NonFinite, Order, Precision, Remat, RuntimeConfig, SampleConfig,
-    Settings, TokenDType, TokenizerKind, TrainConfig,
+    DataConfig, DeviceKind, Documents, Layers, NonFinite, Order, OwnTokenizer, Precision, Remat, RuntimeConfig,
+    SampleConfig, Settings, TokenDType, TokenizerKind, TrainConfig,
 };
 use super::source::{Place, Problem};
 use super::tree::{Kind, Table};
@@ -308,7 +308,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         path.extension().and_then(|ending| ending.to_str()).is_some_and(|ending| endings.contains(&ending))
     };
     let looks_like_text = files().find(|path| ending(path, &["txt", "md", "text", "csv", "json", "jsonl"]));
-    let tokenizer = read_tokenizer(section);
+    let tokenizer = read_tokenizer(section, origin);
     let shard = |path: &&PathBuf| ending(path, &[DataConfig::SHARD_ENDING]);
     let is_text = tokenizer.is_some() && (files().next().is_none() || !files().all(|path| shard(&path)));
     if let (true, Some(odd)) = (is_text, files().chain(&val).find(shard)) {
@@ -329,10 +329,15 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         section.require(&[files_key, "tokenizer"], tokenizer.is_some(), || {
             format!(
                 "{path:?} looks like text, and without `tokenizer` the files are token shards; say \
-                 tokenizer = \"char\" or \"byte\""
+                 tokenizer = \"char\", \"byte\", or the path of a tokenizer.json"
             )
         });
     }
+    let end_of_document = section.string("end_of_document", "a token in quotes").map(str::to_owned);
+    let is_file = matches!(tokenizer, Some(TokenizerKind::File(_)));
+    section.require(&["end_of_document", "tokenizer"], end_of_document.is_none() || is_file, || {
+        "`end_of_document` is a token of a tokenizer.json, and `tokenizer` does not name one".to_owned()
+    });
     let documents = section.choice_or("documents", Documents::None);
     let lines = documents == Documents::Lines;
     section.require(&["documents", "tokenizer"], is_text || !lines, || {
@@ -344,7 +349,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     });
     let token_dtype = section.choice::<TokenDType>("token_dtype");
     section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
-        "`token_dtype` is for token shards, and `tokenizer` says the files are text".to_owned()
+        "`token_dtype` is for token shards, which end in .bin where there is a `tokenizer`".to_owned()
     });
     let end_of_document_id = section.optional_id("end_of_document_id");
     section.require(&["end_of_document_id", "tokenizer"], end_of_document_id.is_none() || !is_text, || {
@@ -364,6 +369,7 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         val_fraction: val.is_empty().then_some(val_fraction),
         val,
         tokenizer,
+        end_of_document,
         documents,
         packing,
         order: section.choice_or("order", Order::Shuffle),
@@ -374,16 +380,16 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     }
 }
 
-fn read_tokenizer(section: &Section<'_>) -> Option<TokenizerKind> {
+fn read_tokenizer(section: &Section<'_>, origin: &Origin<'_>) -> Option<TokenizerKind> {
     if let Some(Kind::String(text)) = section.node("tokenizer").map(|node| &node.kind)
         && (text.ends_with(".json") || text.contains('/'))
     {
-        let problem = Problem::new(section.place("tokenizer"), "tokenizer files are not read yet")
-            .help("\"char\" and \"byte\" tokenize text; for another tokenizer, give its token shards as `train`");
-        section.problem("tokenizer", problem);
-        return None;
+        return Some(TokenizerKind::File(find(text, origin.folder)));
     }
-    section.choice("tokenizer")
+    section.choice("tokenizer").map(|own| match own {
+        OwnTokenizer::Char => TokenizerKind::Char,
+        OwnTokenizer::Byte => TokenizerKind::Byte,
+    })
 }
 
 fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
@@ -493,7 +499,7 @@ fn elsewhere(key: &str) -> Option<String> {
         | "keep_best" => "it belongs in [train]",
         "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
-        "tokenizer" => "it belongs in [data]",
+        "tokenizer" | "end_of_document" => "it belongs in [data]",
         "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",
         _ => return None,
     };

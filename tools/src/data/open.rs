@@ -11,8 +11,8 @@ use super::order::{Permutation, Purpose, draw};
 use super::rows::{Chosen, Documents, Layout, Packed, Padded, RowOrder, Rows, Stream, Text, Tokens};
 use super::shards::{Shard, Shards};
 use crate::config::{Config, Documents as DocumentsKey, Order, TokenDType, TokenizerKind};
-use crate::error::{Error, Result};
-use crate::tokenizer::{CharTokenizer, Tokenizer};
+use crate::error::Result;
+use crate::tokenizer::{self, CharTokenizer, Tokenizer};
 
 /// Data that were opened.
 #[derive(Debug)]
@@ -168,6 +168,9 @@ fn open_shards(
     let tokenizer = tokenizer_of_shards(config, saved, first.as_ref())?;
     let (config, vocab_size) = with_vocab_size(config, first.as_ref(), tokenizer.as_ref())?;
     let end_of_document = end_of_shards(&config, first.as_ref(), tokenizer.as_ref(), vocab_size)?;
+    // What the shards say ends a document, and not what a tokenizer may call so.
+    let config = config.with_end_of_document_id(end_of_document);
+    let tokenizer = tokenizer.map(|tokenizer| tokenizer.with_end_of_document_id(end_of_document));
 
     let narrow = vocab_size <= usize::from(u16::MAX) + 1;
     let raw = config.data.token_dtype.unwrap_or(if narrow { TokenDType::Uint16 } else { TokenDType::Uint32 });
@@ -210,6 +213,7 @@ fn tokenizer_of_shards(
     };
     let given = match &config.data.tokenizer {
         None => None,
+        Some(TokenizerKind::File(path)) => Some(tokenizer::configured(config, path, saved)?),
         Some(TokenizerKind::Byte) => Some(Tokenizer::Byte),
         Some(TokenizerKind::Char) => match saved.or(of_description.as_ref()) {
             Some(chars @ Tokenizer::Char(_)) => Some(chars.clone()),
@@ -334,7 +338,10 @@ fn open_text(config: &Config, saved: Option<&Tokenizer>, sources: &[SourceFiles]
     let val_files = val.fingerprints(Sampling::of(val.texts.len()));
     let (rows, held_out, documents) = if lines {
         let separator = tokenizer.end_of_document().ok_or_else(|| {
-            Error::input("the saved tokenizer has no document end, and `data.documents` is \"lines\"")
+            config.error_at(
+                "data.documents",
+                "the tokenizer has no document end, which \"lines\" needs; see `data.end_of_document`",
+            )
         })?;
         open_documents(&config, &tokenizer, separator, &train, &val)?
     } else {
@@ -353,6 +360,7 @@ fn tokenizer_of_text(
     lines: bool,
 ) -> Result<Tokenizer> {
     match (saved, &config.data.tokenizer) {
+        (saved, Some(TokenizerKind::File(path))) => tokenizer::configured(config, path, saved),
         (Some(saved), _) => Ok(saved.clone()),
         (None, Some(TokenizerKind::Byte)) => Ok(Tokenizer::Byte),
         // Without a kind the files are token shards.

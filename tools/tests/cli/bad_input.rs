@@ -2,12 +2,12 @@
 
 use crate::{Folder, has, safetensors, shard, text};
 
-type Case<'a> = (&'a [&'a str], &'a [&'a str]);
+pub(crate) type Case<'a> = (&'a [&'a str], &'a [&'a str]);
 
 /// Runs the program with each case's arguments, expects exit code 2 and these parts on stderr, and finds the folder as
 /// it was.
 #[track_caller]
-fn check(folder: &Folder, cases: &[Case<'_>]) {
+pub(crate) fn check(folder: &Folder, cases: &[Case<'_>]) {
     for (args, expected) in cases {
         let before = folder.snapshot();
         let ran = folder.lmc(args);

@@ -13,6 +13,7 @@ mod non_finite;
 mod optimizers;
 mod reading;
 mod report;
+mod tokenizing;
 mod training;
 
 use std::collections::BTreeMap;

@@ -44,7 +44,7 @@ fn what(args: &DataLintArgs) -> Result<(Vec<Input>, Expected)> {
             ));
         }
         let config = Config::read(path, &args.set)?;
-        return Ok((inputs(&config)?, Expected::from_config(&config)));
+        return Ok((inputs(&config)?, Expected::from_config(&config)?));
     }
     if let Some(config) = args.paths.iter().find(|path| is_config(path)) {
         return Err(Error::input(format!("give either one config or files; {} is a config", config.display())));

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::described::{Description, Descriptions};
 use crate::config::{Config, Documents, TokenDType, TokenizerKind};
 use crate::error::Result;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{self, Tokenizer};
 
 use duplicates::Duplicates;
 
@@ -161,18 +161,23 @@ impl Finding {
 
 impl Expected {
     /// What a config says of its files.
-    pub fn from_config(config: &Config) -> Expected {
-        let tokens = config.data.tokenizer.as_ref().map(|kind| match kind {
-            TokenizerKind::Char => TokensOf::Characters,
-            TokenizerKind::Byte => TokensOf::Tokenizer(Tokenizer::Byte),
-        });
-        Expected {
+    ///
+    /// # Errors
+    /// If it names a tokenizer that cannot be read.
+    pub fn from_config(config: &Config) -> Result<Expected> {
+        let tokens = match &config.data.tokenizer {
+            None => None,
+            Some(TokenizerKind::Char) => Some(TokensOf::Characters),
+            Some(TokenizerKind::Byte) => Some(TokensOf::Tokenizer(Tokenizer::Byte)),
+            Some(TokenizerKind::File(path)) => Some(TokensOf::Tokenizer(tokenizer::configured(config, path, None)?)),
+        };
+        Ok(Expected {
             vocab_size: config.model.vocab_size(),
             end_of_document: config.data.end_of_document_id,
             token_dtype: config.data.token_dtype,
             tokens,
             lines: config.data.documents == Documents::Lines,
-        }
+        })
     }
 
     fn tokenizer(&self) -> Option<&Tokenizer> {
