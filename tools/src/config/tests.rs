@@ -279,8 +279,8 @@ fn problems_of_a_llama() {
         (&["data.tokenizer=char", "model.vocab_size=0"], "`vocab_size` must be at least 1"),
         (&["data.train=names.txt"], "looks like text"),
         (&["data.documents=lines"], "documents = \"lines\" is for text"),
-        (&["data.tokenizer=t.json", "data.val=a.txt"], "some files end in .bin"),
-        (&["data.tokenizer=t.json", "data.documents=lines"], "files that are not token shards"),
+        (&["data.tokenizer=t.json", "data.val=a.txt"], "is not named .bin, and what is trained on are token shards"),
+        (&["data.tokenizer=t.json", "data.documents=lines"], "files that are not named .bin"),
         (
             &["data.tokenizer=t.json", "data.train=a.txt", "data.token_dtype=uint16"],
             "`token_dtype` is for token shards",

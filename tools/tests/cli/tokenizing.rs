@@ -130,7 +130,7 @@ fn a_model_is_trained_on_them_and_writes_text() {
     assert_eq!(ran.code, 2);
     has(
         &ran.stderr,
-        &["another tokenizer than the one the run was started with", "tokenizer = \"shards/tokenizer.json\""],
+        &["is not the tokenizer that the shards beside it were made with", "tokenizer = \"shards/tokenizer.json\""],
     );
 }
 
@@ -152,7 +152,7 @@ fn text_is_encoded_as_it_is_read() {
         (&["data.tokenizer=\"none.json\""][..], &["cannot read the tokenizer", "none.json"][..]),
         (&["model.vocab_size=299"], &["`vocab_size` 299 is less than the tokenizer's 300 tokens"]),
         (&["data.end_of_document=\"</s>\""], &["no token \"</s>\" to end documents with"]),
-        (&["data.train=[\"texts/a.txt\", \"x.bin\"]"], &["some files end in .bin"]),
+        (&["data.train=[\"texts/a.txt\", \"x.bin\"]"], &["x.bin is a token shard by its name, and others are not"]),
     ] {
         let mut args = vec!["check", "text.toml"];
         settings.iter().for_each(|setting| args.extend(["--set", setting]));
