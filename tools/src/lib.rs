@@ -45,6 +45,7 @@ pub mod config;
 pub mod corpus;
 pub mod data;
 pub mod device;
+mod digest;
 pub mod error;
 pub mod evaluation;
 pub mod generation;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
+use crate::digest::sha256;
 use crate::error::reason;
 
 /// The content of `state.json`. What is absent was not saved yet in the format that the file has.
@@ -110,16 +110,6 @@ fn digest_of_text(bytes: &[u8], own: &str) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (before, after) = text.rsplit_once(own).filter(|_| own.len() == NO_HASH.len())?;
     Some(sha256(format!("{before}{NO_HASH}{after}").as_bytes()))
-}
-
-/// The SHA-256 of bytes, in hex.
-pub(super) fn sha256(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))
-}
-
-/// A hash as text.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

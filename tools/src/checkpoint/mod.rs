@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -71,7 +72,7 @@ pub struct Checkpoint {
 
 /// The SHA-256 of a text, in hex.
 pub fn text_hash(text: &str) -> String {
-    manifest::sha256(text.as_bytes())
+    sha256(text.as_bytes())
 }
 
 /// The newest checkpoint that is whole, and what was passed over to find it.

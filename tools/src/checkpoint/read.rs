@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::{hex, sha256};
 use crate::error::{Error, Result, reason};
 use crate::tokenizer::Tokenizer;
 
-use super::manifest::{FileRecord, STATE, State, hex, sha256};
+use super::manifest::{FileRecord, STATE, State};
 use super::safetensors::{Tensors, parse_safetensors};
 use super::{CONFIG_JSON, CONFIG_TOML, Checkpoint, MODEL, OPTIMIZER, TOKENIZER, step_of};
 

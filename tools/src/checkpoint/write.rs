@@ -8,10 +8,11 @@ use std::thread;
 
 use sha2::{Digest, Sha256};
 
+use crate::digest::{hex, sha256};
 use crate::error::{Error, Result, reason};
 use crate::output::group_digits;
 
-use super::manifest::{FORMAT, FileRecord, STATE, State, hex, sha256};
+use super::manifest::{FORMAT, FileRecord, STATE, State};
 use super::read::Summary;
 use super::safetensors::{Tensors, safetensors_bytes, write_safetensors};
 use super::{CONFIG_JSON, CONFIG_TOML, Checkpoint, MODEL, OPTIMIZER, TOKENIZER, folder};

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::error::{Error, Result};
 
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
@@ -203,7 +204,7 @@ impl Config {
         for (key, value) in self.leaves()?.iter().filter(|(key, _)| !may_change(key)) {
             hasher.update(format!("{key} = {value}\n"));
         }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(hasher))
     }
 
     /// How this configuration differs from the one a run was started with, by key.

@@ -6,9 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::sidecar::{ShardEntry, Sidecar};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -93,7 +92,7 @@ impl Description {
             }
             Err(error) => return Err(Error::cannot_read("the tokenizer", &path, &error)),
         };
-        let found = hex(Sha256::new_with_prefix(&bytes));
+        let found = sha256(&bytes);
         if found != self.sidecar.tokenizer.sha256 {
             return Err(Error::input(format!(
                 "{} is not the tokenizer that the shards beside it were made with: its SHA-256 is {found}, and {} says {}",
@@ -106,9 +105,4 @@ impl Description {
             .map_err(|_| Error::input(format!("the tokenizer {} is not UTF-8 text", path.display())))?;
         Tokenizer::from_json(&path, &text).map(Some)
     }
-}
-
-/// A digest in hex.
-pub(super) fn hex(hasher: Sha256) -> String {
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

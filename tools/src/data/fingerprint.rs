@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::described::hex;
 use crate::config::TokenDType;
+use crate::digest::hex;
 use crate::output::group_digits;
 
 /// The data of a run: what was trained on, and what was held out in files of its own.

@@ -12,11 +12,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::config::TokenDType;
 use crate::corpus::{Progress, Reading, Skipped};
 use crate::data::sidecar::{ShardEntry, Sidecar, TokenizerFile};
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::run::replace_file;
 use crate::tokenizer::Tokenizer;
@@ -166,7 +166,7 @@ pub fn tokenize(options: &Options, progress: &mut Progress) -> Result<Summary> {
         dtype,
         vocab_size: options.tokenizer.vocab_size(),
         end_of_document: Some(end),
-        tokenizer: TokenizerFile { file: TOKENIZER.to_owned(), sha256: hex(&Sha256::digest(&json)) },
+        tokenizer: TokenizerFile { file: TOKENIZER.to_owned(), sha256: sha256(json.as_bytes()) },
         tokens: count(&shards, |shard| shard.tokens),
         documents: count(&shards, |shard| shard.documents),
         text_bytes,
@@ -187,10 +187,6 @@ pub fn tokenize(options: &Options, progress: &mut Progress) -> Result<Summary> {
         shards: sidecar.shards.len(),
         seconds: progress.seconds(),
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a file of the output folder is one of ours.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::TokenDType;
 use crate::data::sidecar::ShardEntry;
+use crate::digest::hex;
 use crate::error::{Error, Result};
 
 /// The form of a shard.
@@ -157,7 +158,7 @@ fn sha256(path: &Path) -> io::Result<String> {
     loop {
         let count = file.read(&mut block)?;
         if count == 0 {
-            return Ok(super::hex(&hasher.finalize()));
+            return Ok(hex(hasher));
         }
         hasher.update(&block[..count]);
     }

@@ -47,7 +47,7 @@ fn written(folder: &Path) -> (Vec<String>, Vec<String>, Sidecar) {
     let (mut train, mut val) = (Vec::new(), Vec::new());
     for shard in &sidecar.shards {
         let bytes = fs::read(out.join(&shard.file)).unwrap();
-        assert_eq!(shard.sha256, hex(&Sha256::digest(&bytes)));
+        assert_eq!(shard.sha256, sha256(&bytes));
         let ids = if bytes.starts_with(&20_240_520_u32.to_le_bytes()) {
             let count = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
             assert_eq!((u64::from(count), &bytes[4..8]), (shard.tokens, &1_u32.to_le_bytes()[..]));

@@ -4,9 +4,10 @@ use sha2::{Digest, Sha256};
 
 use super::{Expected, FileReport, Finding, MOST_COUNTED, Totals};
 use crate::config::TokenDType;
-use crate::data::described::{Description, hex};
+use crate::data::described::Description;
 use crate::data::order::mix;
 use crate::data::shards::{Shard, little_endian, width};
+use crate::digest::hex;
 use crate::error::reason;
 use crate::tokenizer::Tokenizer;
 

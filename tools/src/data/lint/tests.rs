@@ -107,7 +107,7 @@ fn copies_are_found_across_files() {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    crate::data::described::hex(sha2::Digest::new_with_prefix(bytes))
+    crate::digest::sha256(bytes)
 }
 
 #[test]

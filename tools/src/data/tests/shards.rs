@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use sha2::{Digest, Sha256};
-
 use super::*;
 use crate::config::TokenDType;
 use crate::data::sidecar::{ShardEntry, Sidecar, TokenizerFile};
@@ -16,7 +14,7 @@ pub(super) fn shard(ids: &[u16]) -> Vec<u8> {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::digest::sha256(bytes)
 }
 
 /// A sidecar of the byte tokenizer for these shards.
