@@ -1,10 +1,10 @@
 //! Checkpoints: a folder a step, whole or absent.
 //!
 //! `checkpoints/step-00000200/` holds `model.safetensors` (f32, by name), `optimizer.safetensors`, `config.toml` (the
-//! run's settings), `state.json`, and where they apply `config.json` (Hugging Face's) and `tokenizer.json` (ours, or Hugging Face's as it was given). It is
-//! written as a hidden folder beside, synced, and renamed, so a checkpoint that has its name is complete. `state.json`
-//! has size and SHA-256 of every other file, the SHA-256 of every tensor, and its own, and is written last; what does
-//! not match is not loaded. Nothing tells how many devices wrote it.
+//! run's settings), `state.json`, and where they apply `config.json` (Hugging Face's) and `tokenizer.json` (ours, or
+//! Hugging Face's as it was given). It is written as a hidden folder beside, synced, and renamed, so a checkpoint that
+//! has its name is complete. `state.json` has size and SHA-256 of every other file, the SHA-256 of every tensor, and
+//! its own, and is written last; what does not match is not loaded. Nothing tells how many devices wrote it.
 
 mod diff;
 mod export;
