@@ -149,7 +149,10 @@ impl Device {
                 // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
                 .with("xla_cpu_prefer_vector_width", 512_i64)
                 // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
-                .with("xla_cpu_enable_fast_min_max", false),
+                .with("xla_cpu_enable_fast_min_max", false)
+                // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
+                // donated is updated where it lies, and the next step would multiply with the weight of the one before.
+                .with("xla_cpu_use_xnnpack", false),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::kills::Moment;
-use crate::{CONFIG, Folder, events, has, text};
+use crate::{CONFIG, Folder, events, has, shard, text};
 
 /// What train events tell that the clock does not decide.
 pub(crate) fn exact_lines(folder: &Folder, run: &str) -> Vec<[Value; 4]> {
@@ -49,6 +49,23 @@ fn the_same_seed_gives_the_same_run() {
     for save in saves {
         let seconds = |key: &str| save[key].as_f64().expect("seconds");
         assert!(seconds("blocked_seconds") > 0.0 && seconds("blocked_seconds") <= seconds("seconds"), "{save}");
+    }
+}
+
+/// A weight is updated where it lies, so no product may have kept a copy of it: here the head's, which is read forward and
+/// backward and is large enough for a library to pack.
+#[test]
+fn steps_see_the_weights_of_the_step_before() {
+    let folder = Folder::new();
+    let ids: Vec<u16> = (0..5000_u32).map(|i| (i * i % 997) as u16).collect();
+    folder.write("shard.bin", shard(&ids, false));
+    let config = "[model]\narch = \"llama\"\nvocab_size = 1000\nhidden_size = 64\nnum_hidden_layers = 1\n\
+        num_attention_heads = 4\nintermediate_size = 128\n[data]\ntrain = \"shard.bin\"\n[optimizer]\n\
+        learning_rate = 2e-3\n[train]\nsteps = 4\nseq_len = 64\nmicro_batch_size = 8\neval_every = 0\n";
+    for head in ["model.tie_word_embeddings=false", "model.tie_word_embeddings=true"] {
+        folder.write("head.toml", config);
+        let ran = folder.ok(&["verify-resume", "head.toml", "--steps", "4", "--set", head]);
+        has(&ran.stdout, &["4 of 4"]);
     }
 }
 
