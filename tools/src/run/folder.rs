@@ -4,7 +4,6 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result, reason};
 
@@ -111,26 +110,10 @@ impl RunFolder {
         self.moved_to.as_deref()
     }
 
-    /// The newest checkpoint that is whole.
-    ///
-    /// # Errors
-    /// As `checkpoint::newest_valid`.
-    pub fn newest_checkpoint(&self) -> Result<checkpoint::Newest> {
-        checkpoint::newest_valid(&self.path)
-    }
-
-    /// The config the run was started with; `None` when there is none.
-    ///
-    /// # Errors
-    /// If `config.toml` cannot be read or is no config.
-    pub fn saved_config(&self) -> Result<Option<Config>> {
-        RunFolder::config_of(&self.path)
-    }
-
     /// The config that the run in the folder `run` was started with; `None` when there is none.
     ///
     /// # Errors
-    /// As [`RunFolder::saved_config`].
+    /// If `config.toml` cannot be read or is no config.
     pub fn config_of(run: &Path) -> Result<Option<Config>> {
         let path = run.join(CONFIG);
         if path.exists() { Config::read(&path, &[]).map(Some) } else { Ok(None) }
@@ -197,6 +180,7 @@ fn replace(path: &Path, content: &[u8], sync: fn(&File) -> io::Result<()>) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint;
     use crate::run::tests::config_in;
 
     #[test]
@@ -229,10 +213,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let config = config_in(&folder.path().join("run"));
         let run = RunFolder::open(&config).unwrap();
-        assert_eq!(run.saved_config().unwrap(), None);
+        assert_eq!(RunFolder::config_of(run.path()).unwrap(), None);
         run.save_config(&config).unwrap();
-        assert_eq!(run.saved_config().unwrap(), Some(config));
-        assert_eq!(run.newest_checkpoint().unwrap(), checkpoint::Newest::default());
+        assert_eq!(RunFolder::config_of(run.path()).unwrap(), Some(config));
+        assert_eq!(checkpoint::newest_valid(run.path()).unwrap(), checkpoint::Newest::default());
     }
 
     #[test]
