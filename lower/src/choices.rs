@@ -2,11 +2,23 @@
 //!
 //! | IR | generic | cpu |
 //! |---|---|---|
-//! | `dot_general` | as it is | neighbouring dimensions of one kind collapsed around it |
-//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed, by blocks of queries |
+//! | `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either |
+//! | `reduce` | as it is | in steps: short enough to be exact, and by windows where the last dimension stays |
+//! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users |
+//! | `scaled_dot_product_attention`, `…_backward` | decomposed | lmc's kernel; decomposed by blocks of queries |
 
-use lmc_graph::TensorType;
-use lmc_graph::ops::DotGeneral;
+mod collapse;
+mod keep;
+mod onednn;
+mod reduce;
+
+use lmc_graph::ops::{DotGeneral, ScaledDotProductAttention};
+use lmc_graph::{DType, TensorType};
+
+pub(crate) use collapse::Collapsed;
+pub(crate) use keep::{Uses, keeps};
+pub(crate) use onednn::OneDnn;
+pub(crate) use reduce::{ReduceStep, reduce_steps};
 
 use crate::target::{Platform, Target};
 
@@ -17,27 +29,29 @@ pub(crate) enum DotForm {
     Plain,
     /// Reshapes to fewer dimensions around the product.
     Collapsed(Collapsed),
+    /// A call of oneDNN's matrix product, between reshapes.
+    OneDnn(OneDnn),
 }
 
-/// A product with fewer dimensions whose elements, in row-major order, are those of another one.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Collapsed {
-    /// The product on the reshaped operands.
-    pub(crate) op: DotGeneral,
-    /// The reshaped operands' shapes.
-    pub(crate) lhs: Vec<usize>,
-    pub(crate) rhs: Vec<usize>,
-    /// The shape of the product, before it is reshaped to the op's result.
-    pub(crate) result: Vec<usize>,
-}
-
-/// The form of a product on this target.
-pub(crate) fn dot_general(target: &Target, op: &DotGeneral, lhs: &TensorType, rhs: &TensorType) -> DotForm {
+/// The form of a product on this target, and why a faster one was refused.
+pub(crate) fn dot_general(
+    target: &Target,
+    op: &DotGeneral,
+    lhs: &TensorType,
+    rhs: &TensorType,
+) -> (DotForm, Option<String>) {
     match target.platform {
-        Platform::Generic => DotForm::Plain,
-        // XLA's CPU library kernels take matrices: a bf16 product on [8,512,768] runs at half the speed of the same one
-        // on [4096,768].
-        Platform::Cpu => collapse(op, lhs, rhs).map_or(DotForm::Plain, DotForm::Collapsed),
+        Platform::Generic => (DotForm::Plain, None),
+        Platform::Cpu => {
+            let product = collapse::collapse(op, lhs, rhs);
+            match onednn::call(target, &product, lhs.dtype, rhs.dtype) {
+                Ok(call) => (DotForm::OneDnn(call), None),
+                // XLA's CPU library kernels take matrices: a bf16 product on [8,512,768] runs at half the speed of the
+                // same one on [4096,768].
+                Err(refused) if product.has_fewer_dimensions(lhs, rhs) => (DotForm::Collapsed(product), refused),
+                Err(refused) => (DotForm::Plain, refused),
+            }
+        }
     }
 }
 
@@ -59,145 +73,24 @@ const MOST_BLOCKS: usize = 8;
 /// Queries that make a product large enough to be fast.
 const SMALLEST_BLOCK: usize = 128;
 
-/// Why attention is decomposed on this target.
-pub(crate) fn attention_refusal(target: &Target) -> &'static str {
+/// Why attention is decomposed on this target; `None` where it is a call of lmc's kernel. The operands begin with query,
+/// key and value.
+pub(crate) fn attention_refusal(
+    target: &Target,
+    op: &ScaledDotProductAttention,
+    operands: &[TensorType],
+) -> Option<&'static str> {
     match target.platform {
-        Platform::Generic => "decomposed: this target has no fused attention",
-        Platform::Cpu => "decomposed: XLA's CPU backend has no fused attention",
-    }
-}
-
-/// Collapses neighbouring dimensions that play the same part in the product; `None` when there are none.
-fn collapse(op: &DotGeneral, lhs: &TensorType, rhs: &TensorType) -> Option<Collapsed> {
-    let pairs = |lhs: &[usize], rhs: &[usize]| -> Vec<Pair> {
-        let mut pairs: Vec<Pair> = Vec::new();
-        for (&l, &r) in lhs.iter().zip(rhs) {
-            match pairs.last_mut() {
-                // Listed next to each other and neighbours in both operands: row-major order pairs the same elements.
-                Some(last) if last.lhs.end == l && last.rhs.end == r => (last.lhs.end, last.rhs.end) = (l + 1, r + 1),
-                Some(_) | None => pairs.push(Pair { lhs: l..l + 1, rhs: r..r + 1 }),
-            }
+        Platform::Generic => Some("decomposed: this target has no fused attention"),
+        Platform::Cpu if !target.has_kernels => Some("decomposed: lmc's kernel does not fit this plugin"),
+        Platform::Cpu if !matches!(operands[0].dtype, DType::F32 | DType::BF16) => {
+            Some("decomposed: lmc's kernel is for f32 and bf16")
         }
-        pairs
-    };
-    let batching = pairs(&op.lhs_batching_dimensions, &op.rhs_batching_dimensions);
-    let contracting = pairs(&op.lhs_contracting_dimensions, &op.rhs_contracting_dimensions);
-    let lhs_free = runs(&op.lhs_free_dimensions(lhs.rank()));
-    let rhs_free = runs(&op.rhs_free_dimensions(rhs.rank()));
-    let lhs_runs: Vec<&Run> = batching.iter().chain(&contracting).map(|pair| &pair.lhs).chain(&lhs_free).collect();
-    let rhs_runs: Vec<&Run> = batching.iter().chain(&contracting).map(|pair| &pair.rhs).chain(&rhs_free).collect();
-    if lhs_runs.len() == lhs.rank() && rhs_runs.len() == rhs.rank() {
-        return None;
-    }
-    let size = |ty: &TensorType, run: &Run| ty.shape[run.clone()].iter().product::<usize>();
-    let result = batching
-        .iter()
-        .map(|pair| size(lhs, &pair.lhs))
-        .chain(lhs_free.iter().map(|run| size(lhs, run)))
-        .chain(rhs_free.iter().map(|run| size(rhs, run)))
-        .collect();
-    // A run's place among the reshaped operand's dimensions is the number of runs before it.
-    let place = |runs: &[&Run], run: &Run| runs.iter().filter(|other| other.start < run.start).count();
-    let lhs_places = |pairs: &[Pair]| pairs.iter().map(|pair| place(&lhs_runs, &pair.lhs)).collect();
-    let rhs_places = |pairs: &[Pair]| pairs.iter().map(|pair| place(&rhs_runs, &pair.rhs)).collect();
-    let shape = |ty: &TensorType, runs: &[&Run]| {
-        let mut runs = runs.to_vec();
-        runs.sort_by_key(|run| run.start);
-        runs.into_iter().map(|run| size(ty, run)).collect()
-    };
-    Some(Collapsed {
-        op: DotGeneral {
-            lhs_batching_dimensions: lhs_places(&batching),
-            rhs_batching_dimensions: rhs_places(&batching),
-            lhs_contracting_dimensions: lhs_places(&contracting),
-            rhs_contracting_dimensions: rhs_places(&contracting),
-            result_dtype: op.result_dtype,
-        },
-        lhs: shape(lhs, &lhs_runs),
-        rhs: shape(rhs, &rhs_runs),
-        result,
-    })
-}
-
-/// Neighbouring dimensions.
-type Run = std::ops::Range<usize>;
-
-/// Neighbouring dimensions of both operands that are listed together.
-struct Pair {
-    lhs: Run,
-    rhs: Run,
-}
-
-/// Ascending dimensions as runs of neighbours.
-fn runs(dimensions: &[usize]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for &d in dimensions {
-        match runs.last_mut() {
-            Some(last) if last.end == d => last.end = d + 1,
-            Some(_) | None => runs.push(d..d + 1),
+        Platform::Cpu if op.scale <= 0.0 => Some("decomposed: lmc's kernel is for a scale above 0"),
+        Platform::Cpu if op.sliding_window.is_some() && operands[0].shape[1] > operands[1].shape[1] => {
+            Some("decomposed: lmc's kernel with a window is for no more queries than keys")
         }
-    }
-    runs
-}
-
-#[cfg(test)]
-mod tests {
-    use lmc_graph::DType;
-
-    use super::*;
-
-    /// Dimensions of an operand: shape, batching, contracting.
-    type Side<'a> = (&'a [usize], &'a [usize], &'a [usize]);
-
-    #[track_caller]
-    fn check(lhs: Side<'_>, rhs: Side<'_>, expected: Option<(Side<'_>, Side<'_>, &[usize])>) {
-        let dot = |lhs: Side<'_>, rhs: Side<'_>| DotGeneral {
-            lhs_batching_dimensions: lhs.1.to_vec(),
-            rhs_batching_dimensions: rhs.1.to_vec(),
-            lhs_contracting_dimensions: lhs.2.to_vec(),
-            rhs_contracting_dimensions: rhs.2.to_vec(),
-            result_dtype: DType::F32,
-        };
-        let ty = |side: Side<'_>| TensorType::new(DType::F32, side.0);
-        let expected = expected.map_or(DotForm::Plain, |(lhs, rhs, result)| {
-            let (l, r, result) = (lhs.0.to_vec(), rhs.0.to_vec(), result.to_vec());
-            DotForm::Collapsed(Collapsed { op: dot(lhs, rhs), lhs: l, rhs: r, result })
-        });
-        assert_eq!(dot_general(&Target::cpu(None), &dot(lhs, rhs), &ty(lhs), &ty(rhs)), expected);
-        assert_eq!(dot_general(&Target::generic(), &dot(lhs, rhs), &ty(lhs), &ty(rhs)), DotForm::Plain);
-    }
-
-    #[test]
-    fn collapses_neighbours_of_one_kind() {
-        // Matrices stay.
-        check((&[2, 3], &[], &[1]), (&[4, 3], &[], &[1]), None);
-        // A linear layer on [B, T, C], and its weight gradient.
-        check(
-            (&[2, 5, 3], &[], &[2]),
-            (&[4, 3], &[], &[1]),
-            Some(((&[10, 3], &[], &[1]), (&[4, 3], &[], &[1]), &[10, 4])),
-        );
-        check(
-            (&[2, 5, 3], &[], &[0, 1]),
-            (&[2, 5, 4], &[], &[0, 1]),
-            Some(((&[10, 3], &[], &[0]), (&[10, 4], &[], &[0]), &[3, 4])),
-        );
-        // Contracting dimensions that are listed in another order pair other elements.
-        check((&[2, 5, 3], &[], &[1, 0]), (&[5, 2, 4], &[], &[0, 1]), None);
-        check((&[2, 5, 3], &[], &[0, 1]), (&[5, 2, 4], &[], &[1, 0]), None);
-        // Batching dimensions of scores, [B, N, T, H] with [B, N, S, H].
-        check(
-            (&[2, 6, 5, 3], &[0, 1], &[3]),
-            (&[2, 6, 7, 3], &[0, 1], &[3]),
-            Some(((&[12, 5, 3], &[0], &[2]), (&[12, 7, 3], &[0], &[2]), &[12, 5, 7])),
-        );
-        // Batching dimensions with a free one between them stay.
-        check((&[2, 5, 6, 3], &[0, 2], &[3]), (&[2, 7, 6, 3], &[0, 2], &[3]), None);
-        // Free dimensions behind the contracting one.
-        check(
-            (&[3, 2, 5], &[], &[0]),
-            (&[4, 3], &[], &[1]),
-            Some(((&[3, 10], &[], &[0]), (&[4, 3], &[], &[1]), &[10, 4])),
-        );
+        Platform::Cpu if operands.iter().take(3).any(|ty| ty.num_elements() == 0) => Some("decomposed: no elements"),
+        Platform::Cpu => None,
     }
 }

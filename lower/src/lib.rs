@@ -45,7 +45,7 @@ pub mod target;
 use lmc_graph::Func;
 
 pub use report::Report;
-pub use target::{Platform, PluginIdentity, Target};
+pub use target::{Platform, PluginIdentity, Processor, Target};
 
 /// A program for a target.
 #[derive(Clone, Debug, PartialEq, Eq)]

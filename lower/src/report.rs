@@ -51,6 +51,10 @@ pub enum Form {
     DotGeneral,
     /// A product: `stablehlo.dot_general` between reshapes that collapse neighbouring dimensions.
     DotGeneralCollapsed,
+    /// A product: a call of oneDNN's, between reshapes that collapse neighbouring dimensions.
+    OneDnnMatmul,
+    /// Attention: a call of lmc's own kernel.
+    AttentionKernel,
     /// Attention: the ops of its decomposition. Its products have rows of their own.
     Decomposed,
     /// As [`Form::Decomposed`], a block of queries after the other.
@@ -63,6 +67,8 @@ impl Form {
         match self {
             Form::DotGeneral => "dot_general",
             Form::DotGeneralCollapsed => "dot_general, collapsed",
+            Form::OneDnnMatmul => "oneDNN matmul",
+            Form::AttentionKernel => "attention, lmc's kernel",
             Form::Decomposed => "attention, decomposed",
             Form::DecomposedByBlocks => "attention, decomposed by blocks",
         }
@@ -250,7 +256,7 @@ in products: 252 FLOP an execution, forward 216 FLOP, backward 36 FLOP, counting
         // Two products of T x S x H for each of 2 heads.
         assert_eq!((attention.flops, scores.flops, values.flops), (800, 400, 400));
         assert_eq!((attention.times, scores.part_of, values.part_of), (Some(3), Some(0), Some(0)));
-        assert_eq!(attention.refused.as_deref(), Some("decomposed: XLA's CPU backend has no fused attention"));
+        assert_eq!(attention.refused.as_deref(), Some("decomposed: lmc's kernel does not fit this plugin"));
         assert_eq!(report.total_flops(), 2400);
     }
 }

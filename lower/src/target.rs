@@ -37,6 +37,16 @@ pub struct PluginIdentity {
     pub version: String,
 }
 
+/// The processor that a program of the CPU will run on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Processor {
+    /// The instruction set's name as Rust has it: `x86_64`, `aarch64`.
+    pub architecture: String,
+    /// Whether it has AVX-512 with the byte and word instructions (`avx512f`, `avx512bw`, `avx512vl`, `avx512dq`),
+    /// below which oneDNN has no products of bf16.
+    pub avx512: bool,
+}
+
 /// What a function is lowered for: the inputs of every target-specific choice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -44,6 +54,10 @@ pub struct Target {
     pub platform: Platform,
     /// The plugin that will compile the program; `None` when it is not known, which rules its private forms out.
     pub plugin: Option<PluginIdentity>,
+    /// The processor, on the CPU; `None` when it is not known, which rules out forms that not every processor has.
+    pub processor: Option<Processor>,
+    /// Whether programs can call lmc's own kernels for the CPU, which are part of `lmc_runtime`.
+    pub has_kernels: bool,
     /// The number of devices that one execution uses together. Shapes in the program are global whatever it is.
     pub num_devices: usize,
 }
@@ -51,12 +65,12 @@ pub struct Target {
 impl Target {
     /// Any StableHLO consumer, one device.
     pub fn generic() -> Target {
-        Target { platform: Platform::Generic, plugin: None, num_devices: 1 }
+        Target { platform: Platform::Generic, plugin: None, processor: None, has_kernels: false, num_devices: 1 }
     }
 
-    /// XLA's CPU backend in this plugin, one device.
+    /// XLA's CPU backend in this plugin on any processor, one device.
     pub fn cpu(plugin: Option<PluginIdentity>) -> Target {
-        Target { platform: Platform::Cpu, plugin, num_devices: 1 }
+        Target { platform: Platform::Cpu, plugin, processor: None, has_kernels: false, num_devices: 1 }
     }
 }
 

@@ -56,6 +56,7 @@ pub mod cache;
 mod client;
 mod error;
 mod executable;
+mod kernels;
 mod location;
 mod options;
 mod pjrt;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lmc_graph::{Func, Literal, TensorType};
-use lmc_lower::{Lowered, Platform, PluginIdentity, Report, Target, lower};
+use lmc_lower::{Lowered, Platform, PluginIdentity, Processor, Report, Target, lower};
 use lmc_runtime::plugin::{Found, Locations, Progress, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
     Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, Plugin,
@@ -74,7 +74,7 @@ impl Device {
             ClientOptions { cpu_device_count: Some(1), cpu_threads: options.threads, ..ClientOptions::default() };
         let client = Client::new(&plugin, &client_options).map_err(|error| plugin_error(named, &error))?;
         let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
-        let target = target_of(&client, &found);
+        let target = Target { has_kernels: plugin.has_kernels(), ..target_of(&client, &found) };
         Ok(Device { client, target, cache })
     }
 
@@ -152,7 +152,10 @@ impl Device {
                 .with("xla_cpu_enable_fast_min_max", false)
                 // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
                 // donated is updated where it lies, and the next step would multiply with the weight of the one before.
-                .with("xla_cpu_use_xnnpack", false),
+                .with("xla_cpu_use_xnnpack", false)
+                // A reduction in windows of 32 is several times slower than one along a row; lowering sees to it that
+                // rows are short enough to be added up exactly.
+                .with("xla_disable_hlo_passes", "tree_reduction_rewriter"),
         }
     }
 }
@@ -164,15 +167,29 @@ fn target_of(client: &Client, found: &Found) -> Target {
     }
     match found.source {
         // It could be any build.
-        Source::Explicit | Source::Environment => Target::cpu(None),
+        Source::Explicit | Source::Environment => Target { processor: Some(host_processor()), ..Target::cpu(None) },
         Source::Cache | Source::Python => cpu_target(),
     }
 }
 
-/// The CPU in the plugin that lmc installs.
+/// This machine's CPU in the plugin that lmc installs.
 pub fn cpu_target() -> Target {
     let wheel = managed_plugin("cpu").ok().and_then(|plugin| plugin.wheels.first());
-    Target::cpu(wheel.map(|wheel| PluginIdentity { name: wheel.distribution.clone(), version: wheel.version.clone() }))
+    let identity =
+        wheel.map(|wheel| PluginIdentity { name: wheel.distribution.clone(), version: wheel.version.clone() });
+    Target { processor: Some(host_processor()), has_kernels: identity.is_some(), ..Target::cpu(identity) }
+}
+
+/// The processor that runs this program.
+fn host_processor() -> Processor {
+    #[cfg(target_arch = "x86_64")]
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq");
+    #[cfg(not(target_arch = "x86_64"))]
+    let avx512 = false;
+    Processor { architecture: std::env::consts::ARCH.to_string(), avx512 }
 }
 
 /// Finds the CPU plugin, or fetches it.

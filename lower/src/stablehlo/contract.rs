@@ -6,11 +6,11 @@ use lmc_graph::ops::DotGeneral;
 use super::emitter::{Emitter, Value, names, types};
 use super::shape::reshape;
 use super::syntax::{list, tensor};
-use crate::choices::{self, DotForm};
+use crate::choices::{self, DotForm, OneDnn};
 use crate::report::{Direction, Form, Kind, Row};
 
 pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
-    let form = choices::dot_general(e.target, op, &lhs.ty, &rhs.ty);
+    let (form, refused) = choices::dot_general(e.target, op, &lhs.ty, &rhs.ty);
     e.report.rows.push(Row {
         kind: Kind::Dot,
         location: e.location.clone(),
@@ -20,8 +20,9 @@ pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs
         form: match form {
             DotForm::Plain => Form::DotGeneral,
             DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
+            DotForm::OneDnn(_) => Form::OneDnnMatmul,
         },
-        refused: None,
+        refused,
         flops: flops(op, &lhs.ty, ty),
         times: e.times,
         part_of: e.attention,
@@ -34,7 +35,40 @@ pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs
             let product = plain(e, &collapsed.op, &lhs, &rhs, &ty.with_shape(collapsed.result));
             reshape(e, &product, &ty.shape)
         }
+        DotForm::OneDnn(call) => {
+            let lhs = reshape(e, lhs, &call.product.lhs);
+            let rhs = reshape(e, rhs, &call.product.rhs);
+            let product = onednn(e, &call, &lhs, &rhs, &ty.with_shape(call.product.result.clone()));
+            reshape(e, &product, &ty.shape)
+        }
     }
+}
+
+/// The custom call that XLA's own rewrite of a product to oneDNN makes (`xla/service/cpu/onednn_contraction_rewriter.cc`).
+/// Its backend config is JSON of `OneDnnMatMulConfig` (`onednn_config.proto`); a tensor's `dimensions` count from 1 and
+/// say the order of its dimensions in memory, here row-major.
+fn onednn(e: &mut Emitter<'_>, call: &OneDnn, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
+    let tensor_config = |ty: &TensorType| {
+        let dimensions: Vec<String> = (1..=ty.rank()).map(|d| format!("\\\"{d}\\\"")).collect();
+        format!("{{\\\"tensor\\\":{{\\\"dimensions\\\":[{}]}}}}", dimensions.join(","))
+    };
+    let config = format!(
+        "{{\\\"onednn_matmul_config\\\":{{\\\"transpose_a\\\":{},\\\"transpose_b\\\":{},\\\"lhs\\\":{},\\\"rhs\\\":{},\
+         \\\"result\\\":{}}}}}",
+        call.transpose_lhs,
+        call.transpose_rhs,
+        tensor_config(&lhs.ty),
+        tensor_config(&rhs.ty),
+        tensor_config(ty)
+    );
+    let operands = [lhs.clone(), rhs.clone()];
+    let op = format!(
+        "stablehlo.custom_call @\"__onednn$matmul\"({}) {{backend_config = \"{config}\", api_version = 1 : i32}} : ({}) -> {}",
+        names(&operands),
+        types(&operands),
+        tensor(ty)
+    );
+    e.op(&op, ty)
 }
 
 fn plain(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {

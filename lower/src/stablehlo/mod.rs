@@ -17,6 +17,7 @@ mod syntax;
 
 use lmc_graph::{Entity, Func, Node, NodeId, Op, RegionId, TensorType, ValueId};
 
+use crate::choices::{self, Uses};
 use crate::target::Target;
 use crate::{Lowered, Options};
 use emitter::{Emitter, Value};
@@ -78,13 +79,14 @@ fn open_main(e: &mut Emitter<'_>, func: &Func, arguments: &[Value]) {
 struct Frame<'f> {
     func: &'f Func,
     values: Vec<Option<Value>>,
+    uses: Uses,
     /// Whether nodes keep the emitter's location instead of having their own.
     keeps_location: bool,
 }
 
 impl<'f> Frame<'f> {
     fn new(func: &'f Func) -> Frame<'f> {
-        Frame { func, values: vec![None; func.values().count()], keeps_location: false }
+        Frame { func, values: vec![None; func.values().count()], uses: Uses::of(func), keeps_location: false }
     }
 
     fn get(&self, value: ValueId) -> Value {
@@ -118,7 +120,12 @@ impl<'f> Frame<'f> {
         }
         let operands: Vec<Value> = node.operands.iter().map(|&value| self.get(value)).collect();
         let types: Vec<TensorType> = node.results.iter().map(|&value| func.ty(value).clone()).collect();
-        let results = self.rule(e, node, &operands, &types);
+        let mut results = self.rule(e, node, &operands, &types);
+        if let ([value], [result]) = (&node.results[..], &mut results[..])
+            && choices::keeps(e.target, func, &self.uses, *value)
+        {
+            *result = control::kept(e, result);
+        }
         self.set(&node.results, &results);
     }
 
@@ -157,9 +164,8 @@ impl<'f> Frame<'f> {
             Op::StopGradient => vec![x[0].clone()],
             Op::OptimizationBarrier => control::optimization_barrier(e, x),
             Op::RngBitGenerator(op) => random::rng_bit_generator(e, op, &x[0]),
-            Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
-                attention::attention(e, &node.op, x, types)
-            }
+            Op::ScaledDotProductAttention(op) => attention::attention(e, &node.op, op, x, types),
+            Op::ScaledDotProductAttentionBackward(op) => attention::attention(e, &node.op, &op.forward(), x, types),
         }
     }
 }

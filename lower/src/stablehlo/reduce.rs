@@ -7,6 +7,7 @@ use super::elementwise::{self, compare, compare_in};
 use super::emitter::{Emitter, Value, names, types};
 use super::shape;
 use super::syntax::{list, results, tensor};
+use crate::choices::{self, ReduceStep};
 
 /// Whether sums and products of this type go through f32: rounding every partial result to a narrow float loses digits
 /// that the reference, which rounds once, keeps. XLA's CPU backend leaves an error of 2 units in the last place in a
@@ -34,6 +35,23 @@ pub(super) fn reduce(e: &mut Emitter<'_>, op: &Reduce, x: &Value, ty: &TensorTyp
 
 fn reduce_with(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, dimensions: &[usize], ty: &TensorType) -> Value {
     let init = shape::constant(e, &neutral(op, ty.dtype));
+    let mut x = x.clone();
+    for step in choices::reduce_steps(e.target, &x.ty, dimensions) {
+        x = match step {
+            ReduceStep::Plain { shape, dimensions } => {
+                let x = shape::reshape(e, &x, &shape);
+                plain(e, op, &x, &init, &dimensions)
+            }
+            ReduceStep::Window { dimension, size } => window(e, op, &x, &init, dimension, size),
+        };
+    }
+    debug_assert_eq!(&x.ty, ty);
+    x
+}
+
+fn plain(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, init: &Value, dimensions: &[usize]) -> Value {
+    let kept = (0..x.ty.rank()).filter(|d| !dimensions.contains(d)).map(|d| x.ty.shape[d]);
+    let ty = x.ty.with_shape(kept.collect::<Vec<_>>());
     let op = format!(
         "stablehlo.reduce({} init: {}) applies stablehlo.{} across dimensions = {} : ({}, {}) -> {}",
         x.name,
@@ -42,9 +60,29 @@ fn reduce_with(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, dimensions: &[usize
         list(dimensions),
         tensor(&x.ty),
         tensor(&init.ty),
-        tensor(ty)
+        tensor(&ty)
     );
-    e.op(&op, ty)
+    e.op(&op, &ty)
+}
+
+/// Each of the windows along a dimension, `size` elements that it is a multiple of, reduced to one element.
+fn window(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, init: &Value, dimension: usize, size: usize) -> Value {
+    let mut ty = x.ty.clone();
+    ty.shape[dimension] /= size;
+    let (left, values) = e.results(std::slice::from_ref(&ty));
+    let sizes = (0..ty.rank()).map(|d| if d == dimension { size } else { 1 }.to_string()).collect::<Vec<_>>().join(", ");
+    e.open(&format!(
+        "{left}\"stablehlo.reduce_window\"({}, {}) <{{window_dimensions = array<i64: {sizes}>, window_strides = \
+         array<i64: {sizes}>}}> ({{",
+        x.name, init.name
+    ));
+    let arguments = e.arguments([&init.ty, &init.ty]);
+    e.block_label(&arguments);
+    let text = format!("stablehlo.{} {} : {}", op.name(), names(&arguments), tensor(&init.ty));
+    let value = e.op(&text, &init.ty);
+    e.return_values(&[value]);
+    e.close(&format!("}}) : ({}, {}) -> {}", tensor(&x.ty), tensor(&init.ty), tensor(&ty)));
+    values.into_iter().next().unwrap_or_else(|| unreachable!("one type was given"))
 }
 
 /// The neutral element of a reduction's op.

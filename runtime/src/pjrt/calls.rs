@@ -18,6 +18,7 @@ use std::sync::{Arc, Once};
 use libloading::{Library, Symbol};
 
 use super::api::*;
+use super::ffi;
 use crate::error::{ErrorCode, PjrtError};
 
 /// A value of a named list: a plugin attribute, a client option or a property of the cost analysis.
@@ -56,6 +57,8 @@ pub(crate) struct Api {
     /// `(major, minor)`.
     pub(crate) version: (i32, i32),
     extensions: Vec<i32>,
+    /// Whether the plugin's programs can call the kernels of this crate.
+    pub(crate) has_kernels: bool,
 }
 
 // SAFETY: the table is read only; its functions may be called from any thread (PJRT's contract), and its pointers to
@@ -108,11 +111,17 @@ impl Api {
         {
             return Err(LoadFailure::NoTable);
         }
-        let extensions = extension_kinds(table.extension_start);
-        let api = Api { table, version, extensions };
+        let extensions = extensions_of(table.extension_start).map(|extension| extension.kind).collect();
+        let mut api = Api { table, version, extensions, has_kernels: false };
         // SAFETY: the arguments have no pointers.
         unsafe { call!(api, PJRT_Plugin_Initialize, PJRT_Plugin_Initialize_Args::new()) }
             .map_err(LoadFailure::Initialize)?;
+        if version.1 == ffi::MINOR
+            && let Some(extension) = extensions_of(api.table.extension_start).find(|e| e.kind == ffi::EXTENSION)
+        {
+            // SAFETY: it is of that kind and version.
+            api.has_kernels = unsafe { ffi::register(extension) };
+        }
         Ok(api)
     }
 
@@ -206,17 +215,10 @@ fn copy_table(given: *const PJRT_Api) -> Option<PJRT_Api> {
     Some(table)
 }
 
-/// The numbers of the extensions in a chain.
-fn extension_kinds(first: *mut PJRT_Extension_Base) -> Vec<i32> {
-    let mut kinds = Vec::new();
-    let mut next = first;
-    while !next.is_null() {
-        // SAFETY: every element of the chain begins with this struct, is static, and the last has a null `next`.
-        let extension = unsafe { &*next };
-        kinds.push(extension.kind);
-        next = extension.next;
-    }
-    kinds
+/// The extensions of a chain.
+fn extensions_of(first: *mut PJRT_Extension_Base) -> impl Iterator<Item = &'static PJRT_Extension_Base> {
+    // SAFETY: every element of the chain begins with this struct, is static, and the last has a null `next`.
+    std::iter::successors(unsafe { first.as_ref() }, |extension| unsafe { extension.next.as_ref() })
 }
 
 /// Sets up what a plugin must find when it is loaded. Only the first call does anything.

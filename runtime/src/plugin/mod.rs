@@ -277,6 +277,12 @@ impl Plugin {
         self.inner.api.extensions()
     }
 
+    /// Whether its programs for the CPU can call lmc's own kernels: custom calls named `lmc.` and the op's name, with an
+    /// `api_version` of 4. Known plugins only, as the way to register a kernel differs between versions.
+    pub fn has_kernels(&self) -> bool {
+        self.inner.api.has_kernels
+    }
+
     /// A line that tells this build from others: interface version, attributes, and the file's path, size and time
     /// of change. A digest of the file would cost a second at every start.
     pub fn identity(&self) -> String {

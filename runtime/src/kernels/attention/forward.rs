@@ -1,0 +1,184 @@
+//! Output and log-sum-exp of an attention.
+
+use super::super::product::{Left, product};
+use super::super::simd::{Isa, LANES, Simd};
+use super::pack::{Element, Pack, Rows};
+use super::{Attention, ForEach, HIDDEN, Narrow, Shared, Task, run, write_row};
+
+/// Operands and results, row-major.
+pub(crate) struct Forward<'a, E> {
+    pub(crate) attention: Attention,
+    /// `B T N H`.
+    pub(crate) query: &'a [E],
+    /// `B S K H`.
+    pub(crate) key: &'a [E],
+    /// `B S K V`.
+    pub(crate) value: &'a [E],
+    /// `B T N V`.
+    pub(crate) output: &'a mut [E],
+    /// `B N T`.
+    pub(crate) log_sum_exp: &'a mut [f32],
+}
+
+/// Computes output and log-sum-exp with this instruction set, which the processor must have.
+#[expect(private_bounds, reason = "implemented for f32 and bf16 only")]
+pub(crate) fn forward<E: Element + Narrow>(isa: Isa, call: Forward<'_, E>, for_each: ForEach<'_>) {
+    assert!(Isa::available().contains(&isa));
+    let Forward { attention: a, query, key, value, output, log_sum_exp } = call;
+    assert_eq!(query.len(), a.batch * a.queries * a.heads * a.head_size);
+    assert_eq!(output.len(), a.batch * a.queries * a.heads * a.value_size);
+    assert_eq!(key.len(), a.batch * a.keys * a.key_heads * a.head_size);
+    assert_eq!(value.len(), a.batch * a.keys * a.key_heads * a.value_size);
+    assert_eq!(log_sum_exp.len(), a.batch * a.queries * a.heads);
+    let blocks = a.queries.div_ceil(a.query_block());
+    let task = Blocks { a, blocks, query, key, value, output: Shared::new(output), lse: Shared::new(log_sum_exp) };
+    // SAFETY: the processor has the instructions; a task writes the rows of its own block and heads.
+    unsafe { run(isa, &task, a.batch * a.key_heads * blocks, for_each) }
+}
+
+/// A task is a block of queries with all heads that share a key head.
+struct Blocks<'a, E> {
+    a: Attention,
+    blocks: usize,
+    query: &'a [E],
+    key: &'a [E],
+    value: &'a [E],
+    output: Shared<'a, E>,
+    lse: Shared<'a, f32>,
+}
+
+impl<E: Element> Task for Blocks<'_, E> {
+    type Element = E;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
+        let a = &self.a;
+        let (h, v, heads, key_heads) = (a.head_size, a.value_size, a.heads, a.key_heads);
+        // The last blocks see the most keys: they begin first, so that threads end together.
+        let block = self.blocks - 1 - index / (a.batch * key_heads);
+        let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
+        let key = Rows {
+            elements: self.key,
+            start: (batch * a.keys * key_heads + key_head) * h,
+            stride: key_heads * h,
+            len: a.keys,
+            width: h,
+        };
+        let value = Rows {
+            elements: self.value,
+            start: (batch * a.keys * key_heads + key_head) * v,
+            stride: key_heads * v,
+            len: a.keys,
+            width: v,
+        };
+        let (rows, most_keys) = (a.query_block(), a.key_block());
+        let first = block * rows;
+        let num_rows = rows.min(a.queries - first);
+        let (words, columns) = (h.div_ceil(W::PER_WORD), v.next_multiple_of(LANES));
+        let group = a.group();
+        let mut queries = vec![0.0; group * rows * words];
+        for (g, queries) in queries.chunks_exact_mut(rows * words).enumerate() {
+            let head = key_head * group + g;
+            let query = Rows {
+                elements: self.query,
+                start: (batch * a.queries * heads + head) * h,
+                stride: heads * h,
+                len: a.queries,
+                width: h,
+            };
+            query.pack_left::<W>(queries, first, words);
+        }
+        let mut keys = vec![0.0; most_keys * words];
+        let mut scratch = vec![0.0; most_keys * words];
+        let mut values = vec![0.0; most_keys / W::PER_WORD * columns];
+        let mut scores = vec![0.0; rows * most_keys];
+        let mut pairs = vec![0.0; if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 }];
+        let mut outputs = vec![0.0; group * rows * columns];
+        let mut state = vec![(HIDDEN, 0.0f32); group * rows];
+
+        let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
+        for first_key in (seen.start / most_keys * most_keys..seen.end).step_by(most_keys) {
+            let num_keys = most_keys.min(a.keys - first_key).next_multiple_of(LANES);
+            key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, num_keys, words);
+            value.pack_right::<S, W>(&mut values, first_key, columns, num_keys / W::PER_WORD);
+            for g in 0..group {
+                let left = Left { words: &queries[g * rows * words..][..rows * words], row: words, word: 1 };
+                let outputs = &mut outputs[g * rows * columns..][..rows * columns];
+                let state = &mut state[g * rows..][..rows];
+                // SAFETY: the caller's.
+                unsafe {
+                    product::<S, W, false>([rows, num_keys, words], left, &keys, &mut scores, num_keys);
+                    for r in 0..num_rows {
+                        let scores = &mut scores[r * num_keys..][..num_keys];
+                        let visible = a.visible(first + r);
+                        let start = visible.start.saturating_sub(first_key).min(num_keys);
+                        let end = visible.end.saturating_sub(first_key).clamp(start, num_keys);
+                        scores[..start].fill(HIDDEN);
+                        scores[end..].fill(HIDDEN);
+                        let pairs = if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
+                        let factor = softmax_row::<S, W>(scores, pairs, a.scale, &mut state[r]);
+                        if factor != 1.0 {
+                            for x in &mut outputs[r * columns..][..columns] {
+                                *x *= factor;
+                            }
+                        }
+                    }
+                    let probabilities = if W::PER_WORD == 2 { &pairs } else { &scores };
+                    let words = num_keys / W::PER_WORD;
+                    let left = Left { words: probabilities, row: words, word: 1 };
+                    product::<S, W, true>([rows, columns, words], left, &values, outputs, columns);
+                }
+            }
+        }
+        for g in 0..group {
+            let head = key_head * group + g;
+            // SAFETY: no other task has this block of this head; the rest is the caller's.
+            unsafe {
+                let lse = self.lse.part((batch * heads + head) * a.queries + first, num_rows);
+                for (r, lse) in lse.iter_mut().enumerate() {
+                    let (maximum, sum) = state[g * rows + r];
+                    *lse = maximum + sum.ln();
+                    let at = ((batch * a.queries + first + r) * heads + head) * v;
+                    write_row::<S, E>(self.output.part(at, v), &outputs[(g * rows + r) * columns..][..columns], 1.0 / sum);
+                }
+            }
+        }
+    }
+}
+
+/// Turns scaled scores into their exponentials above the largest score of the row so far, in place or, where a word is a
+/// pair, in `pairs`. Brings the row's maximum and sum up to date, and returns what sums before are multiplied with.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+unsafe fn softmax_row<S: Simd, W: Pack>(
+    scores: &mut [f32],
+    pairs: &mut [f32],
+    scale: f32,
+    (maximum, sum): &mut (f32, f32),
+) -> f32 {
+    // SAFETY: rows have whole vectors, and pairs half as many words; the rest is the caller's.
+    unsafe {
+        let mut largest = S::splat(HIDDEN);
+        for scores in scores.as_chunks::<LANES>().0 {
+            largest = S::max(largest, S::load(scores.as_ptr()));
+        }
+        let new = maximum.max(S::maximum(largest) * scale);
+        let (scale, offset) = (S::splat(scale), S::splat(-new));
+        let mut total = S::splat(0.0);
+        for (i, scores) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let p = S::exp(S::mul_add(S::load(scores.as_ptr()), scale, offset));
+            total = S::add(total, p);
+            if W::PER_WORD == 2 {
+                S::narrow(pairs[i * LANES / 2..][..LANES / 2].as_mut_ptr().cast(), p);
+            } else {
+                S::store(scores.as_mut_ptr(), p);
+            }
+        }
+        let factor = (*maximum - new).exp();
+        *sum = *sum * factor + S::sum(total);
+        *maximum = new;
+        factor
+    }
+}

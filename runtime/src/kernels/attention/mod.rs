@@ -1,0 +1,206 @@
+//! Attention and its derivative, a block of queries against a block of keys at a time, so that the scores never leave
+//! the cache (Dao et al. 2022, algorithms 1 and 4; Dao 2023, section 3.1).
+
+mod backward;
+mod forward;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use super::product::{Pair, Single};
+use super::simd::{Isa, Wide};
+#[cfg(target_arch = "x86_64")]
+use super::simd::Avx512;
+
+pub(crate) use backward::{Backward, backward};
+pub(crate) use forward::{Forward, forward};
+use pack::Element;
+
+/// Queries in a block: four panels of rows.
+const QUERY_BLOCK: usize = 64;
+
+/// Keys in a block. Scores and their gradient, 32 KiB each, lie in the second-level cache with all that a block needs.
+const KEY_BLOCK: usize = 128;
+
+/// The score of a hidden key, before scaling: finite, so that a block of hidden keys has a maximum.
+const HIDDEN: f32 = -1e30;
+
+/// Sizes and attributes of an attention: query `B T N H`, key `B S K H`, value `B S K V`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    pub(crate) batch: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) heads: usize,
+    pub(crate) key_heads: usize,
+    pub(crate) head_size: usize,
+    pub(crate) value_size: usize,
+    /// What scores are multiplied with; above 0.
+    pub(crate) scale: f32,
+    /// Whether query `t` sees only keys up to `t`.
+    pub(crate) causal: bool,
+    /// Whether it sees, of these, only keys above `t - window`. A window needs as many keys as queries: every query
+    /// sees one.
+    pub(crate) window: Option<usize>,
+}
+
+impl Attention {
+    /// The keys that query `t` sees.
+    #[inline(always)]
+    fn visible(&self, t: usize) -> std::ops::Range<usize> {
+        let end = if self.causal { self.keys.min(t + 1) } else { self.keys };
+        let start = self.window.map_or(0, |window| (t + 1).saturating_sub(window));
+        start.min(end)..end
+    }
+
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.heads / self.key_heads
+    }
+
+    /// Queries in a block.
+    fn query_block(&self) -> usize {
+        QUERY_BLOCK.min(self.queries.next_multiple_of(4))
+    }
+
+    /// Keys in a block.
+    fn key_block(&self) -> usize {
+        KEY_BLOCK.min(self.keys.next_multiple_of(16))
+    }
+}
+
+/// A slice that several tasks write to, each its own part.
+struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    of: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: parts are only handed out by `part`, whose callers see to it that no two overlap.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    fn new(slice: &'a mut [T]) -> Shared<'a, T> {
+        Shared { start: slice.as_mut_ptr(), len: slice.len(), of: PhantomData }
+    }
+
+    /// Elements `start .. start + len`.
+    ///
+    /// # Safety
+    /// No other part that is in use overlaps it.
+    ///
+    /// # Panics
+    /// If the slice ends before.
+    #[allow(clippy::mut_from_ref, reason = "disjoint parts, by the contract")]
+    unsafe fn part(&self, start: usize, len: usize) -> &'a mut [T] {
+        assert!(start + len <= self.len);
+        // SAFETY: within the slice, and by the contract not in use elsewhere.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+/// How tasks are divided among threads: calls the function with every index below the number, in any order and from
+/// several threads at once, and returns when all calls have.
+pub(crate) type ForEach<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync));
+
+/// Writes a row of f32 as elements, each multiplied by `factor`.
+///
+/// # Safety
+/// That of [`super::simd::Simd`].
+#[inline(always)]
+unsafe fn write_row<S: super::simd::Simd, E: Element>(to: &mut [E], from: &[f32], factor: f32) {
+    let vectors = to.len() / super::simd::LANES;
+    for v in 0..vectors {
+        let at = v * super::simd::LANES;
+        let from = &from[at..][..super::simd::LANES];
+        let to = &mut to[at..][..super::simd::LANES];
+        // SAFETY: the slices have 16 elements.
+        unsafe { E::store::<S>(to.as_mut_ptr(), S::mul(S::load(from.as_ptr()), S::splat(factor))) };
+    }
+    for (to, from) in to.iter_mut().zip(from).skip(vectors * super::simd::LANES) {
+        *to = E::from_f32(from * factor);
+    }
+}
+
+/// What runs on vectors of any instruction set.
+trait Task: Sync {
+    type Element: Element;
+
+    /// Does the work of one index.
+    ///
+    /// # Safety
+    /// That of [`super::simd::Simd`]; each index once only, as tasks write to disjoint parts.
+    unsafe fn run<S: super::simd::Simd, W: pack::Pack>(&self, index: usize);
+}
+
+/// Calls a task compiled for an instruction set.
+///
+/// # Safety
+/// The processor has it; and as [`Task::run`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn run_avx512_pairs<T: Task>(task: &T, index: usize) {
+    // SAFETY: the caller's.
+    unsafe { task.run::<Avx512<true>, Pair>(index) }
+}
+
+/// As [`run_avx512_pairs`].
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn run_avx512<T: Task>(task: &T, index: usize) {
+    // SAFETY: the caller's.
+    unsafe { task.run::<Avx512<false>, Single>(index) }
+}
+
+/// As [`run_avx512_pairs`].
+///
+/// # Safety
+/// As there.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn run_avx2<T: Task>(task: &T, index: usize) {
+    // SAFETY: the caller's.
+    unsafe { task.run::<Wide<true>, Single>(index) }
+}
+
+/// Whether elements are stored as bf16, so that pairs of them lose nothing.
+trait Narrow {
+    const IS_BF16: bool;
+}
+
+impl Narrow for f32 {
+    const IS_BF16: bool = false;
+}
+
+impl Narrow for bf16 {
+    const IS_BF16: bool = true;
+}
+
+/// Runs the task for every index below `number`.
+///
+/// # Safety
+/// The processor has the instruction set; tasks of different indices write to disjoint parts.
+unsafe fn run<T: Task<Element: Narrow>>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
+    // SAFETY: the caller's; `for_each` calls with each index once.
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 if T::Element::IS_BF16 => for_each(number, &|i| unsafe { run_avx512_pairs(task, i) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512Bf16 | Isa::Avx512 => for_each(number, &|i| unsafe { run_avx512(task, i) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => for_each(number, &|i| unsafe { run_avx2(task, i) }),
+        // SAFETY: as above. On 64-bit Arm a fused multiplication and addition is in the baseline.
+        Isa::Baseline => for_each(number, &|i| unsafe {
+            task.run::<Wide<{ cfg!(target_arch = "aarch64") }>, Single>(i);
+        }),
+    }
+}

@@ -1,0 +1,193 @@
+//! Rows of the operands as words for [`super::super::product`].
+
+use half::bf16;
+
+use super::super::product::{Pair, Single, Words, panel};
+use super::super::simd::Simd;
+
+/// What the operands and results are stored as.
+pub(super) trait Element: Copy + Send + Sync {
+    fn to_f32(self) -> f32;
+    fn bf16_bits(self) -> u32;
+
+    /// Writes 16 elements.
+    ///
+    /// # Safety
+    /// That of [`Simd::store`].
+    unsafe fn store<S: Simd>(to: *mut Self, x: S::V);
+
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn bf16_bits(self) -> u32 {
+        u32::from(bf16::from_f32(self).to_bits())
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut f32, x: S::V) {
+        // SAFETY: the caller's.
+        unsafe { S::store(to, x) }
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+}
+
+impl Element for bf16 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn bf16_bits(self) -> u32 {
+        u32::from(self.to_bits())
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut bf16, x: S::V) {
+        // SAFETY: the caller's; a `bf16` is a `u16`.
+        unsafe { S::narrow(to.cast(), x) }
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+}
+
+/// Packing of elements to the words of a product.
+pub(super) trait Pack: Words {
+    /// Words of `row`, along it; what is left of `to` becomes zero.
+    fn along<E: Element>(to: &mut [f32], row: &[E]);
+
+    /// Words across rows: word `n` has element `n` of each row. A missing row is zeros.
+    fn across<E: Element>(to: &mut [f32], rows: [Option<&[E]>; 2]);
+}
+
+impl Pack for Single {
+    #[inline(always)]
+    fn along<E: Element>(to: &mut [f32], row: &[E]) {
+        let (to, rest) = to.split_at_mut(row.len());
+        for (to, x) in to.iter_mut().zip(row) {
+            *to = x.to_f32();
+        }
+        rest.fill(0.0);
+    }
+    #[inline(always)]
+    fn across<E: Element>(to: &mut [f32], rows: [Option<&[E]>; 2]) {
+        match rows[0] {
+            Some(row) => Self::along(to, row),
+            None => to.fill(0.0),
+        }
+    }
+}
+
+impl Pack for Pair {
+    #[inline(always)]
+    fn along<E: Element>(to: &mut [f32], row: &[E]) {
+        let (pairs, last) = row.as_chunks::<2>();
+        let (to, rest) = to.split_at_mut(pairs.len());
+        for (to, [low, high]) in to.iter_mut().zip(pairs) {
+            *to = f32::from_bits(low.bf16_bits() | (high.bf16_bits() << 16));
+        }
+        rest.fill(0.0);
+        if let (Some(to), [x]) = (rest.first_mut(), last) {
+            *to = f32::from_bits(x.bf16_bits());
+        }
+    }
+    #[inline(always)]
+    fn across<E: Element>(to: &mut [f32], rows: [Option<&[E]>; 2]) {
+        let Some(low) = rows[0] else { return to.fill(0.0) };
+        let (to, rest) = to.split_at_mut(low.len());
+        rest.fill(0.0);
+        match rows[1] {
+            Some(high) => {
+                for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+                    *to = f32::from_bits(low.bf16_bits() | (high.bf16_bits() << 16));
+                }
+            }
+            None => {
+                for (to, low) in to.iter_mut().zip(low) {
+                    *to = f32::from_bits(low.bf16_bits());
+                }
+            }
+        }
+    }
+}
+
+/// One head of one sequence: `len` rows of `width` elements, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a, E> {
+    pub(super) elements: &'a [E],
+    pub(super) start: usize,
+    pub(super) stride: usize,
+    pub(super) len: usize,
+    pub(super) width: usize,
+}
+
+impl<'a, E: Element> Rows<'a, E> {
+    /// Row `t`, if there is one.
+    #[inline(always)]
+    pub(super) fn row(&self, t: usize) -> Option<&'a [E]> {
+        (t < self.len).then(|| &self.elements[self.start + t * self.stride..][..self.width])
+    }
+
+    /// Rows `first ..` as a left operand, or as results transposed: row after row of `words` words, as many as fit.
+    #[inline(always)]
+    pub(super) fn pack_left<W: Pack>(&self, to: &mut [f32], first: usize, words: usize) {
+        for (r, to) in to.chunks_exact_mut(words).enumerate() {
+            match self.row(first + r) {
+                Some(row) => W::along(to, row),
+                None => to.fill(0.0),
+            }
+        }
+    }
+
+    /// Rows `first ..` as a right operand that is summed over their width: each row is a column of the panels.
+    /// `scratch` has room for a panel's columns as rows.
+    #[inline(always)]
+    pub(super) fn pack_columns<S: Simd, W: Pack>(
+        &self,
+        to: &mut [f32],
+        scratch: &mut [f32],
+        first: usize,
+        columns: usize,
+        words: usize,
+    ) {
+        let mut column = 0;
+        while column < columns {
+            let width = panel::<S>().min(columns - column);
+            let rows = &mut scratch[..width * words];
+            self.pack_left::<W>(rows, first + column, words);
+            let to = &mut to[column * words..][..width * words];
+            for (k, to) in to.chunks_exact_mut(width).enumerate() {
+                for (n, to) in to.iter_mut().enumerate() {
+                    *to = rows[n * words + k];
+                }
+            }
+            column += width;
+        }
+    }
+
+    /// Rows `first ..` as a right operand that is summed over them, `words` words of rows; `columns` is the width of a
+    /// row and what is missing to whole vectors.
+    #[inline(always)]
+    pub(super) fn pack_right<S: Simd, W: Pack>(&self, to: &mut [f32], first: usize, columns: usize, words: usize) {
+        let mut column = 0;
+        while column < columns {
+            let width = panel::<S>().min(columns - column);
+            let to = &mut to[column * words..][..width * words];
+            let end = (column + width).min(self.width);
+            for (k, to) in to.chunks_exact_mut(width).enumerate() {
+                let part = |t| self.row(t).map(|row| &row[column.min(end)..end]);
+                let t = first + k * W::PER_WORD;
+                W::across(to, [part(t), if W::PER_WORD == 2 { part(t + 1) } else { None }]);
+            }
+            column += width;
+        }
+    }
+}

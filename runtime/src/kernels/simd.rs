@@ -1,0 +1,353 @@
+//! Sixteen f32 at a time, by whatever the processor has.
+//!
+//! A kernel is written once, generic over [`Simd`], with everything it calls `#[inline(always)]`; a function with
+//! `#[target_feature]` around it for each [`Isa`] makes machine code of it.
+
+use std::sync::OnceLock;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// The instruction sets that kernels are compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Isa {
+    /// AVX-512 with products of pairs of bf16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// What every processor of the architecture has.
+    Baseline,
+}
+
+impl Isa {
+    /// The best that this processor has.
+    pub(crate) fn detect() -> Isa {
+        static ISA: OnceLock<Isa> = OnceLock::new();
+        *ISA.get_or_init(|| {
+            let available = Isa::available();
+            available[0]
+        })
+    }
+
+    /// All that this processor has, the best first.
+    pub(crate) fn available() -> Vec<Isa> {
+        let mut available = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            if avx512 && is_x86_feature_detected!("avx512bf16") {
+                available.push(Isa::Avx512Bf16);
+            }
+            if avx512 {
+                available.push(Isa::Avx512);
+            }
+            if avx2 {
+                available.push(Isa::Avx2);
+            }
+        }
+        available.push(Isa::Baseline);
+        available
+    }
+}
+
+/// Vectors of [`LANES`] f32.
+///
+/// # Safety
+/// The methods may only be called where the processor has the instructions that the implementation is named after; a
+/// pointer given to one must be valid for what it says.
+pub(crate) unsafe trait Simd: Copy {
+    /// A vector.
+    type V: Copy;
+    /// Vectors side by side in a tile of a product, so that the accumulators of four rows fit the registers.
+    const TILE: usize;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Reads 16 f32 or words.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// Writes 16 f32 or words.
+    unsafe fn store(to: *mut f32, x: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where one is not a number.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for integers `n` in `-160 ..= 0`, with gradual underflow.
+    unsafe fn scale_by_power(a: Self::V, n: Self::V) -> Self::V;
+    unsafe fn sum(a: Self::V) -> f32;
+    unsafe fn maximum(a: Self::V) -> f32;
+    /// Lanes are pairs of bf16, low half first: `c + a.0 * b.0 + a.1 * b.1`.
+    unsafe fn dot_pairs(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Writes 16 f32 as bf16, rounded to nearest, ties to even.
+    unsafe fn narrow(to: *mut u16, x: Self::V);
+    /// Pairs of bf16: `low` rounded in the low halves, `high` in the high ones.
+    unsafe fn narrow_pairs(low: Self::V, high: Self::V) -> Self::V;
+
+    /// `e^x` for `x <= 0`, within 2 units in the last place; not a number where `x` is not.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        // SAFETY: the caller keeps this trait's contract.
+        unsafe {
+            // e^-104 is below half of the smallest subnormal number. `max` keeps a NaN in its second operand.
+            let x = Self::max(Self::splat(-104.0), x);
+            // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, the first with trailing zeros (Cody and Waite 1980).
+            let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
+            let r = Self::mul_add(n, Self::splat(-0.693_359_375), x);
+            let r = Self::mul_add(n, Self::splat(2.121_944_4e-4), r);
+            // The polynomial of `expf` in Cephes (Moshier 1992): e^r = 1 + r + r^2 p(r).
+            let mut p = Self::splat(1.987_569_1e-4);
+            for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+                p = Self::mul_add(p, r, Self::splat(c));
+            }
+            let p = Self::add(Self::mul_add(Self::mul(r, r), p, r), Self::splat(1.0));
+            Self::scale_by_power(p, n)
+        }
+    }
+}
+
+/// One bf16 of a finite or infinite f32, rounded to nearest, ties to even; a NaN stays one.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if x.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
+}
+
+/// Arrays, which the compiler turns into vectors of the enclosing function's width. `FMA` says whether a fused
+/// multiplication and addition is an instruction.
+#[derive(Clone, Copy)]
+pub(crate) struct Wide<const FMA: bool>;
+
+/// A lane at a time.
+#[inline(always)]
+fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
+    let mut result = [0.0; LANES];
+    for (i, x) in result.iter_mut().enumerate() {
+        *x = f(i);
+    }
+    result
+}
+
+// SAFETY: nothing here but plain Rust; pointers are read and written as the trait says.
+unsafe impl<const FMA: bool> Simd for Wide<FMA> {
+    type V = [f32; LANES];
+    const TILE: usize = 1;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller gives a pointer that is valid for 16 f32, at any alignment.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::V) {
+        // SAFETY: the caller gives a pointer that is valid for 16 f32, at any alignment.
+        unsafe { to.cast::<Self::V>().write_unaligned(x) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        lanes(|i| if FMA { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] })
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::V) -> Self::V {
+        // Adding 1.5 * 2^23 leaves no bits for a fraction; |a| is far below 2^22.
+        const SHIFT: f32 = 12_582_912.0;
+        lanes(|i| (a[i] + SHIFT) - SHIFT)
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(a: Self::V, n: Self::V) -> Self::V {
+        // In two factors, each of them a normal number.
+        lanes(|i| {
+            let n = n[i] as i32;
+            let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
+            a[i] * power(n >> 1) * power(n - (n >> 1))
+        })
+    }
+    #[inline(always)]
+    unsafe fn sum(a: Self::V) -> f32 {
+        let mut half = [0.0; LANES / 2];
+        for (i, x) in half.iter_mut().enumerate() {
+            *x = a[i] + a[i + LANES / 2];
+        }
+        half.iter().sum()
+    }
+    #[inline(always)]
+    unsafe fn maximum(a: Self::V) -> f32 {
+        a.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let low = |x: f32| f32::from_bits(x.to_bits() << 16);
+        let high = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
+        lanes(|i| low(a[i]) * low(b[i]) + (high(a[i]) * high(b[i]) + c[i]))
+    }
+    #[inline(always)]
+    unsafe fn narrow(to: *mut u16, x: Self::V) {
+        let mut bits = [0u16; LANES];
+        for (bits, x) in bits.iter_mut().zip(x) {
+            *bits = bf16_bits(x) as u16;
+        }
+        // SAFETY: the caller gives a pointer that is valid for 16 u16, at any alignment.
+        unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
+    }
+    #[inline(always)]
+    unsafe fn narrow_pairs(low: Self::V, high: Self::V) -> Self::V {
+        lanes(|i| f32::from_bits(bf16_bits(low[i]) | (bf16_bits(high[i]) << 16)))
+    }
+}
+
+/// AVX-512, `PAIRS` with its bf16 instructions.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512<const PAIRS: bool>;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Avx512, Simd};
+
+    // SAFETY: instructions of AVX-512 F, BW, DQ and VL, and of BF16 with `PAIRS`, which is what the trait's contract
+    // says; pointers are read and written as it says.
+    unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
+        type V = __m512;
+        const TILE: usize = 4;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            // SAFETY: the caller keeps the trait's contract, here and below.
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, x: __m512) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to, x) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(a: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(a: __m512, n: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_scalef_ps(a, n) }
+        }
+        #[inline(always)]
+        unsafe fn sum(a: __m512) -> f32 {
+            // SAFETY: as above.
+            unsafe { _mm512_reduce_add_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn maximum(a: __m512) -> f32 {
+            // SAFETY: as above.
+            unsafe { _mm512_reduce_max_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn dot_pairs(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: as above; the types have the same size and every bit pattern is valid.
+            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+        }
+        #[inline(always)]
+        unsafe fn narrow(to: *mut u16, x: __m512) {
+            // SAFETY: as above.
+            unsafe {
+                let bits = if PAIRS {
+                    std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))
+                } else {
+                    _mm512_cvtepi32_epi16(rounded(x))
+                };
+                _mm256_storeu_si256(to.cast(), bits);
+            }
+        }
+        #[inline(always)]
+        unsafe fn narrow_pairs(low: __m512, high: __m512) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let (low, high) = if PAIRS {
+                    let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(low));
+                    let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(high));
+                    (_mm512_cvtepu16_epi32(low), _mm512_cvtepu16_epi32(high))
+                } else {
+                    (rounded(low), rounded(high))
+                };
+                _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
+            }
+        }
+    }
+
+    /// Lanes as bf16 in their low halves, high halves zero.
+    #[inline(always)]
+    unsafe fn rounded(x: __m512) -> __m512i {
+        // SAFETY: the caller keeps the trait's contract.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, nearest, quiet))
+        }
+    }
+}
