@@ -62,6 +62,13 @@ pub enum Command {
     Plugin(PluginCommand),
 }
 
+impl Command {
+    /// Whether it computes on a device for long.
+    pub fn computes(&self) -> bool {
+        matches!(self, Command::Train(_) | Command::Generate(_) | Command::Eval(_))
+    }
+}
+
 /// A config file and changes to it.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
