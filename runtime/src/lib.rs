@@ -30,8 +30,8 @@
 //!
 //! # Invariants
 //!
-//! 1. `unsafe` is in two files, `pjrt/api.rs` (declarations) and `pjrt/calls.rs` (a safe wrapper for every call); all
-//!    else is safe Rust. Handles own the plugin's objects, free them when dropped and keep alive what they depend on.
+//! 1. `unsafe` is in two folders: `pjrt`, the C interfaces (declarations, and a safe wrapper for every call), and
+//!    `kernels`, the vector code that programs on the CPU call; all else is safe Rust. Handles own the plugin's objects, free them when dropped and keep alive what they depend on.
 //! 2. Ownership expresses donation: [`Argument::Donate`] takes the buffer, [`Argument::Keep`] borrows it, and a
 //!    borrowed buffer is never reused by the plugin. A donated buffer that is read again does not compile.
 //! 3. Nothing waits for the device unless a value is read ([`Buffer::to_literal`], [`Buffer::wait`]). The error of a
@@ -48,7 +48,7 @@
 //!
 //! `plugin/manifest.rs` with `plugins.toml`, `plugin/search.rs`, `plugin/fetch.rs`: which library. `plugin/mod.rs`:
 //! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk. Below
-//! them `pjrt/calls.rs` and `pjrt/api.rs`. `options.rs`, `signature.rs` and `location.rs` are about the form of compile
+//! them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for `kernels`. `options.rs`, `signature.rs` and `location.rs` are about the form of compile
 //! options, of a program's text and of XLA's messages.
 
 mod buffer;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use lmc_graph::{Func, Literal};
 use lmc_lower::{Target, lower};
 use lmc_runtime::plugin::{Locations, find_or_install};
-use lmc_runtime::{Argument, Client, ClientOptions, CompileOptions, Executable, Plugin};
+use lmc_runtime::{Argument, Client, ClientOptions, Executable, Plugin};
 
 /// The client of the CPU plugin, which is fetched when it is nowhere, as the program fetches it.
 ///
@@ -23,14 +23,22 @@ pub fn client() -> &'static Client {
     })
 }
 
-/// A verified function, compiled for the CPU.
+/// A verified function, lowered and compiled for the CPU as the program does it.
 ///
 /// # Errors
 /// What XLA says, and the StableHLO it says it of.
 pub fn compile(func: &Func) -> Result<Executable, String> {
-    let lowered = lower(func, &Target::cpu(None));
+    compile_for(func, &lmc::device::cpu_target())
+}
+
+/// A verified function, lowered for a target and compiled for the CPU.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_for(func: &Func, target: &Target) -> Result<Executable, String> {
+    let lowered = lower(func, target);
     client()
-        .compile(&lowered.text, &CompileOptions::default().with("xla_cpu_enable_fast_min_max", false))
+        .compile(&lowered.text, &lmc::device::compile_options(target))
         .map_err(|error| format!("@{} does not compile: {error}\n{}", func.name, lowered.text))
 }
 

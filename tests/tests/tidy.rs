@@ -20,8 +20,8 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("tests", &["lmc-graph", "lmc-autodiff", "lmc-lower", "lmc-runtime", "lmc-models", "lmc"]),
 ];
 
-/// The only files with `unsafe` code: the C interface of PJRT.
-const UNSAFE_FILES: [&str; 2] = ["runtime/src/pjrt/api.rs", "runtime/src/pjrt/calls.rs"];
+/// The only places with `unsafe` code: the C interface of PJRT and XLA's FFI, and the kernels registered there.
+const UNSAFE_PLACES: [&str; 2] = ["runtime/src/pjrt/", "runtime/src/kernels/"];
 
 /// The themes of ops; every stage has one file of rules for each.
 const THEMES: [&str; 8] =
@@ -251,7 +251,8 @@ fn has_word(text: &str, word: &str) -> bool {
 fn unsafe_code<'a>(sources: impl IntoIterator<Item = &'a Source>) -> Vec<String> {
     code_lines(sources, |source, code| {
         let found = has_word(code, "unsafe") || code.contains("allow(unsafe_code");
-        (found && !UNSAFE_FILES.contains(&source.path.as_str())).then(|| "`unsafe` outside of its files".to_string())
+        (found && !UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place)))
+            .then(|| "`unsafe` outside of its files".to_string())
     })
 }
 
@@ -261,7 +262,7 @@ fn unsafe_code_is_in_its_files() {
 
     assert_eq!(unsafe_code(&[rust("graph/src/x.rs", "fn f() { unsafe { g() } } // SAFETY: none")]).len(), 1);
     assert_eq!(unsafe_code(&[rust("graph/src/x.rs", "// unsafe\nlet s = \"unsafe\";")]).len(), 0);
-    assert_eq!(unsafe_code(&[rust(UNSAFE_FILES[0], "unsafe {}")]).len(), 0);
+    assert_eq!(unsafe_code(&[rust("runtime/src/kernels/simd.rs", "unsafe {}")]).len(), 0);
 }
 
 /// What must not be in code, and why.

@@ -55,6 +55,8 @@ pub enum Command {
     /// Make a tokenizer
     #[command(subcommand)]
     Tokenizer(TokenizerCommand),
+    /// Time the parts of a training step on this machine, against the plainest form of each
+    Bench(crate::commands::bench::BenchArgs),
     /// Show what lmc finds on this machine: plugin, devices, versions, folders
     Doctor(DoctorArgs),
     /// Manage the PJRT plugins that lmc fetches

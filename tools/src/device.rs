@@ -122,7 +122,7 @@ impl Device {
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
         let start = Instant::now();
         let lowered = self.lower(func);
-        let mut options = self.compile_options();
+        let mut options = compile_options(&self.target);
         if lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time.
             options = options.with("xla_backend_optimization_level", 0_i64);
@@ -133,30 +133,45 @@ impl Device {
         Ok(Program { executable, report: lowered.report, outcome, elapsed })
     }
 
+    /// Compiles a function lowered for any target, with the options of this device or with XLA's own, past the compile
+    /// cache.
+    pub(crate) fn compile_anew(&self, func: &Func, target: &Target, with_options: bool) -> Result<Program> {
+        let start = Instant::now();
+        let lowered = lower(func, target);
+        let options = if with_options { compile_options(&self.target) } else { CompileOptions::default() };
+        let executable = self.client.compile(&lowered.text, &options).map_err(run_error)?;
+        let outcome = CacheOutcome::NotStored("it was not asked".to_string());
+        Ok(Program { executable, report: lowered.report, outcome, elapsed: start.elapsed() })
+    }
+
     /// The function as XLA compiles it, as HLO text. Compiles it anew.
     ///
     /// # Errors
     /// As [`Device::compile`].
     pub fn optimized_hlo(&self, func: &Func) -> Result<String> {
-        self.client.optimized_hlo_text(&self.lower(func).text, &self.compile_options()).map_err(run_error)
+        self.client.optimized_hlo_text(&self.lower(func).text, &compile_options(&self.target)).map_err(run_error)
     }
+}
 
-    /// XLA's debug options for this device.
-    fn compile_options(&self) -> CompileOptions {
-        match self.target.platform {
-            Platform::Generic => CompileOptions::default(),
-            Platform::Cpu => CompileOptions::default()
-                // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
-                .with("xla_cpu_prefer_vector_width", 512_i64)
-                // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
-                .with("xla_cpu_enable_fast_min_max", false)
-                // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
-                // donated is updated where it lies, and the next step would multiply with the weight of the one before.
-                .with("xla_cpu_use_xnnpack", false)
-                // A reduction in windows of 32 is several times slower than one along a row; lowering sees to it that
-                // rows are short enough to be added up exactly.
-                .with("xla_disable_hlo_passes", "tree_reduction_rewriter"),
-        }
+/// XLA's debug options for programs of a target.
+pub fn compile_options(target: &Target) -> CompileOptions {
+    let options = match target.platform {
+        Platform::Generic => return CompileOptions::default(),
+        Platform::Cpu => CompileOptions::default()
+            // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
+            .with("xla_cpu_prefer_vector_width", 512_i64)
+            // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
+            .with("xla_cpu_enable_fast_min_max", false)
+            // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
+            // donated is updated where it lies, and the next step would multiply with the weight of the one before.
+            .with("xla_cpu_use_xnnpack", false),
+    };
+    if target.has_kernels {
+        // A reduction in windows of 32 is several times slower than one along a row; lowering for a target with kernels
+        // sees to it that rows are short enough to be added up exactly.
+        options.with("xla_disable_hlo_passes", "tree_reduction_rewriter")
+    } else {
+        options
     }
 }
 

@@ -16,7 +16,8 @@ const VARIABLE: &str = "GLIBC_TUNABLES";
 /// step of a model of 100M parameters; in huge pages it is 3 %.
 pub fn restart_with_huge_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|mode| mode.contains("[madvise]"))
+    if std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|mode| mode.contains("[madvise]"))
         && let Some(tunables) = with_tunable(std::env::var_os(VARIABLE).as_deref())
         && let Ok(program) = std::env::current_exe()
     {

@@ -38,6 +38,7 @@
 //! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
 //! line, [`error`] how all of it fails.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

@@ -45,7 +45,9 @@ pub(crate) fn keeps(target: &Target, func: &Func, uses: &Uses, value: ValueId) -
             // By the C library, an element at a time.
             Some(Op::Unary(UnaryOp::Sine | UnaryOp::Cosine)) => true,
             Some(Op::Binary(BinaryOp::Add)) => {
-                func.ty(value).num_elements() >= LEAST_ELEMENTS && func.ty(value).dtype.is_float() && ends_chain(func, uses, value)
+                func.ty(value).num_elements() >= LEAST_ELEMENTS
+                    && func.ty(value).dtype.is_float()
+                    && ends_chain(func, uses, value)
             }
             Some(_) | None => false,
         },

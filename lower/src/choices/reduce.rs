@@ -12,7 +12,8 @@ use crate::target::{Platform, Target};
 /// A step of a reduction, of the value that the step before gave.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ReduceStep {
-    /// The value reshaped, and these dimensions of it reduced.
+    /// The value reshaped, and these dimensions of it reduced. XLA folds one such step into the next unless the value
+    /// between them is kept in memory.
     Plain { shape: Vec<usize>, dimensions: Vec<usize> },
     /// Windows of this size along a dimension, side by side.
     Window { dimension: usize, size: usize },
@@ -31,6 +32,8 @@ pub(crate) fn reduce_steps(target: &Target, ty: &TensorType, dimensions: &[usize
     let mut shape = ty.shape.clone();
     match target.platform {
         Platform::Generic => vec![plain(shape, dimensions)],
+        // The rewrite stays, as nothing would keep XLA from making one step of two.
+        Platform::Cpu if !target.has_kernels => vec![plain(shape, dimensions)],
         Platform::Cpu if dimensions.contains(&(shape.len() - 1)) => {
             let first = shape.len() - dimensions.len();
             if dimensions[0] != first {
@@ -75,7 +78,8 @@ mod tests {
     /// Steps as text: `[2,3]:1` reduces dimension 1 of that shape, `w0` is windows along dimension 0.
     #[track_caller]
     fn check(shape: &[usize], dimensions: &[usize], expected: &str) {
-        let steps = reduce_steps(&Target::cpu(None), &TensorType::new(DType::F32, shape), dimensions);
+        let target = Target { has_kernels: true, ..Target::cpu(None) };
+        let steps = reduce_steps(&target, &TensorType::new(DType::F32, shape), dimensions);
         let list = |x: &[usize]| x.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
         let text = steps.iter().map(|step| match step {
             ReduceStep::Plain { shape, dimensions } => format!("[{}]:{}", list(shape), list(dimensions)),

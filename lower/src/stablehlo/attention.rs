@@ -71,7 +71,8 @@ fn kernel(
 ) -> Vec<Value> {
     let ScaledDotProductAttention { scale, mask, sliding_window } = attributes;
     let config = format!(
-        "{{scale = {scale:e} : f64, causal = {}, sliding_window = {} : i64}}",
+        "{{scale = {} : f64, causal = {}, sliding_window = {} : i64}}",
+        syntax::float(*scale),
         *mask == AttentionMask::Causal,
         sliding_window.unwrap_or(0)
     );

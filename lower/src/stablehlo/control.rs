@@ -148,7 +148,8 @@ pub(super) fn optimization_barrier(e: &mut Emitter<'_>, x: &[Value]) -> Vec<Valu
 /// result is the operand's memory.
 pub(super) fn kept(e: &mut Emitter<'_>, x: &Value) -> Value {
     let ty = tensor(&x.ty);
-    let alias = "#stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 0, operand_tuple_indices = []>";
+    let alias =
+        "#stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 0, operand_tuple_indices = []>";
     let op = format!(
         "stablehlo.custom_call @lmc.optimization_barrier({}) {{api_version = 4 : i32, output_operand_aliases = [{alias}]}} \
          : ({ty}) -> {ty}",

@@ -3,6 +3,7 @@
 use lmc_graph::ops::{Argmax, BinaryOp, ComparisonDirection, Reduce, ReduceOp, Sort, SortDirection};
 use lmc_graph::{DType, Literal, TensorType};
 
+use super::control;
 use super::elementwise::{self, compare, compare_in};
 use super::emitter::{Emitter, Value, names, types};
 use super::shape;
@@ -36,11 +37,13 @@ pub(super) fn reduce(e: &mut Emitter<'_>, op: &Reduce, x: &Value, ty: &TensorTyp
 fn reduce_with(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, dimensions: &[usize], ty: &TensorType) -> Value {
     let init = shape::constant(e, &neutral(op, ty.dtype));
     let mut x = x.clone();
-    for step in choices::reduce_steps(e.target, &x.ty, dimensions) {
+    let mut steps = choices::reduce_steps(e.target, &x.ty, dimensions).into_iter().peekable();
+    while let Some(step) = steps.next() {
         x = match step {
             ReduceStep::Plain { shape, dimensions } => {
-                let x = shape::reshape(e, &x, &shape);
-                plain(e, op, &x, &init, &dimensions)
+                let reshaped = shape::reshape(e, &x, &shape);
+                let reduced = plain(e, op, &reshaped, &init, &dimensions);
+                if steps.peek().is_some() { control::kept(e, &reduced) } else { reduced }
             }
             ReduceStep::Window { dimension, size } => window(e, op, &x, &init, dimension, size),
         };
@@ -70,7 +73,8 @@ fn window(e: &mut Emitter<'_>, op: ReduceOp, x: &Value, init: &Value, dimension:
     let mut ty = x.ty.clone();
     ty.shape[dimension] /= size;
     let (left, values) = e.results(std::slice::from_ref(&ty));
-    let sizes = (0..ty.rank()).map(|d| if d == dimension { size } else { 1 }.to_string()).collect::<Vec<_>>().join(", ");
+    let sizes =
+        (0..ty.rank()).map(|d| if d == dimension { size } else { 1 }.to_string()).collect::<Vec<_>>().join(", ");
     e.open(&format!(
         "{left}\"stablehlo.reduce_window\"({}, {}) <{{window_dimensions = array<i64: {sizes}>, window_strides = \
          array<i64: {sizes}>}}> ({{",

@@ -98,6 +98,11 @@ fn nested(shape: &[usize], elements: &[String]) -> String {
     list(rows)
 }
 
+/// `3.0e-1`: the value of an attribute of type f64.
+pub(super) fn float(x: f64) -> String {
+    scalar(DType::F64, &x.to_le_bytes())
+}
+
 /// One element, from its little-endian bytes, with the point that MLIR's floats need.
 fn scalar(dtype: DType, bytes: &[u8]) -> String {
     let mut text = String::new();

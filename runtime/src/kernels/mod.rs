@@ -27,7 +27,6 @@ fn optimization_barrier(_: &Call<'_>) -> Result<(), String> {
     Ok(())
 }
 
-
 /// Sizes from operands 0 to 2 (query, key and value) and the attributes `scale`, `causal` and `sliding_window` (0 for
 /// none).
 fn attention(call: &Call<'_>) -> Result<Attention, String> {
@@ -68,7 +67,11 @@ fn attention_forward(call: &Call<'_>) -> Result<(), String> {
         f(Isa::detect(), operands, &|number, f| call.for_each(number, f));
         Ok(())
     }
-    if call.operand_is::<bf16>(0) { forward::<bf16>(call, attention::forward) } else { forward::<f32>(call, attention::forward) }
+    if call.operand_is::<bf16>(0) {
+        forward::<bf16>(call, attention::forward)
+    } else {
+        forward::<f32>(call, attention::forward)
+    }
 }
 
 fn attention_backward(call: &Call<'_>) -> Result<(), String> {
@@ -91,5 +94,9 @@ fn attention_backward(call: &Call<'_>) -> Result<(), String> {
         f(Isa::detect(), operands, call.num_threads(), &|number, f| call.for_each(number, f));
         Ok(())
     }
-    if call.operand_is::<bf16>(0) { backward::<bf16>(call, attention::backward) } else { backward::<f32>(call, attention::backward) }
+    if call.operand_is::<bf16>(0) {
+        backward::<bf16>(call, attention::backward)
+    } else {
+        backward::<f32>(call, attention::backward)
+    }
 }

@@ -332,7 +332,13 @@ impl<'a> Call<'a> {
         // SAFETY: only the lifetime is changed. The function is called for indices below `number` only, and `finish`,
         // below, returns when all of these calls have.
         let f: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(f) };
-        let job = Arc::new(Job { f, number, next: AtomicUsize::new(0), done: Mutex::new(Done::default()), all: Condvar::new() });
+        let job = Arc::new(Job {
+            f,
+            number,
+            next: AtomicUsize::new(0),
+            done: Mutex::new(Done::default()),
+            all: Condvar::new(),
+        });
         for _ in 0..helpers {
             let Some(schedule) = self.api.thread_pool_schedule else { break };
             let data = Arc::into_raw(Arc::clone(&job));
@@ -361,8 +367,11 @@ impl<'a> Call<'a> {
             return true;
         }
         if let Some(destroy) = self.api.error_destroy {
-            let mut args =
-                ErrorDestroyArgs { struct_size: size_of::<ErrorDestroyArgs>(), extension_start: ptr::null_mut(), error };
+            let mut args = ErrorDestroyArgs {
+                struct_size: size_of::<ErrorDestroyArgs>(),
+                extension_start: ptr::null_mut(),
+                error,
+            };
             // SAFETY: the error is ours, and not used again.
             unsafe { destroy(&mut args) };
         }
@@ -406,10 +415,7 @@ impl Job {
     /// Waits for the calls of other threads.
     fn finish(&self) {
         let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = self
-            .all
-            .wait_while(done, |done| done.calls < self.number)
-            .unwrap_or_else(PoisonError::into_inner);
+        let done = self.all.wait_while(done, |done| done.calls < self.number).unwrap_or_else(PoisonError::into_inner);
         assert!(!done.panicked, "a thread of a kernel panicked");
     }
 }
@@ -507,7 +513,8 @@ pub(super) unsafe fn register(extension: *const PJRT_Extension_Base) -> bool {
     // SAFETY: the caller's.
     let extension = unsafe { &*extension.cast::<Extension>() };
     let Some(register) = extension.register_handler else { return false };
-    let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] = [handler::<0>, handler::<1>, handler::<2>];
+    let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] =
+        [handler::<0>, handler::<1>, handler::<2>];
     KERNELS.iter().zip(handlers).all(|((name, _), handler)| {
         // XLA's name of the CPU's platform.
         let platform = "Host";

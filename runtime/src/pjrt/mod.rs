@@ -1,4 +1,5 @@
-//! The PJRT C API: declarations in `api`, safe wrappers in `calls`. All `unsafe` of the crate is in these two files.
+//! The C interfaces of a plugin. PJRT: declarations in `api`, safe wrappers in `calls`. XLA's FFI, by which programs call
+//! kernels of this crate: `ffi`. But for the kernels, all `unsafe` of the crate is here.
 
 pub(crate) mod api;
 pub(crate) mod calls;

@@ -1,5 +1,6 @@
 //! The verbs of the command line, a file each.
 
+pub(crate) mod bench;
 mod check;
 mod checkpoint;
 mod data;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
     }

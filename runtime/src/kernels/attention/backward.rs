@@ -222,7 +222,13 @@ impl<E: Element> Task for Groups<'_, '_, E> {
                         let across = |words| Left { words, row: 1, word: n };
                         let at_words = at / W::PER_WORD;
                         let cts = &packed.ct_columns[at_words * ct_columns..][..row_words * ct_columns];
-                        product::<S, W, true>([n, ct_columns, row_words], across(scores), cts, &mut value_ct, ct_columns);
+                        product::<S, W, true>(
+                            [n, ct_columns, row_words],
+                            across(scores),
+                            cts,
+                            &mut value_ct,
+                            ct_columns,
+                        );
                         let queries = &packed.query_columns[at_words * columns..][..row_words * columns];
                         product::<S, W, true>([n, columns, row_words], across(slopes), queries, &mut key_ct, columns);
                         let n_words = n / W::PER_WORD;

@@ -115,7 +115,8 @@ impl<E: Element> Task for Blocks<'_, E> {
                         let end = visible.end.saturating_sub(first_key).clamp(start, num_keys);
                         scores[..start].fill(HIDDEN);
                         scores[end..].fill(HIDDEN);
-                        let pairs = if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
+                        let pairs =
+                            if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
                         let factor = softmax_row::<S, W>(scores, pairs, a.scale, &mut state[r]);
                         if factor != 1.0 {
                             for x in &mut outputs[r * columns..][..columns] {
@@ -139,7 +140,11 @@ impl<E: Element> Task for Blocks<'_, E> {
                     let (maximum, sum) = state[g * rows + r];
                     *lse = maximum + sum.ln();
                     let at = ((batch * a.queries + first + r) * heads + head) * v;
-                    write_row::<S, E>(self.output.part(at, v), &outputs[(g * rows + r) * columns..][..columns], 1.0 / sum);
+                    write_row::<S, E>(
+                        self.output.part(at, v),
+                        &outputs[(g * rows + r) * columns..][..columns],
+                        1.0 / sum,
+                    );
                 }
             }
         }

@@ -12,9 +12,9 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::product::{Pair, Single};
-use super::simd::{Isa, Wide};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx512;
+use super::simd::{Isa, Wide};
 
 pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::{Forward, forward};

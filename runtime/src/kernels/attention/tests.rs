@@ -118,7 +118,8 @@ fn compare(results: &[Vec<f64>], expected: &[Vec<f64>], tolerance: f64, what: &s
     for ((name, result), expected) in names.iter().zip(results).zip(expected) {
         // With one key in the window the scores have no gradient: what is there is rounding of terms about 1.
         let largest = expected.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
-        let error = result.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, x| if x <= m { m } else { x });
+        let error =
+            result.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, x| if x <= m { m } else { x });
         assert!(error <= tolerance * largest, "{name} is {:.1e} of its largest element off: {what}", error / largest);
     }
 }

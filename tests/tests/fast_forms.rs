@@ -1,0 +1,173 @@
+//! The forms that the CPU's target takes where sizes are large, against the reference evaluator.
+
+use lmc::device::cpu_target;
+use lmc_graph::ops::{AttentionMask, DotGeneral, ScaledDotProductAttention};
+use lmc_graph::{Builder, DType, Func, Literal, TensorType, eval};
+use lmc_lower::report::Form;
+use lmc_lower::{Target, lower};
+use lmc_tests::plugin;
+
+/// Numbers between -1 and 1 without a pattern.
+fn numbers(ty: &TensorType, seed: u64) -> Literal {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let values = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f64 / f64::from(1 << 23) - 1.0
+    });
+    Literal::from_f64s(ty.clone(), &values.take(ty.num_elements()).collect::<Vec<_>>())
+}
+
+/// Runs a function on the CPU and by the evaluator on the same arguments: differences of at most `tolerance` of each
+/// result's largest element. Returns the forms that its products and attentions took.
+#[track_caller]
+fn check(func: &Func, target: &Target, tolerance: f64) -> Vec<Form> {
+    let args: Vec<Literal> = func.param_types().iter().zip(1..).map(|(ty, seed)| numbers(ty, seed)).collect();
+    let expected = eval(func, &args).unwrap();
+    let program = plugin::compile_for(func, target).unwrap();
+    let results = plugin::execute(&program, &args).unwrap();
+    for (i, (result, expected)) in results.iter().zip(&expected).enumerate() {
+        let (result, expected) = (result.to_f64s(), expected.to_f64s());
+        let largest = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let error =
+            result.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, x| if x <= m { m } else { x });
+        assert!(error <= tolerance * largest, "{}: result {i} is {:.1e} off", func.name, error / largest);
+    }
+    lower(func, target).report.rows.iter().map(|row| row.form).collect()
+}
+
+/// This machine's form of a product that is worth a call.
+fn library_form(dtype: DType) -> Form {
+    let processor = cpu_target().processor.unwrap();
+    let has = processor.architecture == "x86_64" && (processor.avx512 || dtype != DType::BF16);
+    if has { Form::OneDnnMatmul } else { Form::DotGeneral }
+}
+
+#[test]
+fn products_of_every_orientation() {
+    // Batch, rows, columns and terms: bf16 from 2 million operations on, f32 from 32 million.
+    for (dtype, [batch, m, n, k]) in
+        [(DType::BF16, [0, 96, 80, 160]), (DType::BF16, [3, 64, 48, 128]), (DType::F32, [0, 160, 224, 480])]
+    {
+        for result_dtype in [dtype, DType::F32] {
+            for (lhs_sum, rhs_sum) in [(1, 0), (1, 1), (0, 0), (0, 1)] {
+                let leading: Vec<usize> = if batch > 0 { vec![batch] } else { vec![] };
+                let shape = |sum: usize, free: usize, free_size: usize| {
+                    let mut matrix = [0; 2];
+                    (matrix[sum], matrix[free]) = (k, free_size);
+                    TensorType::new(dtype, [&leading[..], &matrix[..]].concat())
+                };
+                let (lhs, rhs) = (shape(lhs_sum, 1 - lhs_sum, m), shape(rhs_sum, 1 - rhs_sum, n));
+                let batching: Vec<usize> = (0..leading.len()).collect();
+                let op = DotGeneral {
+                    lhs_batching_dimensions: batching.clone(),
+                    rhs_batching_dimensions: batching,
+                    lhs_contracting_dimensions: vec![leading.len() + lhs_sum],
+                    rhs_contracting_dimensions: vec![leading.len() + rhs_sum],
+                    result_dtype,
+                };
+                let func = Builder::build("product", |b| {
+                    let (lhs, rhs) = (b.param("lhs", lhs.clone()), b.param("rhs", rhs.clone()));
+                    vec![lhs.dot_general(rhs, op.clone())]
+                });
+                let tolerance = if result_dtype == DType::BF16 { 4e-3 } else { 2e-6 };
+                assert_eq!(check(&func, &cpu_target(), tolerance), [library_form(dtype)], "{lhs} {rhs}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_layer_of_sequences_is_one_product() {
+    let func = Builder::build("layer", |b| {
+        let x = b.param("x", TensorType::new(DType::BF16, [4, 64, 96]));
+        let w = b.param("w", TensorType::new(DType::BF16, [128, 96]));
+        let op = DotGeneral {
+            lhs_batching_dimensions: vec![],
+            rhs_batching_dimensions: vec![],
+            lhs_contracting_dimensions: vec![2],
+            rhs_contracting_dimensions: vec![1],
+            result_dtype: DType::BF16,
+        };
+        vec![x.dot_general(w, op)]
+    });
+    let form = library_form(DType::BF16);
+    let form = if form == Form::DotGeneral { Form::DotGeneralCollapsed } else { form };
+    assert_eq!(check(&func, &cpu_target(), 4e-3), [form]);
+}
+
+#[test]
+fn sums_of_many_elements() {
+    // A sum of 3 million squares in f32 that is right to 6 digits, along rows, columns and everything.
+    for (shape, dimensions) in [
+        (vec![4, 32000], vec![1]),
+        (vec![4096, 768], vec![0, 1]),
+        (vec![4096, 24], vec![0]),
+        (vec![2, 512, 40], vec![0, 1]),
+        (vec![5, 8209], vec![1]),
+        (vec![33, 65, 7], vec![0, 2]),
+    ] {
+        let func = Builder::build("sums", |b| {
+            let x = b.param("x", TensorType::new(DType::F32, shape.clone()));
+            vec![(x * x).sum(&dimensions), x.max(&dimensions), x.min(&dimensions)]
+        });
+        check(&func, &cpu_target(), 1e-6);
+    }
+}
+
+#[test]
+fn not_a_number_outlasts_a_maximum() {
+    let func = Builder::build("maxima", |b| {
+        let x = b.param("x", TensorType::new(DType::F32, [3, 32000]));
+        vec![x.max(&[1]), x.min(&[1]), x.max(&[0])]
+    });
+    let mut values = vec![1.0f32; 3 * 32000];
+    values[32000 + 12345] = f32::NAN;
+    let program = plugin::compile(&func).unwrap();
+    let results = plugin::execute(&program, &[Literal::new([3, 32000], &values)]).unwrap();
+    for result in &results[..2] {
+        assert_eq!(result.to_f64s().iter().map(|x| x.is_nan()).collect::<Vec<_>>(), [false, true, false]);
+    }
+    assert_eq!(results[2].to_f64s().iter().position(|x| x.is_nan()), Some(12345));
+}
+
+#[test]
+fn a_residual_stream_is_kept() {
+    // Each sum has two users: the next sum, and a product.
+    let func = Builder::build("stream", |b| {
+        let ty = TensorType::new(DType::BF16, [128, 128]);
+        let (mut x, w) = (b.param("x", ty.clone()), b.param("w", ty));
+        for _ in 0..4 {
+            x = x + x.dot(w) * x.full_like(0.1);
+        }
+        vec![x]
+    });
+    check(&func, &cpu_target(), 2e-2);
+    let calls = |target: &Target| lower(&func, target).text.matches("@lmc.optimization_barrier").count();
+    // Of the four sums the first begins the chain, and the last has one user.
+    assert_eq!((calls(&cpu_target()), calls(&Target::cpu(None))), (2, 0));
+}
+
+#[test]
+fn attention_in_every_form() {
+    for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::BF16, 2e-2)] {
+        for (mask, sliding_window) in
+            [(AttentionMask::Causal, None), (AttentionMask::Full, None), (AttentionMask::Causal, Some(50))]
+        {
+            let op = ScaledDotProductAttention { scale: 0.3, mask, sliding_window };
+            let func = Builder::build("attention", |b| {
+                let ty = |heads| TensorType::new(dtype, [2, 160, heads, 32]);
+                let (q, k, v) = (b.param("q", ty(4)), b.param("k", ty(2)), b.param("v", ty(2)));
+                let output = q.scaled_dot_product_attention(k, v, op.clone()).0.convert(DType::F32);
+                vec![(output * output).sum(&[0, 1, 2, 3])]
+            });
+            let func = lmc_autodiff::value_and_grad(&func, &[0, 1, 2]).unwrap();
+            assert_eq!(check(&func, &cpu_target(), tolerance), [Form::AttentionKernel; 2]);
+            let forms = check(&func, &Target::cpu(None), tolerance);
+            assert!(forms.contains(&Form::DecomposedByBlocks), "{forms:?}");
+            let forms = check(&func, &Target::generic(), tolerance);
+            assert!(forms.contains(&Form::Decomposed), "{forms:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `lmc bench`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::bench::{Case, Timing, cases, time};
+use crate::cli::PluginArgs;
+use crate::device::{Device, DeviceOptions};
+use crate::error::{Error, Result};
+use crate::output::{print, print_json};
+
+/// Time the parts of a training step on this machine, against the plainest form of each
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  lmc bench attention")]
+pub struct BenchArgs {
+    /// Only cases with this in their group or name: product, attention, softmax, norm, gate, loss, step, bf16, …
+    #[arg(value_name = "WORD")]
+    only: Vec<String>,
+    /// Rounds, in which both forms run in turn; times are medians over all of them
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The plugin.
+    #[command(flatten)]
+    plugin: PluginArgs,
+}
+
+pub(super) fn run(args: BenchArgs) -> Result<()> {
+    let all = cases().map_err(|error| Error::run(error.to_string()))?;
+    let wanted = |case: &Case| args.only.iter().all(|word| case.group.contains(&**word) || case.name.contains(&**word));
+    let wanted: Vec<Case> = all.into_iter().filter(wanted).collect();
+    if wanted.is_empty() {
+        return Err(Error::input(format!(
+            "no case has {} in its group or name: `lmc bench` without words lists all",
+            args.only.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" and ")
+        )));
+    }
+    let device = Device::open(&DeviceOptions { plugin: args.plugin.plugin, ..DeviceOptions::default() })?;
+    let mut rows = Vec::new();
+    if !args.json {
+        let header =
+            format!("{:10} {:58} {:>10} {:>10} {:>7} {:>8}", "", "", "lmc ms", "plain ms", "faster", "GFLOP/s");
+        print(&format!("{}, {}\n{}\n", device.name(), device.target(), header.trim_end()))?;
+    }
+    for case in &wanted {
+        let timing = time(&device, case, args.rounds)?;
+        if args.json {
+            rows.push(as_json(case, &timing));
+        } else {
+            print(&line(case, &timing))?;
+        }
+    }
+    if args.json { print_json(&json!({ "target": device.target().to_string(), "cases": rows })) } else { Ok(()) }
+}
+
+fn line(case: &Case, timing: &Timing) -> String {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let rate = timing.flops as f64 / timing.time.as_secs_f64() / 1e9;
+    let rate = if timing.flops == 0 { String::new() } else { format!("{rate:.0}") };
+    let (time, plain, faster) = (ms(timing.time), ms(timing.plain), timing.speedup());
+    let line = format!("{:10} {:58} {time:>10.2} {plain:>10.2} {faster:>6.2}x {rate:>8}", case.group, case.name);
+    format!("{}\n", line.trim_end())
+}
+
+fn as_json(case: &Case, timing: &Timing) -> Value {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    json!({
+        "group": case.group,
+        "name": case.name,
+        "ms": ms(timing.time),
+        "plain_ms": ms(timing.plain),
+        "speedup": timing.speedup(),
+        "compile_ms": ms(timing.compile),
+        "flops": timing.flops,
+    })
+}
