@@ -67,7 +67,7 @@ pub enum Command {
 impl Command {
     /// Whether it computes on a device for long.
     pub fn computes(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Generate(_) | Command::Eval(_))
+        matches!(self, Command::Train(_) | Command::Generate(_) | Command::Eval(_) | Command::Bench(_))
     }
 }
 
