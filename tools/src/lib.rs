@@ -35,8 +35,8 @@
 //! # Reading order
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
-//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
-//! line, [`error`] how all of it fails.
+//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`inspect`] looks inside of what is
+//! trained. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
 
 pub mod checkpoint;
 pub mod cli;
@@ -49,6 +49,7 @@ mod digest;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
+pub mod inspect;
 mod memory;
 pub mod model;
 pub mod output;
