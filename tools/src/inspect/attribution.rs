@@ -19,8 +19,8 @@ pub struct Cost {
     pub transcendentals: f64,
     /// Bytes read and written. Of a graph as if every node went through memory; of a compiled program by what it fuses.
     pub bytes: f64,
-    /// Operations in XLA's way of counting: the body of a loop once, nothing for a library call. What to compare with its
-    /// cost analysis.
+    /// Operations in XLA's way of counting: the body of a loop once, nothing for a library call. What to compare with
+    /// its cost analysis.
     pub xla_flops: f64,
 }
 

@@ -101,10 +101,10 @@ pub fn explain(config: &StepConfig, backend: &Backend, subject: &Subject, compil
     let Lowered { text, report } = lower(&step.func, &backend.target());
     let whole = Attribution::of_func(&step.func, &report);
     let mut chosen = report.clone();
-    if let Subject::Layer(layer) = subject {
-        if whole.of_layer(layer).layers.is_empty() {
-            return Err(unknown_layer(layer, whole.layers.iter().map(|row| row.layer.clone())));
-        }
+    if let Subject::Layer(layer) = subject
+        && whole.of_layer(layer).layers.is_empty()
+    {
+        return Err(unknown_layer(layer, whole.layers.iter().map(|row| row.layer.clone())));
     }
     chosen.rows = rows_of(&report, |row| subject.has(row));
     let attribution = match subject {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lmc_graph::{Builder, Copier, Func, NodeId, RegionId, ValueId, dce};
+use lmc_lower::report::Direction;
 
 use super::place::Place;
 use crate::error::{Error, Result};
@@ -63,10 +64,10 @@ fn function_of(
         .chain(func.region(region).results.iter().copied())
         .filter(|value| defined.contains(value))
         .collect();
-    let extracted = Builder::build(name, |b| {
+    let mut extracted = Builder::build(name, |b| {
         let mut copy = Copier::new(b, func);
         for &value in &params {
-            let name = names.get(&value).map_or_else(|| value.to_string(), |&name| name.to_owned());
+            let name = names.get(&value).map_or_else(|| called(func, value), |&name| name.to_owned());
             copy.map(value, b.param(&name, func.ty(value).clone()));
         }
         for &node in inside {
@@ -74,10 +75,27 @@ fn function_of(
         }
         wanted.iter().map(|&value| copy.get(value)).collect()
     });
+    extracted.result_names = wanted.iter().map(|&value| called(func, value)).collect();
     dce(&extracted)
 }
 
-/// The error about a layer that nothing is in, with those that there are, down to the second level below blocks.
+/// What a value is called where it has no name: by the op and the layer that it comes from.
+fn called(func: &Func, value: ValueId) -> String {
+    match func.defining_node(value).map(|node| func.node(node)) {
+        None => value.to_string(),
+        Some(node) => {
+            let place = Place::of(&node.location.scope);
+            let pass = if place.direction == Direction::Forward { "" } else { place.direction.name() };
+            [node.op.name(), "of", pass, &place.layer]
+                .into_iter()
+                .filter(|word| !word.is_empty())
+                .collect::<Vec<_>>()
+                .join(" ")
+        }
+    }
+}
+
+/// The error about a layer that nothing is in, with the nearest that there is, and what layers begin with.
 pub(super) fn unknown_layer(layer: &str, known: impl Iterator<Item = String>) -> Error {
     let known: BTreeSet<String> = known.filter(|known| !known.is_empty()).collect();
     let near = known.iter().min_by_key(|known| strsim::levenshtein(known, layer));

@@ -50,11 +50,11 @@ impl<I: Iterator<Item = u64>> Visit<'_, I> {
         let func = self.func;
         for &id in &func.region(region).nodes {
             let node = func.node(id);
-            let (flops, transcendentals) = match &node.op {
-                Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
-                    attention_cost(func, node, self.attentions.next())
-                }
-                _ => own_cost(func, node),
+            let is_attention =
+                matches!(&node.op, Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_));
+            let (flops, transcendentals) = match is_attention {
+                true => attention_cost(func, node, self.attentions.next()),
+                false => own_cost(func, node),
             };
             let size = |value: &ValueId| bytes(func.ty(*value));
             let bytes = match is_view(&node.op) {
@@ -62,10 +62,7 @@ impl<I: Iterator<Item = u64>> Visit<'_, I> {
                 false => node.operands.iter().chain(&node.results).map(size).sum(),
             };
             self.costs.push(NodeCost { node: id, flops, transcendentals, bytes, times });
-            let inner = match &node.op {
-                Op::Scan(scan) => times * scan.length as f64,
-                _ => times,
-            };
+            let inner = if let Op::Scan(scan) = &node.op { times * scan.length as f64 } else { times };
             if inner > 0.0 {
                 node.regions.iter().for_each(|&region| self.region(region, inner));
             }
@@ -218,8 +215,6 @@ mod tests {
     /// An attention by blocks costs less than one in one piece, and its softmax with it.
     #[test]
     fn attention_costs_what_it_was_lowered_to() {
-        let attention = |_: Builder<'_>, x: Value<'_>| x.full_like(0.0);
-        check(&Target::generic(), attention, |x, _, _| x == 0.0);
         let func = Builder::build("f", |b| {
             let x = b.param("x", TensorType::new(DType::F32, [1, 512, 2, 4]));
             let op = ScaledDotProductAttention { scale: 0.5, mask: AttentionMask::Causal, sliding_window: None };

@@ -1,8 +1,8 @@
-//! Looking inside of a training step: its stages as text, what each layer costs, where its memory goes, what its products
-//! became, and a page that shows all of it. Everything here returns data; the commands print them.
+//! Looking inside of a training step: its stages as text, what each layer costs, where its memory goes, what its
+//! products became, and a page that shows all of it. Everything here returns data; the commands print them.
 //!
-//! A [`Place`], the layer and the pass of an op, is told by the scope of its location, which every stage hands on: so the
-//! same layer is found in the graph, in StableHLO and in the optimized program.
+//! A [`Place`], the layer and the pass of an op, is told by the scope of its location, which every stage hands on: so
+//! the same layer is found in the graph, in StableHLO and in the optimized program.
 
 mod attribution;
 mod buffers;

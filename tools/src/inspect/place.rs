@@ -19,8 +19,8 @@ const OPTIMIZER: &str = "optimizer";
 
 impl Place {
     /// What a scope tells: `micro_batches.vjp(model.norm)` is the backward pass of `model.norm`, and
-    /// `optimizer.model.norm.weight` the optimizer at that layer. XLA joins the scopes of ops that it merges by `;`: the
-    /// first counts.
+    /// `optimizer.model.norm.weight` the optimizer at that layer. XLA joins the scopes of ops that it merges by `;`:
+    /// the first counts.
     pub fn of(scope: &str) -> Place {
         let scope = scope.split(';').next().unwrap_or_default();
         let direction = Direction::of_scope(scope);

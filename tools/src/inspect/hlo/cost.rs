@@ -8,8 +8,8 @@
 //! - What only moves data (reshapes, transposes, broadcasts, slices, gathers, copies) is no operation.
 //! - What is inside of a fusion counts as often as it stands there: what is computed again in two fusions counts twice.
 //!
-//! XLA counts the body of a loop once, however often it runs; here both counts are kept. It counts nothing for a library
-//! call; here products by a library count as products.
+//! XLA counts the body of a loop once, however often it runs; here both counts are kept. It counts nothing for a
+//! library call; here products by a library count as products.
 
 use super::{Computation, Instruction, Module, Shape};
 
@@ -222,8 +222,8 @@ const ELEMENTWISE: [&str; 32] = [
     "subtract",
 ];
 
-/// Operations of a product by a library, 0 for other library calls: of `[.., M, K]` and `[.., K, N]`, in either order, to
-/// `[.., M, N]`, so that `K` is the size of the left one over the size of the result without `N`.
+/// Operations of a product by a library, 0 for other library calls: of `[.., M, K]` and `[.., K, N]`, in either order,
+/// to `[.., M, N]`, so that `K` is the size of the left one over the size of the result without `N`.
 fn library_product(computation: &Computation, instruction: &Instruction) -> f64 {
     let target = instruction.custom_call_target().unwrap_or_default();
     let is_product = ["matmul", "gemm"].iter().any(|word| target.contains(word));
@@ -306,8 +306,12 @@ mod tests {
         assert_eq!(found, expected, "{text}");
     }
 
-    const SUM: &str = "%sum (a: f32[], b: f32[]) -> f32[] {\n  %a = f32[] parameter(0)\n  %b = f32[] parameter(1)\n  ROOT \
-                       %c = f32[] add(%a, %b)\n}\n";
+    const SUM: &str = r"%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+";
 
     #[test]
     fn ops_are_counted_as_xla_counts_them() {
@@ -331,22 +335,50 @@ mod tests {
         check("  ROOT %y = f32[4,8] sort(%x), dimensions={1}, to_apply=%sum\n", [32.0 * 5.0, 0.0, 2.0 * size]);
     }
 
+    /// Each iteration reads a row of 4 and the vector, and writes a vector.
+    const LOOP: &str = r#"%fused (p: f32[8,4], q: f32[4], i: s32[]) -> f32[4] {
+  %p = f32[8,4] parameter(0)
+  %q = f32[4] parameter(1)
+  %i = s32[] parameter(2)
+  %s = f32[1,4] dynamic-slice(%p, %i)
+  %r = f32[4] bitcast(%s)
+  ROOT %y = f32[4] multiply(%r, %q)
+}
+%body (s: (s32[], f32[8,4], f32[4])) -> (s32[], f32[8,4], f32[4]) {
+  %s = (s32[], f32[8,4], f32[4]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %a = f32[8,4] get-tuple-element(%s), index=1
+  %b = f32[4] get-tuple-element(%s), index=2
+  %f = f32[4] fusion(%a, %b, %i), kind=kLoop, calls=%fused
+  ROOT %t = (s32[], f32[8,4], f32[4]) tuple(%i, %a, %f)
+}
+%cond (s: (s32[], f32[8,4], f32[4])) -> pred[] {
+  %s = (s32[], f32[8,4], f32[4]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %n = s32[] constant(8)
+  ROOT %k = pred[] compare(%i, %n), direction=LT
+}
+ENTRY %m (s: (s32[], f32[8,4], f32[4])) -> (s32[], f32[8,4], f32[4]) {
+  %s = (s32[], f32[8,4], f32[4]) parameter(0)
+  ROOT %w = (s32[], f32[8,4], f32[4]) while(%s), condition=%cond, body=%body
+}
+"#;
+
+    const LIBRARY: &str = r#"ENTRY %m (x: bf16[4,8], y: bf16[6,8]) -> bf16[4,6] {
+  %x = bf16[4,8] parameter(0)
+  %y = bf16[6,8] parameter(1)
+  ROOT %z = bf16[4,6] custom-call(%x, %y), custom_call_target="__onednn$matmul"
+}
+"#;
+
     #[test]
     fn loops_fusions_and_libraries() {
-        let fused = "%fused (p: f32[8,4], q: f32[4]) -> f32[4] {\n  %p = f32[8,4] parameter(0)\n  %q = f32[4] \
-                     parameter(1)\n  %s = f32[1,4] dynamic-slice(%p, %i)\n  %r = f32[4] bitcast(%s)\n  ROOT %y = f32[4] \
-                     multiply(%r, %q)\n}\n";
-        let body = "%body (s: (f32[8,4], f32[4])) -> (f32[8,4], f32[4]) {\n  %s = (f32[8,4], f32[4]) parameter(0)\n  %a = \
-                    f32[8,4] get-tuple-element(%s), index=0\n  %b = f32[4] get-tuple-element(%s), index=1\n  %f = f32[4] \
-                    fusion(%a, %b), kind=kLoop, calls=%fused\n  ROOT %t = (f32[8,4], f32[4]) tuple(%a, %f)\n}\n";
-        let cond = "%cond (s: (f32[8,4], f32[4])) -> pred[] {\n  ROOT %k = pred[] constant(true)\n}\n";
-        let main = "ENTRY %m (s: (f32[8,4], f32[4])) -> (f32[8,4], f32[4]) {\n  %s = (f32[8,4], f32[4]) parameter(0)\n  \
-                    ROOT %w = (f32[8,4], f32[4]) while(%s), condition=%cond, body=%body, \
-                    backend_config={\"known_trip_count\":{\"n\":\"8\"}}\n}\n";
-        // Each iteration reads a row of 4 and the vector, and writes a vector.
-        check(&format!("{fused}{body}{cond}{main}"), [8.0 * 4.0, 0.0, 8.0 * 3.0 * 16.0, 4.0]);
-        let main = "ENTRY %m (x: bf16[4,8], y: bf16[6,8]) -> bf16[4,6] {\n  %x = bf16[4,8] parameter(0)\n  %y = bf16[6,8] \
-                    parameter(1)\n  ROOT %z = bf16[4,6] custom-call(%x, %y), custom_call_target=\"__onednn$matmul\"\n}\n";
-        check(main, [2.0 * 4.0 * 8.0 * 6.0, 0.0, 2.0 * (32.0 + 48.0 + 24.0), 0.0]);
+        // Of the fusion: the row, the vector, the counter and the result; of the comparison, two counters and a byte.
+        let bytes = 8.0 * (3.0 * 16.0 + 4.0 + 2.0 * 4.0 + 1.0);
+        check(LOOP, [8.0 * (4.0 + 1.0), 0.0, bytes, 4.0 + 1.0]);
+        // XLA says how often, where it knows better.
+        let known = "body=%body, backend_config={\"known_trip_count\":{\"n\":\"3\"}}";
+        check(&LOOP.replace("body=%body", known), [3.0 * 5.0, 0.0, bytes * 3.0 / 8.0, 5.0]);
+        check(LIBRARY, [2.0 * 4.0 * 8.0 * 6.0, 0.0, 2.0 * (32.0 + 48.0 + 24.0), 0.0]);
     }
 }

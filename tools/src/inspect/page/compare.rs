@@ -90,14 +90,13 @@ fn settings(before: &str, now: &str) -> Vec<Value> {
 }
 
 fn flatten(path: &str, value: &toml::Value, leaves: &mut BTreeMap<String, String>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (key, value) in table {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                flatten(&path, value, leaves);
-            }
-        }
-        value => _ = leaves.insert(path.to_owned(), value.to_string()),
+    let Some(table) = value.as_table() else {
+        leaves.insert(path.to_owned(), value.to_string());
+        return;
+    };
+    for (key, value) in table {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        flatten(&path, value, leaves);
     }
 }
 

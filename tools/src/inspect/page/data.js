@@ -3,7 +3,14 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const STRINGS = DATA.strings;
 const PASSES = DATA.passes;
-const TITLES = { graph: "Loss", grad: "Gradient", step: "Training step", stablehlo: "StableHLO", hlo: "HLO", optimized: "Optimized" };
+const TITLES = {
+  graph: "Loss",
+  grad: "Gradient",
+  step: "Training step",
+  stablehlo: "StableHLO",
+  hlo: "HLO",
+  optimized: "Optimized",
+};
 // Ops that say how values are laid out and nothing else: a diagram goes through them.
 const PLUMBING = new Set(["constant", "broadcast_in_dim", "broadcast", "reshape", "iota", "bitcast"]);
 
@@ -13,7 +20,10 @@ function short(number, base = 1000) {
   const prefixes = base === 1024 ? [" B", " KiB", " MiB", " GiB", " TiB", " PiB"] : ["", "k", "M", "G", "T", "P", "E"];
   let index = 0;
   let value = Math.abs(number);
-  while (value >= base - 0.5 && index + 1 < prefixes.length) { value /= base; index += 1; }
+  while (value >= base - 0.5 && index + 1 < prefixes.length) {
+    value /= base;
+    index += 1;
+  }
   const digits = index === 0 && Number.isInteger(value) ? 0 : value < 9.995 ? 2 : value < 99.95 ? 1 : 0;
   return (number < 0 ? "−" : "") + value.toFixed(digits) + prefixes[index];
 }
@@ -21,7 +31,7 @@ function short(number, base = 1000) {
 const flop = (number) => short(number).replace(/[a-zA-Z]*$/, (prefix) => " " + prefix + "FLOP");
 const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 const bytes = (number) => short(number, 1024);
-const percent = (part, whole) => whole ? (100 * part / whole).toFixed(1) + " %" : "–";
+const percent = (part, whole) => (whole ? ((100 * part) / whole).toFixed(1) + " %" : "–");
 
 /** An element with attributes and content; properties that begin with "on" are listeners. */
 function make(tag, properties = {}, ...content) {
@@ -73,11 +83,15 @@ class Scope {
   /** The op indexes here and below, in the order of the program. */
   all() {
     if (!this.below) {
-      this.below = this.children.reduce((found, child) => found.concat(child.all()), this.own.slice()).sort((a, b) => a - b);
+      this.below = this.children
+        .reduce((found, child) => found.concat(child.all()), this.own.slice())
+        .sort((a, b) => a - b);
     }
     return this.below;
   }
-  sum(metric) { return this[metric].reduce((a, b) => a + b, 0); }
+  sum(metric) {
+    return this[metric].reduce((a, b) => a + b, 0);
+  }
 }
 
 /** A stage of the program. */
@@ -130,7 +144,12 @@ class Stage {
   get haystack() {
     if (!this.hay) {
       this.hay = Array.from({ length: this.count }, (_, op) =>
-        [this.name, this.op, this.layer, this.type].map((column) => STRINGS[column[op]]).concat(this.place(op), PASSES[this.pass[op]]).join(" ").toLowerCase());
+        [this.name, this.op, this.layer, this.type]
+          .map((column) => STRINGS[column[op]])
+          .concat(this.place(op), PASSES[this.pass[op]])
+          .join(" ")
+          .toLowerCase(),
+      );
     }
     return this.hay;
   }
@@ -146,16 +165,22 @@ class Stage {
     }
     return this.lines;
   }
-  key(op) { return STRINGS[this.layer[op]] + "|" + STRINGS[this.file[op]] + ":" + this.line[op]; }
+  key(op) {
+    return STRINGS[this.layer[op]] + "|" + STRINGS[this.file[op]] + ":" + this.line[op];
+  }
   place(op, parts = 2) {
     const file = STRINGS[this.file[op]];
     return file ? file.split("/").slice(-parts).join("/") + ":" + this.line[op] : "";
   }
-  text1(column, op) { return STRINGS[this[column][op]]; }
+  text1(column, op) {
+    return STRINGS[this[column][op]];
+  }
   find(query) {
     const words = query.toLowerCase().split(/\s+/).filter(Boolean);
     const found = [];
-    this.haystack.forEach((text, op) => { if (words.every((word) => text.includes(word))) found.push(op); });
+    this.haystack.forEach((text, op) => {
+      if (words.every((word) => text.includes(word))) found.push(op);
+    });
     return found;
   }
 }
@@ -168,4 +193,14 @@ function stage(id) {
 }
 
 /** What is shown. Every change of it draws what depends on it. */
-const state = { view: "program", stage: RAW.has("step") ? "step" : DATA.stages[0].id, scope: "", op: null, query: "", metric: "flops", open: new Set([""]), sort: "order", zoom: 0 };
+const state = {
+  view: "program",
+  stage: RAW.has("step") ? "step" : DATA.stages[0].id,
+  scope: "",
+  op: null,
+  query: "",
+  metric: "flops",
+  open: new Set([""]),
+  sort: "order",
+  zoom: 0,
+};

@@ -16,6 +16,8 @@ function boxesOf(current, scope) {
     }
     box.ops.push(op);
     box.flops += current.flops[op] * current.times[op];
+    // Zeros that a loop begins with are made long before the layer that they are of.
+    if (!box.placed && !PLUMBING.has(current.text1("op", op))) Object.assign(box, { first: op, placed: true });
     boxOf.set(op, box);
   };
   for (const op of scope.all()) {
@@ -34,7 +36,12 @@ function boxesOf(current, scope) {
       const word = current.text1("op", op);
       if (PLUMBING.has(word)) continue;
       if (isCrowded) put(`${word}/${pass}`, { title: word, pass, kind: "ops" }, op);
-      else put(`#${op}`, { title: word === "fusion" ? current.text1("name", op).slice(1) : word, pass, kind: "op", op }, op);
+      else
+        put(
+          `#${op}`,
+          { title: word === "fusion" ? current.text1("name", op).slice(1) : word, pass, kind: "op", op },
+          op,
+        );
       continue;
     }
     while (at.parent !== scope) at = at.parent;
@@ -52,7 +59,13 @@ function boxesOf(current, scope) {
     if (isOutside && !PLUMBING.has(current.text1("op", op))) {
       const label = outsideName(current.scopeOf[op], scope);
       const key = `out:${label}/${current.pass[op]}`;
-      if (label !== null) found = [boxes.get(key) || boxes.set(key, { key, title: label, pass: current.pass[op], kind: "out", ops: [], flops: 0, first: op }).get(key)];
+      if (label !== null)
+        found = [
+          boxes.get(key) ||
+            boxes
+              .set(key, { key, title: label, pass: current.pass[op], kind: "out", ops: [], flops: 0, first: op })
+              .get(key),
+        ];
     } else {
       found = [...new Set(current.operands[op].flatMap(sources))];
     }
@@ -71,7 +84,10 @@ function boxesOf(current, scope) {
   return { boxes: [...boxes.values()], edges: [...edges.values()] };
 }
 
-const inScope = (at, scope) => { while (at && at !== scope) at = at.parent; return at === scope; };
+const inScope = (at, scope) => {
+  while (at && at !== scope) at = at.parent;
+  return at === scope;
+};
 
 /** What a layer elsewhere is called from here: the part of its path from where the two part. Nothing for one around. */
 function outsideName(at, scope) {
@@ -85,13 +101,25 @@ function outsideName(at, scope) {
 /** Places of a lane's boxes: by the longest way to each, and close to what they come from. */
 function layOut(boxes, edges, upwards) {
   const inLane = new Set(boxes);
-  const order = new Map(boxes.slice().sort((a, b) => a.first - b.first).map((box, index) => [box, index]));
+  const order = new Map(
+    boxes
+      .slice()
+      .sort((a, b) => a.first - b.first)
+      .map((box, index) => [box, index]),
+  );
   const incoming = new Map(boxes.map((box) => [box, []]));
   for (const edge of edges) {
-    if (inLane.has(edge.from) && inLane.has(edge.to) && (edge.from.kind === "out" || order.get(edge.from) < order.get(edge.to))) incoming.get(edge.to).push(edge.from);
+    if (
+      inLane.has(edge.from) &&
+      inLane.has(edge.to) &&
+      (edge.from.kind === "out" || order.get(edge.from) < order.get(edge.to))
+    )
+      incoming.get(edge.to).push(edge.from);
   }
   const ranks = [];
-  const sorted = [...order.keys()].sort((a, b) => (a.kind === "out" ? 0 : 1) - (b.kind === "out" ? 0 : 1) || order.get(a) - order.get(b));
+  const sorted = [...order.keys()].sort(
+    (a, b) => (a.kind === "out" ? 0 : 1) - (b.kind === "out" ? 0 : 1) || order.get(a) - order.get(b),
+  );
   for (const box of sorted) {
     box.rank = incoming.get(box).reduce((rank, from) => Math.max(rank, from.rank + 1), 0);
     (ranks[box.rank] ||= []).push(box);
@@ -115,7 +143,9 @@ function layOut(boxes, edges, upwards) {
     });
     rank.sort((a, b) => a.wish - b.wish || order.get(a) - order.get(b));
     const span = rank.length * (BOX.width + BOX.gapX) - BOX.gapX;
-    rank.forEach((box, index) => { box.x = index * (BOX.width + BOX.gapX) - span / 2; });
+    rank.forEach((box, index) => {
+      box.x = index * (BOX.width + BOX.gapX) - span / 2;
+    });
     width = Math.max(width, span);
   });
   const height = Math.max(0, ranks.length * (BOX.height + BOX.gapY) - BOX.gapY);
@@ -137,7 +167,9 @@ function drawDiagram() {
     return;
   }
   // In the order of time: what is computed again stands between forward and backward.
-  const lanes = PASSES.map((name, pass) => ({ name, pass, boxes: boxes.filter((box) => box.pass === pass) })).filter((lane) => lane.boxes.some((box) => box.kind !== "out"));
+  const lanes = PASSES.map((name, pass) => ({ name, pass, boxes: boxes.filter((box) => box.pass === pass) })).filter(
+    (lane) => lane.boxes.some((box) => box.kind !== "out"),
+  );
   const shown = new Set(lanes.flatMap((lane) => lane.boxes));
   let x = 0;
   let height = 0;
@@ -150,7 +182,10 @@ function drawDiagram() {
   const [left, top] = [24, 40];
   for (const lane of lanes) {
     const shift = (height - lane.height) / 2;
-    lane.boxes.forEach((box) => { box.x += lane.x + left; box.y += top + (PASSES[lane.pass] === "forward" ? 0 : Math.max(0, shift)); });
+    lane.boxes.forEach((box) => {
+      box.x += lane.x + left;
+      box.y += top + (PASSES[lane.pass] === "forward" ? 0 : Math.max(0, shift));
+    });
   }
   const size = { width: x - BOX.laneGap + 2 * left, height: height + top + 24 };
   const svg = makeSvg("svg", { viewBox: `0 0 ${size.width} ${size.height}` });
@@ -161,7 +196,10 @@ function drawDiagram() {
   }
   for (const edge of edges) {
     if (!shown.has(edge.from) || !shown.has(edge.to)) continue;
-    edge.path = makeSvg("path", { class: "edge" + (edge.from.pass === edge.to.pass ? "" : " cross"), d: edgePath(edge) });
+    edge.path = makeSvg("path", {
+      class: "edge" + (edge.from.pass === edge.to.pass ? "" : " cross"),
+      d: edgePath(edge),
+    });
     const title = makeSvg("title");
     title.textContent = edge.type;
     edge.path.append(title);
@@ -175,7 +213,10 @@ function drawDiagram() {
   svg.setAttribute("height", size.height * scale);
   state.fit = scale;
   panel.replaceChildren(svg);
-  if (state.zoom === 0) { panel.scrollTop = 0; panel.scrollLeft = 0; }
+  if (state.zoom === 0) {
+    panel.scrollTop = 0;
+    panel.scrollLeft = 0;
+  }
 }
 
 function edgePath({ from, to }) {
@@ -193,7 +234,8 @@ function edgePath({ from, to }) {
   if (span > BOX.height + 2 * BOX.gapY) {
     const side = Math.max(x1, x2) + half + 10;
     const turn = down ? 26 : -26;
-    return `M${x1} ${y1}C${x1} ${y1 + turn} ${side} ${y1 + turn * 0.4} ${side} ${y1 + turn * 2}L${side} ${y2 - turn * 2}C${side} ${y2 - turn * 0.4} ${x2} ${y2 - turn} ${x2} ${y2}`;
+    const out = `M${x1} ${y1}C${x1} ${y1 + turn} ${side} ${y1 + turn * 0.4} ${side} ${y1 + turn * 2}`;
+    return `${out}L${side} ${y2 - turn * 2}C${side} ${y2 - turn * 0.4} ${x2} ${y2 - turn} ${x2} ${y2}`;
   }
   const bend = (y2 - y1) / 2;
   return `M${x1} ${y1}C${x1} ${y1 + bend} ${x2} ${y2 - bend} ${x2} ${y2}`;
@@ -201,7 +243,10 @@ function edgePath({ from, to }) {
 
 function drawBox(box, current, svg, edges, shown) {
   const isChosen = box.kind === "op" && box.op === state.op;
-  const group = makeSvg("g", { class: `box ${box.kind} ${box.kind === "out" ? "out" : "b" + box.pass}${isChosen ? " chosen" : ""}`, transform: `translate(${box.x} ${box.y})` });
+  const group = makeSvg("g", {
+    class: `box ${box.kind} ${box.kind === "out" ? "out" : "b" + box.pass}${isChosen ? " chosen" : ""}`,
+    transform: `translate(${box.x} ${box.y})`,
+  });
   box.group = group;
   group.append(makeSvg("rect", { width: BOX.width, height: BOX.height }));
   const line = (text, y, cls, most) => {
@@ -212,7 +257,12 @@ function drawBox(box, current, svg, edges, shown) {
   if (box.kind === "out") {
     line(box.title, 25, "", 27);
   } else {
-    line(box.kind === "ops" ? `${box.title} × ${box.ops.length}` : box.title, 17, "title", 25);
+    line(
+      box.kind === "ops" ? `${box.title} × ${box.ops.length}` : box.title,
+      17,
+      "title",
+      box.kind === "scope" ? 22 : 25,
+    );
     const sub = box.kind === "op" ? current.text1("type", box.op) : counted(box.ops.length, "op");
     const work = box.flops ? flop(box.flops) : "";
     line(sub, 33, "sub", work ? 29 - work.length : 31);
@@ -223,10 +273,21 @@ function drawBox(box, current, svg, edges, shown) {
     }
   }
   const title = makeSvg("title");
-  title.textContent = box.kind === "op" ? `${current.text1("text", box.op)}\n${current.place(box.op)}` : box.scope ? box.scope.path : box.title;
+  title.textContent =
+    box.kind === "op"
+      ? `${current.text1("text", box.op)}\n${current.place(box.op)}`
+      : box.scope
+        ? box.scope.path
+        : box.title;
   group.append(title);
-  const twins = box.kind === "scope" ? [...shown].filter((other) => other.scope === box.scope && other !== box)
-    : box.kind === "op" ? [...shown].filter((other) => other.kind === "op" && other.pass !== box.pass && current.key(other.op) === current.key(box.op)) : [];
+  const twins =
+    box.kind === "scope"
+      ? [...shown].filter((other) => other.scope === box.scope && other !== box)
+      : box.kind === "op"
+        ? [...shown].filter(
+            (other) => other.kind === "op" && other.pass !== box.pass && current.key(other.op) === current.key(box.op),
+          )
+        : [];
   group.addEventListener("pointerenter", () => {
     svg.classList.add("faded");
     const lit = [box, ...twins];
@@ -243,8 +304,10 @@ function drawBox(box, current, svg, edges, shown) {
   });
   group.addEventListener("click", () => {
     if (box.kind === "op") choose({ op: box.op });
-    else if (box.kind === "scope") { state.open.add(state.scope); choose({ scope: box.scope.path, op: null }); }
-    else if (box.kind === "out" && current.scopes.has(box.title)) choose({ scope: box.title, op: null });
+    else if (box.kind === "scope") {
+      state.open.add(state.scope);
+      choose({ scope: box.scope.path, op: null });
+    } else if (box.kind === "out" && current.scopes.has(box.title)) choose({ scope: box.title, op: null });
   });
   return group;
 }
@@ -252,10 +315,35 @@ function drawBox(box, current, svg, edges, shown) {
 function drawPath(scope) {
   const path = [];
   for (let at = scope; at; at = at.parent) path.unshift(at);
-  const zoom = (factor) => () => { state.zoom = Math.min(2.5, Math.max(0.2, (state.fit || 1) * factor)); drawDiagram(); };
+  const zoom = (factor) => () => {
+    state.zoom = Math.min(2.5, Math.max(0.2, (state.fit || 1) * factor));
+    drawDiagram();
+  };
   document.getElementById("path").replaceChildren(
-    ...path.flatMap((at, index) => [index ? make("span", {}, "›") : null, make("button", { type: "button", onclick: () => choose({ scope: at.path, op: null }) }, at.name)]).filter(Boolean),
+    ...path
+      .flatMap((at, index) => [
+        index ? make("span", {}, "›") : null,
+        make("button", { type: "button", onclick: () => choose({ scope: at.path, op: null }) }, at.name),
+      ])
+      .filter(Boolean),
     make("span", { cls: "fill" }),
-    make("span", { cls: "zoom" }, make("button", { type: "button", title: "Smaller", onclick: zoom(0.8) }, "−"), make("button", { type: "button", title: "Larger", onclick: zoom(1.25) }, "+"),
-      make("button", { type: "button", title: "Fit", onclick: () => { state.zoom = 0; drawDiagram(); } }, "⤢")));
+    make(
+      "span",
+      { cls: "zoom" },
+      make("button", { type: "button", title: "Smaller", onclick: zoom(0.8) }, "−"),
+      make("button", { type: "button", title: "Larger", onclick: zoom(1.25) }, "+"),
+      make(
+        "button",
+        {
+          type: "button",
+          title: "Fit",
+          onclick: () => {
+            state.zoom = 0;
+            drawDiagram();
+          },
+        },
+        "⤢",
+      ),
+    ),
+  );
 }

@@ -14,26 +14,62 @@ function memoryOfLayer(path) {
   }, 0);
 }
 
-const aliveAt = (at) => M.values.filter((value) => value[VALUE.start] <= at && at <= value[VALUE.end]).sort((a, b) => b[VALUE.size] - a[VALUE.size]);
+const aliveAt = (at) =>
+  M.values
+    .filter((value) => value[VALUE.start] <= at && at <= value[VALUE.end])
+    .sort((a, b) => b[VALUE.size] - a[VALUE.size]);
 
 function drawMemory() {
   const panel = document.getElementById("memory");
   if (!M) {
-    panel.replaceChildren(make("div", { cls: "plain" }, make("p", {}, "This dump was made without compiling, so it is not known where values lie. Run lmc inspect without --no-compile.")));
+    panel.replaceChildren(
+      make(
+        "div",
+        { cls: "plain" },
+        make(
+          "p",
+          {},
+          "This dump was made without compiling, so it is not known where values lie. ",
+          "Run lmc inspect without --no-compile.",
+        ),
+      ),
+    );
     return;
   }
   if (state.at === undefined) state.at = M.at;
   const count = M.steps.length;
   const planned = DATA.compiled.memory;
   const chart = make("div", { cls: "chart" });
-  const left = make("div", {}, make("h2", {}, "Memory over the schedule"),
-    make("p", {}, `${bytes(M.total)} in all, at most ${bytes(M.peak)} alive at once, at instruction ${M.at.toLocaleString("en")} of ${count.toLocaleString("en")}. ` +
-      "Each instruction of the compiled program is a place on the axis, those of a loop's body once; a bar is a value from its making to its last use. Click for what is alive there."),
-    make("div", { cls: "keys", style: "margin-bottom:10px" }, M.roles.map((name, role) => make("span", {}, make("i", { cls: "k" + role }), name))), chart);
+  const left = make(
+    "div",
+    {},
+    make("h2", {}, "Memory over the schedule"),
+    make(
+      "p",
+      {},
+      `${bytes(M.total)} in all, at most ${bytes(M.peak)} alive at once, at instruction `,
+      `${M.at.toLocaleString("en")} of ${count.toLocaleString("en")}. Each instruction of the compiled program is a `,
+      "place on the axis, those of a loop's body once; a bar is a value from its making to its last use. ",
+      "Click for what is alive there.",
+    ),
+    make(
+      "div",
+      { cls: "keys", style: "margin-bottom:10px" },
+      M.roles.map((name, role) => make("span", {}, make("i", { cls: "k" + role }), name)),
+    ),
+    chart,
+  );
   const right = make("div", { id: "alive" });
   panel.replaceChildren(make("div", { cls: "plain" }, make("div", { cls: "columns" }, left, right)));
   if (planned.temporaries !== undefined) {
-    left.append(make("p", { style: "margin-top:16px" }, `As the compiler planned it: arguments ${bytes(planned.arguments)}, results ${bytes(planned.outputs)} of which ${bytes(planned.alias)} in the arguments' memory, temporaries ${bytes(planned.temporaries)}.`));
+    left.append(
+      make(
+        "p",
+        { style: "margin-top:16px" },
+        `As the compiler planned it: arguments ${bytes(planned.arguments)}, results ${bytes(planned.outputs)}, `,
+        `${bytes(planned.alias)} of them in the arguments' memory, temporaries ${bytes(planned.temporaries)}.`,
+      ),
+    );
   }
   drawChart(chart);
   drawAlive();
@@ -42,16 +78,20 @@ function drawMemory() {
 function drawChart(chart) {
   const count = M.steps.length;
   const width = CHART.width - CHART.left;
-  const x = (at) => CHART.left + width * at / count;
+  const x = (at) => CHART.left + (width * at) / count;
   const most = M.peak * 1.06;
-  const y = (value) => CHART.height - (CHART.height - 14) * value / most;
-  const bars = M.values.filter((value) => value[VALUE.end] - value[VALUE.start] < count - 1).sort((a, b) => b[VALUE.size] - a[VALUE.size]).slice(0, MOST_BARS).sort((a, b) => a[VALUE.start] - b[VALUE.start] || b[VALUE.size] - a[VALUE.size]);
+  const y = (value) => CHART.height - ((CHART.height - 14) * value) / most;
+  const bars = M.values
+    .filter((value) => value[VALUE.end] - value[VALUE.start] < count - 1)
+    .sort((a, b) => b[VALUE.size] - a[VALUE.size])
+    .slice(0, MOST_BARS)
+    .sort((a, b) => a[VALUE.start] - b[VALUE.start] || b[VALUE.size] - a[VALUE.size]);
   const top = CHART.height + 40;
   const height = top + bars.length * CHART.bar + 8;
   const svg = makeSvg("svg", { viewBox: `0 0 ${CHART.width} ${height}` });
   const axis = makeSvg("g", { class: "axis" });
   for (let part = 0; part <= 4; part += 1) {
-    const value = M.peak * part / 4;
+    const value = (M.peak * part) / 4;
     axis.append(makeSvg("line", { x1: CHART.left, x2: CHART.width, y1: y(value), y2: y(value) }));
     const label = makeSvg("text", { x: CHART.left - 8, y: y(value) + 4, "text-anchor": "end" });
     label.textContent = bytes(value);
@@ -61,7 +101,10 @@ function drawChart(chart) {
   // A column of the chart shows the most of the places in it.
   const columns = Math.min(count, 1200);
   const places = Array.from({ length: columns }, (_, column) => {
-    const [from, to] = [Math.floor(column * count / columns), Math.max(Math.floor(column * count / columns) + 1, Math.floor((column + 1) * count / columns))];
+    const [from, to] = [
+      Math.floor((column * count) / columns),
+      Math.max(Math.floor((column * count) / columns) + 1, Math.floor(((column + 1) * count) / columns)),
+    ];
     let best = from;
     for (let at = from; at < to; at += 1) if (total(at) > total(best)) best = at;
     return { from, to, best };
@@ -81,20 +124,44 @@ function drawChart(chart) {
   });
   // Which pass runs.
   places.forEach(({ from, to }) => {
-    svg.append(makeSvg("rect", { x: x(from), y: CHART.height + 6, width: x(to) - x(from) + 0.3, height: 7, fill: `var(--p${M.passes[from]})` }));
+    svg.append(
+      makeSvg("rect", {
+        x: x(from),
+        y: CHART.height + 6,
+        width: x(to) - x(from) + 0.3,
+        height: 7,
+        fill: `var(--p${M.passes[from]})`,
+      }),
+    );
   });
   const note = makeSvg("g", { class: "axis" });
   [0, 0.25, 0.5, 0.75, 1].forEach((part) => {
-    const label = makeSvg("text", { x: x(count * part), y: CHART.height + 28, "text-anchor": part === 1 ? "end" : part === 0 ? "start" : "middle" });
+    const label = makeSvg("text", {
+      x: x(count * part),
+      y: CHART.height + 28,
+      "text-anchor": part === 1 ? "end" : part === 0 ? "start" : "middle",
+    });
     label.textContent = Math.round(count * part).toLocaleString("en");
     note.append(label);
   });
   svg.append(note, makeSvg("line", { class: "peak", x1: x(M.at), x2: x(M.at), y1: 4, y2: CHART.height }));
   const group = makeSvg("g", { class: "bars" });
   bars.forEach((value, index) => {
-    const bar = makeSvg("rect", { class: "c" + value[VALUE.role], x: x(value[VALUE.start]), y: top + index * CHART.bar, width: Math.max(1.5, x(value[VALUE.end] + 1) - x(value[VALUE.start])), height: CHART.bar - 1.5, rx: 1.5 });
+    const bar = makeSvg("rect", {
+      class: "c" + value[VALUE.role],
+      x: x(value[VALUE.start]),
+      y: top + index * CHART.bar,
+      width: Math.max(1.5, x(value[VALUE.end] + 1) - x(value[VALUE.start])),
+      height: CHART.bar - 1.5,
+      rx: 1.5,
+    });
     const title = makeSvg("title");
-    title.textContent = `${STRINGS[value[VALUE.name]]}\n${STRINGS[value[VALUE.type]]}, ${bytes(value[VALUE.size])}\n${PASSES[value[VALUE.pass]]} of ${STRINGS[value[VALUE.layer]]}\nfrom ${value[VALUE.start]} to ${value[VALUE.end]}`;
+    title.textContent = [
+      STRINGS[value[VALUE.name]],
+      `${STRINGS[value[VALUE.type]]}, ${bytes(value[VALUE.size])}`,
+      `${PASSES[value[VALUE.pass]]} of ${STRINGS[value[VALUE.layer]]}`,
+      `from ${value[VALUE.start]} to ${value[VALUE.end]}`,
+    ].join("\n");
     bar.append(title);
     group.append(bar);
   });
@@ -105,24 +172,47 @@ function drawChart(chart) {
   chart.replaceChildren(svg, tip);
   const place = (event) => {
     const box = svg.getBoundingClientRect();
-    const at = Math.floor(((event.clientX - box.left) / box.width * CHART.width - CHART.left) / width * count);
+    const at = Math.floor(((((event.clientX - box.left) / box.width) * CHART.width - CHART.left) / width) * count);
     return at < 0 || at >= count ? null : at;
   };
-  const put = () => { mark.setAttribute("x1", x(state.at + 0.5)); mark.setAttribute("x2", x(state.at + 0.5)); };
+  const put = () => {
+    mark.setAttribute("x1", x(state.at + 0.5));
+    mark.setAttribute("x2", x(state.at + 0.5));
+  };
   put();
-  svg.addEventListener("click", (event) => { const at = place(event); if (at !== null) { state.at = at; put(); drawAlive(); remember(); } });
+  svg.addEventListener("click", (event) => {
+    const at = place(event);
+    if (at !== null) {
+      state.at = at;
+      put();
+      drawAlive();
+      remember();
+    }
+  });
   svg.addEventListener("pointermove", (event) => {
     const at = place(event);
     const box = svg.getBoundingClientRect();
-    tip.hidden = at === null || (event.clientY - box.top) / box.width * CHART.width > CHART.height + 16;
+    tip.hidden = at === null || ((event.clientY - box.top) / box.width) * CHART.width > CHART.height + 16;
     if (tip.hidden) return;
-    tip.replaceChildren(make("b", {}, `${at.toLocaleString("en")}: ${bytes(total(at))}`), make("div", {}, `%${STRINGS[M.steps[at]]}`), make("div", { cls: "soft" }, `${PASSES[M.passes[at]]} ${STRINGS[M.layers[at]]}`),
-      ...M.roles.map((name, role) => M.timeline[role][at] ? make("div", {}, make("i", { cls: "dot k" + role }), `${name} ${bytes(M.timeline[role][at])}`) : null).filter(Boolean));
+    tip.replaceChildren(
+      make("b", {}, `${at.toLocaleString("en")}: ${bytes(total(at))}`),
+      make("div", {}, `%${STRINGS[M.steps[at]]}`),
+      make("div", { cls: "soft" }, `${PASSES[M.passes[at]]} ${STRINGS[M.layers[at]]}`),
+      ...M.roles
+        .map((name, role) =>
+          M.timeline[role][at]
+            ? make("div", {}, make("i", { cls: "dot k" + role }), `${name} ${bytes(M.timeline[role][at])}`)
+            : null,
+        )
+        .filter(Boolean),
+    );
     const side = event.clientX - box.left;
     tip.style.left = (side < box.width / 2 ? side + 16 : side - 16 - tip.offsetWidth) + "px";
     tip.style.top = Math.max(0, event.clientY - box.top - 20) + "px";
   });
-  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+  svg.addEventListener("pointerleave", () => {
+    tip.hidden = true;
+  });
 }
 
 const total = (at) => M.timeline.reduce((sum, role) => sum + role[at], 0);
@@ -137,10 +227,65 @@ function drawAlive() {
   const all = total(state.at);
   document.getElementById("alive").replaceChildren(
     make("h2", {}, state.at === M.at ? "Alive at the peak" : `Alive at ${state.at.toLocaleString("en")}`),
-    make("p", {}, `${bytes(all)} in ${alive.length.toLocaleString("en")} values. `, make("span", { cls: "code" }, "%" + STRINGS[M.steps[state.at]]), " runs."),
-    make("table", {}, M.roles.map((name, role) => M.timeline[role][state.at] ? make("tr", {}, make("td", {}, make("i", { cls: "dot k" + role }), name), make("td", { cls: "num" }, bytes(M.timeline[role][state.at])), make("td", { cls: "num" }, percent(M.timeline[role][state.at], all))) : null)),
+    make(
+      "p",
+      {},
+      `${bytes(all)} in ${alive.length.toLocaleString("en")} values. `,
+      make("span", { cls: "code" }, "%" + STRINGS[M.steps[state.at]]),
+      " runs.",
+    ),
+    make(
+      "table",
+      {},
+      M.roles.map((name, role) =>
+        M.timeline[role][state.at]
+          ? make(
+              "tr",
+              {},
+              make("td", {}, make("i", { cls: "dot k" + role }), name),
+              make("td", { cls: "num" }, bytes(M.timeline[role][state.at])),
+              make("td", { cls: "num" }, percent(M.timeline[role][state.at], all)),
+            )
+          : null,
+      ),
+    ),
     make("h2", {}, "By layer"),
-    make("table", {}, [...layers].sort((a, b) => b[1] - a[1]).slice(0, 16).map(([layer, size]) => make("tr", {}, make("td", {}, layer), make("td", { cls: "num" }, bytes(size)), make("td", { cls: "num" }, percent(size, all))))),
+    make(
+      "table",
+      {},
+      [...layers]
+        .sort((a, b) => b[1] - a[1])
+        .slice(0, 16)
+        .map(([layer, size]) =>
+          make(
+            "tr",
+            {},
+            make("td", {}, layer),
+            make("td", { cls: "num" }, bytes(size)),
+            make("td", { cls: "num" }, percent(size, all)),
+          ),
+        ),
+    ),
     make("h2", {}, "The largest"),
-    make("table", {}, alive.slice(0, 60).map((value) => make("tr", { title: `from ${value[VALUE.start]} to ${value[VALUE.end]}` }, make("td", {}, make("i", { cls: "dot k" + value[VALUE.role] }), make("span", { cls: "code" }, STRINGS[value[VALUE.name]]), make("div", { cls: "soft" }, `${STRINGS[value[VALUE.type]]} ${STRINGS[value[VALUE.layer]]}`)), make("td", { cls: "num" }, bytes(value[VALUE.size]))))));
+    make(
+      "table",
+      {},
+      alive
+        .slice(0, 60)
+        .map((value) =>
+          make(
+            "tr",
+            { title: `from ${value[VALUE.start]} to ${value[VALUE.end]}` },
+            make(
+              "td",
+              {},
+              make("i", { cls: "dot k" + value[VALUE.role] }),
+              make("span", { cls: "code" }, STRINGS[value[VALUE.name]]),
+              make("div", { cls: "soft" }, `${STRINGS[value[VALUE.type]]} ${STRINGS[value[VALUE.layer]]}`),
+            ),
+            make("td", { cls: "num" }, bytes(value[VALUE.size])),
+          ),
+        ),
+    ),
+  );
 }

@@ -153,6 +153,8 @@ fn short(number: f64) -> Value {
 
 fn memory_json(buffers: &Buffers, strings: &mut Strings) -> Value {
     let timeline = buffers.timeline();
+    let column = |role: usize| timeline.iter().map(|sums| sums[role]).collect();
+    let by_role: Vec<Vec<u64>> = (0..Role::ALL.len()).map(column).collect();
     let (at, peak) = buffers.peak();
     let values: Vec<Value> = (buffers.intervals().into_iter())
         .map(|(value, (start, end))| {
@@ -175,7 +177,7 @@ fn memory_json(buffers: &Buffers, strings: &mut Strings) -> Value {
         "at": at,
         "peak": peak,
         "roles": Role::ALL.map(Role::name),
-        "timeline": (0..Role::ALL.len()).map(|role| timeline.iter().map(|sums| sums[role]).collect()).collect::<Vec<Vec<u64>>>(),
+        "timeline": by_role,
         "steps": buffers.schedule.iter().map(|step| strings.number(&step.name)).collect::<Vec<_>>(),
         "layers": buffers.schedule.iter().map(|step| strings.number(&step.place.layer)).collect::<Vec<_>>(),
         "passes": buffers.schedule.iter().map(|step| pass_number(step.place.direction)).collect::<Vec<_>>(),

@@ -83,7 +83,7 @@ impl<'t> Reader<'t> {
             _ => result,
         };
         let elements = elements(result);
-        let bytes = tensors(types).map(|ty| self::bytes(ty)).sum::<f64>();
+        let moved = tensors(types).map(bytes).sum::<f64>();
         let at = self.entries.len();
         self.entries.push(Entry {
             name: left.to_owned(),
@@ -91,7 +91,7 @@ impl<'t> Reader<'t> {
             place: Place::of(""),
             ty: result.chars().take(160).collect(),
             flops: flops(op, body, types, elements),
-            bytes: if ["while", "reshape", "optimization_barrier"].contains(&op) { 0.0 } else { bytes },
+            bytes: if ["while", "reshape", "optimization_barrier"].contains(&op) { 0.0 } else { moved },
             times: self.open.last().map_or(1.0, |&op| self.entries[op].times),
             file: String::new(),
             line: 0,

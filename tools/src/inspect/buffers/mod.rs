@@ -1,14 +1,17 @@
-//! The buffer assignment of a compiled program, with the names of the model: where each value lies, and from when to when.
+//! The buffer assignment of a compiled program, with the names of the model: where each value lies, and from when to
+//! when.
+
+mod text;
 
 use std::collections::HashMap;
 
 use lmc_graph::Func;
 use lmc_lower::report::Direction;
 
-use super::hlo::Module;
-use super::place::Place;
-use crate::error::Result;
-use crate::run::quantity::bytes;
+use crate::inspect::hlo::Module;
+use crate::inspect::place::Place;
+
+pub use text::render;
 
 /// Where a compiled program keeps its values.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -330,88 +333,120 @@ fn parameter_role(name: &str, func: &Func) -> Role {
     }
 }
 
-/// The buffer assignment as text: sums, what is alive at the peak, and every piece of memory with its values. With a
-/// layer, only the values of that layer.
-///
-/// # Errors
-/// If no value is in the layer.
-pub fn render(buffers: &Buffers, layer: Option<&str>) -> Result<String> {
-    let shown = |value: &&LiveValue| layer.is_none_or(|layer| value.place.is_in(layer));
-    if let Some(layer) = layer
-        && !buffers.values.iter().any(|value| shown(&value))
-    {
-        return Err(super::extract::unknown_layer(layer, buffers.values.iter().map(|value| value.place.layer.clone())));
-    }
-    let mut out = String::new();
-    let mut line = |text: String| {
-        out += text.trim_end();
-        out.push('\n');
-    };
-    let (at, peak) = buffers.peak();
-    let step = &buffers.schedule[at];
-    line(format!(
-        "{} in {} allocations; at most {} alive, at {at} of {}: %{}{}",
-        bytes(buffers.total as f64),
-        buffers.allocations.iter().filter(|allocation| allocation.kind != AllocationKind::ThreadLocal).count(),
-        bytes(peak as f64),
-        buffers.schedule.len(),
-        step.name,
-        of_place(&step.place)
-    ));
-    let row = |value: &LiveValue| {
-        format!(
-            "{:>14}  {:>6}-{:<6}  {:<28}  {}{}",
-            crate::output::group_digits(value.size),
-            value.alive.0,
-            value.alive.1,
-            value.ty,
-            value.name,
-            match value.role {
-                Role::Weight | Role::OptimizerState | Role::Data => String::new(),
-                Role::Activation | Role::Gradient | Role::Update => of_place(&value.place),
-            }
-        )
-    };
-    let by_role = buffers.timeline()[at];
-    line(String::new());
-    line("alive at the peak, by what it is".to_owned());
-    for (role, &sum) in Role::ALL.iter().zip(&by_role).filter(|(_, sum)| **sum > 0) {
-        line(format!("{:>14}  {}", crate::output::group_digits(sum), role.name()));
-    }
-    line(String::new());
-    line(format!("alive at the peak\n{:>14}  {:>6}-{:<6}  {:<28}  value", "bytes", "from", "to", "type"));
-    for value in buffers.alive_at(at).into_iter().filter(shown) {
-        line(row(value));
-    }
-    line(String::new());
-    line("every allocation, with the values that lie there in turn".to_owned());
-    for (index, allocation) in buffers.allocations.iter().enumerate() {
-        let mut values: Vec<&LiveValue> =
-            buffers.values.iter().filter(|value| value.allocation == index).filter(shown).collect();
-        if values.is_empty() {
-            continue;
-        }
-        values.sort_by_key(|value| (value.alive, value.offset, value.name.clone()));
-        let kind = match &allocation.kind {
-            AllocationKind::Parameter(name) => format!("parameter {name}"),
-            AllocationKind::Output => "results".to_owned(),
-            AllocationKind::Temporary => "temporaries".to_owned(),
-            AllocationKind::Constant => "a constant".to_owned(),
-            AllocationKind::ThreadLocal => continue,
-        };
-        line(format!("{:>14}  allocation {}: {kind}", crate::output::group_digits(allocation.size), allocation.number));
-        for value in values {
-            line(format!("    @{:<12}{}", value.offset, row(value).trim_start()));
-        }
-    }
-    Ok(out)
-}
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Builder, DType, TensorType};
 
-/// ` (backward of model.norm)`, nothing for no place.
-fn of_place(place: &Place) -> String {
-    match &*place.layer {
-        "" if place.direction == Direction::Forward => String::new(),
-        "" => format!(" ({})", place.direction.name()),
-        layer => format!(" ({} of {layer})", place.direction.name()),
+    use super::*;
+
+    const MODULE: &str = r#"HloModule step, is_scheduled=true
+
+ENTRY %main (w.1: f32[4], m.1: f32[4], x.1: f32[8]) -> (f32[4], f32[4]) {
+  %w.1 = f32[4]{0} parameter(0), metadata={op_name="h.0.w"}
+  %m.1 = f32[4]{0} parameter(1), metadata={op_name="adam.m.h.0.w"}
+  %x.1 = f32[8]{0} parameter(2), metadata={op_name="x"}
+  %exp.2 = f32[8]{0} exponential(%x.1), metadata={op_name="h.0"}
+  %tanh.3 = f32[8]{0} tanh(%exp.2), metadata={op_name="vjp(h.0)"}
+  %slice.4 = f32[4]{0} slice(%tanh.3), slice={[0:4]}, metadata={op_name="optimizer.h.0.w"}
+  ROOT %tuple = (f32[4]{0}, f32[4]{0}) tuple(%slice.4, %m.1)
+}
+"#;
+
+    const ASSIGNMENT: &str = "BufferAssignment:
+allocation 0: size 16, parameter 0, shape |f32[4]| at ShapeIndex {}, maybe-live-out:
+ value: <1 w.1 @0> (size=16,offset=0): f32[4]{0}
+ value: <6 slice.4 @0> (size=16,offset=0): f32[4]{0}
+allocation 1: size 16, parameter 1, shape |f32[4]| at ShapeIndex {}, maybe-live-out:
+ value: <2 m.1 @0> (size=16,offset=0): f32[4]{0}
+allocation 2: size 32, parameter 2, shape |f32[8]| at ShapeIndex {}:
+ value: <3 x.1 @0> (size=32,offset=0): f32[8]{0}
+allocation 3: size 4, thread-local:
+ value: <9 a @0> (size=4,offset=0): f32[]
+allocation 4: size 64, preallocated-temp:
+ value: <4 exp.2 @0> (size=32,offset=0): f32[8]{0}
+ value: <5 tanh.3 @0> (size=32,offset=32): f32[8]{0}
+
+Total bytes used: 132 (132B)
+
+Used values:
+<1 w.1 @0>
+ from instruction: %w.1 = f32[4]{0} parameter(0)
+HloLiveRange (max 6):
+  InstructionSequence:
+    0:w.1
+    1:m.1
+    2:x.1
+    3:exp.2
+    4:tanh.3
+    5:slice.4
+    6:tuple
+  BufferLiveRange:
+    w.1{}:0-4
+    m.1{}:0-7
+    x.1{}:0-7
+    exp.2{}:3-4
+    tanh.3{}:4-5
+    slice.4{}:5-7
+  Live ranges at 4 (peak):
+    exp.2{}: 32 bytes (cumulative: 32 bytes)
+";
+
+    fn func() -> Func {
+        Builder::build("step", |b| {
+            let four = TensorType::new(DType::F32, [4]);
+            let [w, m] = ["h.0.w", "adam.m.h.0.w"].map(|name| b.param(name, four.clone()));
+            b.param("x", TensorType::new(DType::F32, [8]));
+            b.donate(w, 0);
+            b.donate(m, 1);
+            vec![w, m]
+        })
+    }
+
+    #[test]
+    fn values_have_the_model_s_names() {
+        let module = Module::parse(MODULE).unwrap();
+        let buffers = Buffers::parse(ASSIGNMENT, &module, &func()).unwrap();
+        assert_eq!((buffers.total, buffers.schedule.len(), buffers.values.len()), (132, 7, 6));
+        let found: Vec<_> =
+            buffers.values.iter().map(|value| (&*value.name, value.role, &*value.place.layer, value.alive)).collect();
+        assert_eq!(
+            found,
+            [
+                ("h.0.w", Role::Weight, "h.0", (0, 4)),
+                ("slice.4", Role::Update, "h.0", (5, 6)),
+                ("adam.m.h.0.w", Role::OptimizerState, "h.0", (0, 6)),
+                ("x", Role::Data, "", (0, 6)),
+                ("exp.2", Role::Activation, "h.0", (3, 4)),
+                ("tanh.3", Role::Gradient, "h.0", (4, 5)),
+            ]
+        );
+        // The weight, its moment, the data, and both temporaries.
+        assert_eq!(buffers.peak(), (4, 16 + 16 + 32 + 64));
+        assert_eq!(buffers.timeline()[4], [16, 16, 32, 32, 32, 0]);
+        assert_eq!(buffers.timeline()[5], [0, 16, 32, 0, 32, 16], "the new weight lies where the old one was");
+        let names: Vec<&str> = buffers.alive_at(5).iter().map(|value| &*value.name).collect();
+        assert_eq!(names, ["tanh.3", "x", "adam.m.h.0.w", "slice.4"]);
+        let text = render(&buffers, None).unwrap();
+        for part in [
+            "132 B in 4 allocations; at most 128 B alive, at 4 of 7: %tanh.3 (backward of h.0)",
+            "allocation 4: temporaries",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(render(&buffers, Some("h.1")).is_err());
+    }
+
+    #[test]
+    fn what_is_no_assignment_is_refused() {
+        let module = Module::parse(MODULE).unwrap();
+        for (text, expected) in [
+            ("", "no schedule"),
+            (&ASSIGNMENT.replace("parameter 2,", "parameter 9,"), "not understood: allocation 2"),
+            (&ASSIGNMENT.replace("size=32,offset=32", "size=32"), "not understood: value: <5"),
+            (&ASSIGNMENT.replace("exp.2{}:3-4", "exp.2{}:3"), "not understood: exp.2{}:3"),
+        ] {
+            let error = Buffers::parse(text, &module, &func()).expect_err("refused");
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }
