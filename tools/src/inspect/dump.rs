@@ -49,10 +49,16 @@ impl Graphs {
     /// # Errors
     /// If the loss has no derivative.
     pub fn of_step(config: &StepConfig) -> Result<Graphs> {
-        let loss = config.loss_func();
+        Graphs::of_loss(config.loss_func(), train_step(config).map_err(differentiation_error)?)
+    }
+
+    /// The graphs of a loss and of a training step that was made of it.
+    ///
+    /// # Errors
+    /// If the loss has no derivative.
+    pub fn of_loss(loss: LossFunc, step: TrainStep) -> Result<Graphs> {
         let weights: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
         let grad = value_and_grad(&loss.func, &weights).map_err(differentiation_error)?;
-        let step = train_step(config).map_err(differentiation_error)?;
         Ok(Graphs { loss, grad, step })
     }
 }
@@ -171,7 +177,7 @@ pub struct Dump {
     pub name: String,
     /// What it was lowered for.
     pub target: String,
-    /// The resolved config.
+    /// The resolved config; empty for a model that has none.
     pub config: String,
     /// The text of each stage. `graph`, `grad` and `step` have locations.
     pub stages: BTreeMap<Stage, String>,
@@ -222,7 +228,15 @@ impl Dump {
     /// # Errors
     /// As [`dump()`].
     pub fn of(name: &str, config: &Config, backend: &Backend, compiled: bool) -> Result<Dump> {
-        let graphs = Graphs::of(config)?;
+        let dump = Dump::of_graphs(name, &Graphs::of(config)?, backend, compiled)?;
+        Ok(Dump { config: config.to_toml()?, ..dump })
+    }
+
+    /// Every stage of a training step, such as one of a model of one's own; those that take XLA only if `compiled`.
+    ///
+    /// # Errors
+    /// If it cannot be compiled.
+    pub fn of_graphs(name: &str, graphs: &Graphs, backend: &Backend, compiled: bool) -> Result<Dump> {
         let Lowered { text: stablehlo, report } = lower(&graphs.step.func, &backend.target());
         let print = |func: &Func| print_with(func, PrintOptions { locations: true });
         let mut stages = BTreeMap::from([
@@ -249,7 +263,7 @@ impl Dump {
         }
         stages.insert(Stage::Stablehlo, stablehlo);
         let target = backend.target().to_string();
-        let (name, config) = (name.to_owned(), config.to_toml()?);
+        let (name, config) = (name.to_owned(), String::new());
         let attention_flops = attention_flops(&report);
         Ok(Dump { name, target, config, stages, attention_flops, assignment, cost_analysis, memory })
     }

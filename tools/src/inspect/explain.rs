@@ -200,8 +200,8 @@ fn counts(report: &Report, kind: Kind) -> Vec<FormCount> {
     counts
 }
 
-/// A product of less work than this does not keep a device busy; a square one of 128.
-const SMALL_PRODUCT: u64 = 4 << 20;
+/// A product of less work than this does not keep a device busy; about a square one of 128.
+const SMALL_PRODUCT: u64 = 4_000_000;
 
 /// What settings would change, with the part of the work that each is about.
 fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Vec<String> {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lmc_graph::{Builder, Copier, Func, NodeId, RegionId, ValueId, dce};
-use lmc_lower::report::Direction;
 
 use super::place::Place;
 use crate::error::{Error, Result};
@@ -83,15 +82,7 @@ fn function_of(
 fn called(func: &Func, value: ValueId) -> String {
     match func.defining_node(value).map(|node| func.node(node)) {
         None => value.to_string(),
-        Some(node) => {
-            let place = Place::of(&node.location.scope);
-            let pass = if place.direction == Direction::Forward { "" } else { place.direction.name() };
-            [node.op.name(), "of", pass, &place.layer]
-                .into_iter()
-                .filter(|word| !word.is_empty())
-                .collect::<Vec<_>>()
-                .join(" ")
-        }
+        Some(node) => format!("{} of {}", node.op.name(), node.location.scope).trim_end_matches(" of ").to_owned(),
     }
 }
 
@@ -143,7 +134,7 @@ mod tests {
         }
         // Forward and backward of it stand together, and the weight keeps its name.
         let [whole] = &layer_functions(&func, "a.b").unwrap()[..] else { panic!("one function") };
-        assert_eq!(text::print(whole).matches("dot_general").count(), 3, "{whole}");
+        assert_eq!(text::print(whole).matches("= dot_general(").count(), 3, "{whole}");
         assert!(whole.params.iter().any(|param| param.name == "w"));
     }
 
