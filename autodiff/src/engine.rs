@@ -111,7 +111,7 @@ fn build_vjp<'g>(builder: Builder<'g>, func: &Func, wrt: &[usize], seeds: Seeds)
     }
     let cts: Vec<Option<Value<'g>>> = match seeds {
         Seeds::Loss => {
-            let location = Location { scope: "vjp()".into(), ..Location::unknown() };
+            let location = Location { scope: format!("{BACKWARD}()").into(), ..Location::unknown() };
             let one = builder.at(location, || builder.full(func.ty(func.result_values()[0]), 1.0));
             let others = std::iter::repeat_n(None, func.result_values().len() - 1);
             std::iter::once(Some(one)).chain(others).collect()
@@ -147,6 +147,14 @@ pub(crate) fn vjp_of_call<'g>(
     let found = pass.reverse(func.body(), cts).unwrap_or_else(|error| panic!("{error}"));
     func.param_values().iter().map(|param| found.get(param).copied()).collect()
 }
+
+/// What the scope of a node of the backward pass stands in: `vjp(model.norm)` holds what computes the cotangents of the
+/// operands of nodes in `model.norm`.
+pub const BACKWARD: &str = "vjp";
+
+/// What the scope of a node stands in that the backward pass computes again: `remat(model.norm)` holds copies of nodes
+/// of `model.norm`.
+pub const RECOMPUTED: &str = "remat";
 
 /// Cotangents of values of the function that is differentiated.
 pub(crate) type Cotangents<'g> = BTreeMap<ValueId, Value<'g>>;
@@ -190,6 +198,14 @@ impl<'f, 'g> Pass<'f, 'g> {
         region.results.iter().map(|&value| self.copy.get(value)).collect()
     }
 
+    /// [`Pass::record`] for the backward pass, which computes the region again: scopes of its nodes are in
+    /// [`remat(…)`](crate::RECOMPUTED).
+    pub(crate) fn record_again(&mut self, region: RegionId, args: &[Value<'g>]) {
+        let outer = self.copy.scopes_within(Some(RECOMPUTED));
+        self.record(region, args);
+        self.copy.scopes_within(outer);
+    }
+
     /// The cotangents of a recorded region's parameters and of what it captures, from those of its results.
     ///
     /// # Errors
@@ -211,7 +227,7 @@ impl<'f, 'g> Pass<'f, 'g> {
             if of_results.iter().all(Option::is_none) {
                 continue;
             }
-            let scope = format!("vjp({})", node.location.scope).into();
+            let scope = format!("{BACKWARD}({})", node.location.scope).into();
             let location = Location { scope, ..node.location.clone() };
             builder.at(location, || {
                 for (value, ct) in rules::cotangents(self, id, &of_results)? {
@@ -332,6 +348,28 @@ mod tests {
         let pull = vjp(&func, &[0]).expect("all have derivatives");
         let params = words(&["x", "steps", "w", "ct.loss", "ct.y"]);
         assert_eq!(names(&pull), (params, words(&["loss", "", "y", "grad.x"])));
+    }
+
+    /// Of a node in every kind of region: the scopes of what the forward pass, its repetition and the backward pass do.
+    #[test]
+    fn what_is_computed_again_says_so() {
+        let func = Builder::build("f", |b| {
+            let x = b.param("x", f32(&[3]));
+            let in_remat = b.remat(|| vec![b.scope("remat_layer", || x.tanh())])[0];
+            let scanned = b.scan(&[in_remat], &[], 2, |c, _| (vec![b.scope("scan_layer", || c[0].tanh())], vec![]));
+            let pred = b.scope("pred", || scanned.carries[0].sum(&[0]).is_finite());
+            let y = b.if_else(pred, || vec![b.scope("if_layer", || scanned.carries[0].tanh())], || vec![x]);
+            vec![y[0].sum(&[0])]
+        });
+        let gradient = grad(&func, &[0]).expect("all have derivatives");
+        let mut scopes: Vec<String> = (gradient.walk(gradient.body()).into_iter())
+            .filter(|&node| gradient.node(node).op.name() == "tanh")
+            .map(|node| gradient.node(node).location.scope.to_string())
+            .collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        let expected = ["remat(if_layer)", "remat(remat_layer)", "remat(scan_layer)", "remat_layer", "scan_layer"];
+        assert_eq!(scopes, expected, "{gradient}");
     }
 
     #[test]

@@ -29,7 +29,8 @@
 //!   pass. Of a `scan` the carries are kept, of the others nothing.
 //! - There is one routing match over ops, without a wildcard arm; a missing rule does not compile. An op without a
 //!   derivative is an error only where a cotangent arrives, and it names the model's line.
-//! - A node of the backward pass has the location of the node it is for, in the scope `vjp(scope)`.
+//! - A node of the backward pass has the location of the node it is for, in the scope `vjp(scope)`; a node of the forward
+//!   pass that is computed again has its own, in the scope `remat(scope)`.
 //!
 //! # Reading order
 //!
@@ -44,5 +45,5 @@ mod engine;
 mod error;
 mod rules;
 
-pub use engine::{grad, value_and_grad, vjp};
+pub use engine::{BACKWARD, RECOMPUTED, grad, value_and_grad, vjp};
 pub use error::DiffError;

@@ -369,12 +369,14 @@ pub struct Copier<'f, 'g> {
     builder: Builder<'g>,
     func: &'f Func,
     values: Vec<Option<Value<'g>>>,
+    /// What the scopes of copies stand in.
+    within: Option<&'static str>,
 }
 
 impl<'f, 'g> Copier<'f, 'g> {
     /// A copier of `func` into `builder`'s function that knows no values yet.
     pub fn new(builder: Builder<'g>, func: &'f Func) -> Copier<'f, 'g> {
-        Copier { builder, func, values: vec![None; func.values().count()] }
+        Copier { builder, func, values: vec![None; func.values().count()], within: None }
     }
 
     /// Lets `new` stand for `old` from now on.
@@ -397,6 +399,20 @@ impl<'f, 'g> Copier<'f, 'g> {
         self.values[old.index()]
     }
 
+    /// Nodes copied from now on have their scope in `name(…)`, or as it is with `None`; returns what was set before.
+    pub fn scopes_within(&mut self, name: Option<&'static str>) -> Option<&'static str> {
+        std::mem::replace(&mut self.within, name)
+    }
+
+    /// The location that a copy gets of a node that is at `location`.
+    pub fn location(&self, location: &Location) -> Location {
+        let scope: Arc<str> = match self.within {
+            None => location.scope.clone(),
+            Some(name) => format!("{name}({})", location.scope).into(),
+        };
+        self.nested(Location { scope, ..location.clone() })
+    }
+
     /// Copies a node with its regions and maps its results.
     pub fn node(&mut self, node: NodeId) -> Vec<Value<'g>> {
         let func = self.func;
@@ -404,7 +420,7 @@ impl<'f, 'g> Copier<'f, 'g> {
         let operands: Vec<Value<'g>> = node.operands.iter().map(|&value| self.get(value)).collect();
         let regions: Vec<RegionId> = node.regions.iter().map(|&region| self.region(region)).collect();
         let builder = self.builder;
-        let location = self.nested(&node.location);
+        let location = self.location(&node.location);
         let results = builder.at(location, || builder.push(node.op.clone(), &operands, &regions));
         for (&old, &new) in node.results.iter().zip(&results) {
             self.map(old, new);
@@ -434,13 +450,13 @@ impl<'f, 'g> Copier<'f, 'g> {
     }
 
     /// A copied node's location: its scope below the builder's.
-    fn nested(&self, location: &Location) -> Location {
+    fn nested(&self, location: Location) -> Location {
         let outer = self.builder.current_scope();
         let scope: Arc<str> = match (&*outer, &*location.scope) {
-            ("", _) => location.scope.clone(),
+            ("", _) => location.scope,
             (_, "") => outer,
             (outer, inner) => format!("{outer}.{inner}").into(),
         };
-        Location { scope, ..location.clone() }
+        Location { scope, ..location }
     }
 }

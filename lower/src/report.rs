@@ -26,20 +26,50 @@ pub enum Direction {
     Forward,
     /// Its derivative: the location's scope is that of a forward node in `vjp(…)`.
     Backward,
+    /// The model itself, computed again for its derivative: the location's scope is that of a forward node in
+    /// `remat(…)`.
+    Recompute,
+    /// What is done with the derivative: the location's scope is, or begins with, `optimizer`.
+    Optimizer,
 }
 
 impl Direction {
+    /// Every pass, in the order of a step.
+    pub const ALL: [Direction; 4] =
+        [Direction::Forward, Direction::Recompute, Direction::Backward, Direction::Optimizer];
+
     /// The pass that a location's scope tells.
     pub fn of(location: &Location) -> Direction {
-        let scope = &*location.scope;
-        if scope.starts_with("vjp(") || scope.contains(".vjp(") { Direction::Backward } else { Direction::Forward }
+        Direction::of_scope(&location.scope)
     }
 
-    /// The name in the table: `forward`, `backward`.
+    /// The pass that a scope tells.
+    pub fn of_scope(scope: &str) -> Direction {
+        let starts = [("vjp(", Direction::Backward), ("remat(", Direction::Recompute)];
+        // The outermost says it; a function that was called has the scope of the call before its own.
+        let mut rest = scope;
+        loop {
+            if let Some((_, direction)) = starts.iter().find(|(start, _)| rest.starts_with(start)) {
+                return *direction;
+            }
+            match rest.split_once('.') {
+                Some((_, after)) => rest = after,
+                None => break,
+            }
+        }
+        match scope.split('.').next() {
+            Some("optimizer") => Direction::Optimizer,
+            Some(_) | None => Direction::Forward,
+        }
+    }
+
+    /// The name in the table: `forward`, `backward`, `recompute`, `optimizer`.
     pub fn name(self) -> &'static str {
         match self {
             Direction::Forward => "forward",
             Direction::Backward => "backward",
+            Direction::Recompute => "recompute",
+            Direction::Optimizer => "optimizer",
         }
     }
 }
@@ -82,7 +112,7 @@ pub struct Row {
     pub kind: Kind,
     /// Where the model made it.
     pub location: Location,
-    /// Forward or backward pass.
+    /// The pass of the training step.
     pub direction: Direction,
     /// The types of the IR node's operands.
     pub operands: Vec<TensorType>,
@@ -183,6 +213,12 @@ impl fmt::Display for Report {
             flops(self.total_flops_of(Direction::Forward)),
             flops(self.total_flops_of(Direction::Backward))
         )?;
+        for direction in [Direction::Recompute, Direction::Optimizer] {
+            match self.total_flops_of(direction) {
+                0 => {}
+                count => write!(f, ", {} {}", direction.name(), flops(count))?,
+            }
+        }
         if self.rows.iter().any(|row| row.times.is_none()) {
             f.write_str(", counting one iteration of each `while`")?;
         }
@@ -236,6 +272,27 @@ backward  dot_general  f32[2,3], f32[3,3] -> f32[2,3]  36 FLOP  ?      in vjp(mo
 in products: 252 FLOP an execution, forward 216 FLOP, backward 36 FLOP, counting one iteration of each `while`
 ";
         assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn scopes_tell_the_pass() {
+        for (scope, expected) in [
+            ("", Direction::Forward),
+            ("model.layers.0", Direction::Forward),
+            ("vjp(model.layers.0)", Direction::Backward),
+            ("micro_batches.vjp(model)", Direction::Backward),
+            ("vjp()", Direction::Backward),
+            ("remat(model.layers.0.mlp)", Direction::Recompute),
+            ("micro_batches.remat(model)", Direction::Recompute),
+            ("model.remat(layers)", Direction::Recompute),
+            ("model.vjp", Direction::Forward),
+            ("model.myvjp(x)", Direction::Forward),
+            ("optimizer", Direction::Optimizer),
+            ("optimizer.model.norm", Direction::Optimizer),
+            ("model.optimizer", Direction::Forward),
+        ] {
+            assert_eq!(Direction::of_scope(scope), expected, "{scope}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lmc_graph::Literal;
@@ -119,8 +119,16 @@ impl Client {
     /// The program as XLA compiles it, after all optimizations, as HLO text. Compiles it once more for that.
     ///
     /// # Errors
-    /// As [`Client::compile`], and when no temporary folder can be made.
+    /// As [`Client::dump_hlo`].
     pub fn optimized_hlo_text(&self, stablehlo: &str, options: &CompileOptions) -> Result<String> {
+        Ok(self.dump_hlo(stablehlo, options)?.optimized)
+    }
+
+    /// The program in the stages of XLA's compilation. Compiles it once more for that.
+    ///
+    /// # Errors
+    /// As [`Client::compile`], and when no temporary folder can be made.
+    pub fn dump_hlo(&self, stablehlo: &str, options: &CompileOptions) -> Result<HloDump> {
         let file_error = |what, path: &Path, source| Error::File { what, path: path.to_owned(), source };
         let dir = tempfile::Builder::new()
             .prefix("lmc-hlo-")
@@ -130,14 +138,35 @@ impl Client {
         let options = options.clone().with("xla_dump_to", name.as_str()).with("xla_dump_hlo_as_text", true);
         let executable = self.compile(stablehlo, &options)?;
         let entries = fs::read_dir(dir.path()).map_err(|source| file_error("cannot read", dir.path(), source))?;
-        // XLA names the file `module_0001.NAME.cpu_after_optimizations.txt`; other files of the stage have more words
-        // behind a hyphen (`…after_optimizations-buffer-assignment.txt`).
-        let path = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.to_string_lossy().ends_with("after_optimizations.txt"))
-            .ok_or_else(|| Error::NoDump { module: executable.name().to_owned(), dir: dir.path().to_owned() })?;
-        fs::read_to_string(&path).map_err(|source| file_error("cannot read", &path, source))
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        paths.sort_unstable();
+        // XLA names a file `module_0001.NAME.STAGE.txt`; other files of a stage have more words behind a hyphen.
+        let read = |end: &str| {
+            let path = paths.iter().find(|path| path.to_string_lossy().ends_with(end));
+            path.map(|path| fs::read_to_string(path).map_err(|source| file_error("cannot read", path, source)))
+                .transpose()
+        };
+        let missing = || Error::NoDump { module: executable.name().to_owned(), dir: dir.path().to_owned() };
+        Ok(HloDump {
+            before: read(".before_optimizations.txt")?.ok_or_else(missing)?,
+            optimized: read("after_optimizations.txt")?.ok_or_else(missing)?,
+            buffers: read("after_optimizations-buffer-assignment.txt")?,
+            executable,
+        })
     }
+}
+
+/// What XLA's compilation of a program leaves to be read.
+#[derive(Debug)]
+pub struct HloDump {
+    /// HLO text of the program as it came in.
+    pub before: String,
+    /// HLO text after all optimizations, in the order in which it runs.
+    pub optimized: String,
+    /// The buffer assignment: which value lies where, and from when to when. `None` where the plugin writes none.
+    pub buffers: Option<String>,
+    /// The compiled program.
+    pub executable: Executable,
 }
 
 impl fmt::Debug for Client {
@@ -248,12 +277,17 @@ mod tests {
     }
 
     #[test]
-    fn the_optimized_program_as_text() {
+    fn the_stages_of_a_compilation_as_text() {
         let body = "%0 = stablehlo.add %a, %a : tensor<4xf32>\n return %0 : tensor<4xf32>";
         let text = module("%a: tensor<4xf32> {tf.aliasing_output = 0 : i32}", "tensor<4xf32>", body);
-        let hlo = client().optimized_hlo_text(&text, &CompileOptions::default()).expect("text");
-        for part in ["HloModule m", "is_scheduled=true", "input_output_alias", "f32[4]"] {
-            assert!(hlo.contains(part), "{part} is not in {hlo}");
-        }
+        let dump = client().dump_hlo(&text, &CompileOptions::default()).expect("text");
+        let check = |text: &str, parts: &[&str]| {
+            parts.iter().for_each(|part| assert!(text.contains(part), "{part} is not in {text}"));
+        };
+        check(&dump.before, &["HloModule m", "f32[4]"]);
+        assert!(!dump.before.contains("is_scheduled=true"), "{}", dump.before);
+        check(&dump.optimized, &["HloModule m", "is_scheduled=true", "input_output_alias", "f32[4]"]);
+        check(dump.buffers.as_deref().expect("the CPU plugin writes it"), &["BufferAssignment:", "allocation 0"]);
+        assert_eq!(dump.executable.name(), "m");
     }
 }

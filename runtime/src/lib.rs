@@ -68,7 +68,7 @@ mod testing;
 
 pub use buffer::Buffer;
 pub use cache::{CacheOutcome, CompileCache};
-pub use client::{Client, ClientOptions, Device};
+pub use client::{Client, ClientOptions, Device, HloDump};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, Executable};
 pub use options::{CompileOptions, OptionValue};

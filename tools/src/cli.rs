@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::commands::{DumpArgs, ExplainArgs, InspectArgs};
 use crate::config::{Choice, TokenDType};
 
 /// Train language models: a graph, its gradient, StableHLO, XLA.
@@ -48,6 +49,10 @@ pub enum Command {
     VerifyResume(VerifyResumeArgs),
     /// Print a stage of the training step's compilation
     Dump(DumpArgs),
+    /// Say what each product and each attention of the training step became, why, and what would make it faster
+    Explain(ExplainArgs),
+    /// Make a page that shows the training step in all its stages, with operations, bytes and memory by layer
+    Inspect(InspectArgs),
     /// Make the report of a run, a page of plots and numbers, or compare runs
     Report(ReportArgs),
     /// Turn text into token shards
@@ -341,39 +346,6 @@ pub struct VerifyResumeArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// The plugin.
-    #[command(flatten)]
-    pub plugin: PluginArgs,
-}
-
-/// A stage of compilation that `dump` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Stage {
-    /// The loss of a micro-batch, as lmc's graph
-    Graph,
-    /// The loss and its gradient, as lmc's graph
-    Grad,
-    /// The whole training step, as StableHLO
-    Stablehlo,
-    /// The whole training step after XLA's optimizations, as HLO
-    Optimized,
-    /// What each product and each attention of the training step became, and why
-    Report,
-}
-
-/// Print a stage of the training step's compilation
-#[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lmc dump examples/names.toml --stage stablehlo -o step.mlir")]
-pub struct DumpArgs {
-    /// The config.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-    /// What to print
-    #[arg(long, value_enum)]
-    pub stage: Stage,
-    /// Write to this file instead of stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,

@@ -7,7 +7,7 @@ use lmc_graph::{Func, Literal, TensorType};
 use lmc_lower::{Lowered, Platform, PluginIdentity, Processor, Report, Target, lower};
 use lmc_runtime::plugin::{Found, Locations, Progress, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
-    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, Plugin,
+    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, HloDump, Plugin,
 };
 
 use crate::config::{DeviceKind, RuntimeConfig};
@@ -144,12 +144,12 @@ impl Device {
         Ok(Program { executable, report: lowered.report, outcome, elapsed: start.elapsed() })
     }
 
-    /// The function as XLA compiles it, as HLO text. Compiles it anew.
+    /// A program that was lowered for this device in the stages of XLA's compilation. Compiles it anew.
     ///
     /// # Errors
     /// As [`Device::compile`].
-    pub fn optimized_hlo(&self, func: &Func) -> Result<String> {
-        self.client.optimized_hlo_text(&self.lower(func).text, &compile_options(&self.target)).map_err(run_error)
+    pub fn dump_hlo(&self, stablehlo: &str) -> Result<HloDump> {
+        self.client.dump_hlo(stablehlo, &compile_options(&self.target)).map_err(run_error)
     }
 }
 

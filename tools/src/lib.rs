@@ -35,8 +35,8 @@
 //! # Reading order
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
-//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
-//! line, [`error`] how all of it fails.
+//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`inspect`] looks inside of what is
+//! trained. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
 
 pub mod bench;
 pub mod checkpoint;
@@ -51,6 +51,7 @@ pub mod error;
 pub mod evaluation;
 pub mod generation;
 pub mod huge_pages;
+pub mod inspect;
 mod memory;
 pub mod model;
 pub mod output;

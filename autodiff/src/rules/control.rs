@@ -30,7 +30,7 @@ pub(crate) fn remat<'g>(pass: &mut Pass<'_, 'g>, node: &Node, cts: &[Option<Valu
     let cts: Vec<Option<Value<'g>>> = cts.iter().map(|ct| ct.and_then(|_| present.next().copied())).collect();
 
     captures.iter().zip(inside).for_each(|(&value, &inside)| pass.copy.map(value, inside));
-    pass.record(region, &[]);
+    pass.record_again(region, &[]);
     let found = pass.reverse(region, &cts)?;
     captures.iter().zip(outside).for_each(|(&value, outside)| pass.copy.map(value, outside));
     Ok(found.into_iter().collect())
@@ -46,7 +46,7 @@ pub(crate) fn if_else<'g>(pass: &mut Pass<'_, 'g>, node: &Node, cts: &[Option<Va
         let mut branches = Vec::new();
         for &region in &node.regions {
             branches.push(try_region(pass.builder, &[], |_| {
-                pass.record(region, &[]);
+                pass.record_again(region, &[]);
                 let cts = pass.reverse(region, cts)?;
                 found.extend(cts.keys().copied());
                 // Both branches return the same, so one that does not use a value owes zeros.
@@ -70,7 +70,7 @@ pub(crate) fn record_scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, node: &Node) -
     let body = node.regions[0];
     let operands: Vec<Value<'g>> = node.operands.iter().map(|&value| pass.copy.get(value)).collect();
     let builder = pass.builder;
-    let mut results = builder.at(node.location.clone(), || {
+    let mut results = builder.at(pass.copy.location(&node.location), || {
         let params = pass.types(&pass.func.region(body).params);
         let body = builder.region(&params, |params| {
             let results = pass.copy.inline(body, params);
@@ -173,7 +173,7 @@ fn scan_with<'g>(
                 }
             })
             .collect();
-        pass.record(body, forward);
+        pass.record_again(body, forward);
         let mut found: Cotangents<'g> = pass.reverse(body, &result_cts)?;
 
         found_carries.extend((0..num_carry).filter(|&i| found.contains_key(&params[i])));

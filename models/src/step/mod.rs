@@ -5,7 +5,7 @@ mod tests;
 
 use std::ops::Range;
 
-use lmc_autodiff::{DiffError, value_and_grad};
+use lmc_autodiff::{BACKWARD, DiffError, value_and_grad};
 use lmc_graph::{Builder, DType, Func, Literal, TensorType, Value};
 
 use crate::architectures::ModelConfig;
@@ -324,10 +324,14 @@ fn sum_over_micro_batches<'g>(
     } else {
         let number = key.map(|_| b.iota(&TensorType::new(DType::I32, [*count]), 0));
         let slices = [&inputs[..], number.as_slice()].concat();
-        let zeros: Vec<Value<'_>> = differentiated.result_types().iter().map(|ty| b.full(ty, 0.0)).collect();
+        // A weight's gradient is summed in the backward pass of its layer.
+        let scopes: Vec<String> = differentiated.result_names.iter().map(|name| accumulation_scope(name)).collect();
+        let zero = |ty: &TensorType, scope: &String| b.scope(scope, || b.full(ty, 0.0));
+        let zeros: Vec<Value<'_>> =
+            differentiated.result_types().iter().zip(&scopes).map(|(ty, scope)| zero(ty, scope)).collect();
         let body = |sums: &[Value<'g>], slices: &[Value<'g>]| {
-            let terms = micro_batch(slices);
-            (sums.iter().zip(terms).map(|(&sum, term)| sum + term).collect(), vec![])
+            let terms = sums.iter().zip(micro_batch(slices)).zip(&scopes);
+            (terms.map(|((&sum, term), scope)| b.scope(scope, || sum + term)).collect(), vec![])
         };
         b.scope("micro_batches", || b.scan(&zeros, &slices, *count, body)).carries
     };
@@ -335,6 +339,15 @@ fn sum_over_micro_batches<'g>(
         unreachable!("a loss has two results, and gradients follow them")
     };
     Sums { loss, num_tokens, gradients: gradients.to_vec() }
+}
+
+/// The scope of the sum over micro-batches of a result: that of the backward pass of a weight's layer for `grad.<path>`,
+/// else the loss's.
+fn accumulation_scope(result: &str) -> String {
+    match result.strip_prefix("grad.") {
+        Some(path) => format!("{BACKWARD}({})", path.rsplit_once('.').map_or("", |(layer, _)| layer)),
+        None => "loss".to_owned(),
+    }
 }
 
 /// Divides, clips and updates; the state after the step, and the metrics.
@@ -360,21 +373,26 @@ fn apply<'g>(
     // The slots of a weight are not beside each other in the state.
     let slots = slots_of(update, &loss.specs);
     let mut after = State { weights: Vec::new(), slots: before.slots.clone(), ..*before };
-    for (index, (spec, &gradient)) in loss.specs.values().zip(&sums.gradients).enumerate() {
+    let b = before.step.builder();
+    for (index, ((path, spec), &gradient)) in loss.specs.iter().zip(&sums.gradients).enumerate() {
         let own: Vec<usize> = (0..slots.len()).filter(|&slot| slots[slot].weight == index).collect();
         let (kept, average) = own.split_at(update.optimizer.slots(spec).len());
         let weight = before.weights[index];
         let slots_before = Slots { weight, state: kept.iter().map(|&slot| before.slots[slot]).collect() };
-        let updated = rule(&slots_before, gradient * factor, spec);
-        for (&slot, value) in kept.iter().zip(updated.state) {
-            after.slots[slot] = value;
-        }
-        if let (Some(decay), &[slot]) = (averaged, average) {
-            let average = before.slots[slot];
-            let moved = average + (updated.weight - average) * (-decay + 1.0);
-            after.slots[slot] = scalars.choose(moved, average);
-        }
-        after.weights.push(updated.weight);
+        // The path tells of which layer these nodes are.
+        let weight = b.scope(path, || {
+            let updated = rule(&slots_before, gradient * factor, spec);
+            for (&slot, value) in kept.iter().zip(updated.state) {
+                after.slots[slot] = value;
+            }
+            if let (Some(decay), &[slot]) = (averaged, average) {
+                let average = before.slots[slot];
+                let moved = average + (updated.weight - average) * (-decay + 1.0);
+                after.slots[slot] = scalars.choose(moved, average);
+            }
+            updated.weight
+        });
+        after.weights.push(weight);
     }
     after.step = running.select(before.step + 1.0, before.step);
     after.halted = applied.select(before.halted.full_like(0.0), before.halted.full_like(1.0));

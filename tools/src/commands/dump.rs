@@ -1,47 +1,125 @@
 //! `lmc dump`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use lmc_autodiff::value_and_grad;
-use lmc_lower::lower;
-use lmc_models::train_step;
+use clap::{Args, ValueEnum};
 
-use crate::cli::{DumpArgs, Stage};
+use crate::cli::{ConfigArgs, PluginArgs};
 use crate::config::Config;
-use crate::data::Data;
-use crate::device::{Device, DeviceOptions, cpu_target};
 use crate::error::{Error, Result};
-use crate::model::{differentiation_error, step_config};
-use crate::output::print;
+use crate::inspect::{Backend, Dump, DumpOptions, Stage, dump};
+use crate::output::{print, say};
+
+/// Print a stage of the training step's compilation
+///
+/// The same config gives the same bytes. Data are only looked at where the config leaves model.vocab_size to them.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  lmc dump examples/names.toml --stage stablehlo -o step.mlir\n  lmc dump \
+                  examples/names.toml --stage optimized --layer transformer.h.0.attn\n  lmc dump examples/names.toml \
+                  --stage all -o dump")]
+pub struct DumpArgs {
+    /// The config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to print
+    #[arg(long, value_enum)]
+    pub stage: StageArg,
+    /// What to make it for
+    #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
+    pub target: TargetArg,
+    /// Only what belongs to this layer, forward and backward: a path such as transformer.h.0.attn, with * for any block
+    #[arg(long, value_name = "PATH")]
+    pub layer: Option<String>,
+    /// Write the model's scope and line behind each node of graph, grad and step; stage all always does
+    #[arg(long)]
+    pub locations: bool,
+    /// Write to this file instead of stdout; for stage all the folder
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The plugin.
+    #[command(flatten)]
+    pub plugin: PluginArgs,
+}
+
+/// A stage, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StageArg {
+    /// The loss, in lmc's text form
+    Graph,
+    /// The loss and its gradient, in lmc's text form
+    Grad,
+    /// The training step, in lmc's text form
+    Step,
+    /// The training step in StableHLO, with the model's lines
+    Stablehlo,
+    /// How each product and each attention was lowered
+    Report,
+    /// The training step in HLO before XLA's optimizations
+    Hlo,
+    /// The training step in HLO after them
+    Optimized,
+    /// Where each value lies in memory, and from when to when
+    Buffers,
+    /// A folder with all of them and an index
+    All,
+}
+
+/// What a program is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TargetArg {
+    /// The CPU
+    Cpu,
+}
+
+impl TargetArg {
+    /// The backend for this target.
+    pub fn backend(self, config: &Config, plugin: &PluginArgs) -> Backend {
+        match self {
+            TargetArg::Cpu => Backend::of(config, plugin.plugin.clone()),
+        }
+    }
+}
 
 pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
-    let (config, _) = Data::open(&config, None)?;
-    let step_config = step_config(&config)?;
-    let loss = || step_config.loss_func();
-    let step = || train_step(&step_config).map_err(differentiation_error);
-    let text = match args.stage {
-        Stage::Graph => loss().func.to_string(),
-        Stage::Grad => {
-            let loss = loss();
-            let weights: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
-            value_and_grad(&loss.func, &weights).map_err(differentiation_error)?.to_string()
-        }
-        Stage::Stablehlo => lower(&step()?.func, &cpu_target()).text,
-        Stage::Report => lower(&step()?.func, &cpu_target()).report.to_string(),
-        Stage::Optimized => {
-            let device = Device::open(&DeviceOptions::from_config(&config.runtime, args.plugin.plugin))?;
-            device.optimized_hlo(&step()?.func)?
+    let backend = args.target.backend(&config, &args.plugin);
+    let stage = match args.stage {
+        StageArg::Graph => Stage::Graph,
+        StageArg::Grad => Stage::Grad,
+        StageArg::Step => Stage::Step,
+        StageArg::Stablehlo => Stage::Stablehlo,
+        StageArg::Report => Stage::Report,
+        StageArg::Hlo => Stage::Hlo,
+        StageArg::Optimized => Stage::Optimized,
+        StageArg::Buffers => Stage::Buffers,
+        StageArg::All => {
+            let Some(folder) = &args.output else {
+                return Err(Error::input("`--stage all` writes a folder: name it with --output".to_owned()));
+            };
+            if args.layer.is_some() {
+                return Err(Error::input("`--layer` takes part of one stage, and --stage is all: name one".to_owned()));
+            }
+            let dump = Dump::of(&name_of(&args.config.config), &config, &backend, true)?;
+            dump.write(folder)?;
+            say(format_args!("{} stages in {}", dump.stages.len(), folder.display()));
+            return Ok(());
         }
     };
+    let options = DumpOptions { locations: args.locations, layer: args.layer };
+    let text = dump(&config, stage, &backend, &options)?;
     match &args.output {
         None => print(&text),
         Some(path) => write(path, &text),
     }
 }
 
+/// What a dump of a config is called: the name of the file.
+pub(super) fn name_of(config: &Path) -> String {
+    config.file_name().map_or_else(|| "config".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Writes a file whole or not at all.
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     crate::run::replace_file(path, text.as_bytes())
         .map_err(|error| Error::input(format!("cannot write {}: {error}", path.display())))
 }

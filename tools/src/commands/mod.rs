@@ -7,7 +7,9 @@ mod data;
 mod doctor;
 mod dump;
 mod eval;
+mod explain;
 mod generate;
+mod inspect;
 mod plugin;
 mod report;
 mod saved;
@@ -17,6 +19,10 @@ mod train;
 mod verify_resume;
 
 use tracing_subscriber::EnvFilter;
+
+pub use dump::DumpArgs;
+pub use explain::ExplainArgs;
+pub use inspect::InspectArgs;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
@@ -36,6 +42,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::VerifyResume(args) => verify_resume::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),

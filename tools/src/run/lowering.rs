@@ -28,7 +28,7 @@ pub struct Lowering {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Group {
-    /// `forward` or `backward`.
+    /// `forward`, `backward`, `recompute` or `optimizer`.
     pub pass: String,
     /// The form they took.
     pub form: String,
@@ -93,7 +93,7 @@ impl Lowering {
 }
 
 /// A scope whose parts that are numbers are `*`: `h.3.attn` is `h.*.attn`.
-fn without_numbers(scope: &str) -> String {
+pub(crate) fn without_numbers(scope: &str) -> String {
     let part = |part: &str| -> String {
         let digits = part.trim_end_matches(')');
         match !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()) {

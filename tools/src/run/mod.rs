@@ -17,10 +17,13 @@ pub use account::{Activity, TimeAccount, TimeSpent};
 pub use folder::RunFolder;
 pub(crate) use folder::replace_file;
 pub use history::History;
-pub use lowering::Lowering;
+pub(crate) use lowering::without_numbers;
+pub use lowering::{Group, Lowering};
 pub use metrics::{EvalMetrics, Event, MetricsFile, Start, TrainMetrics};
 pub use peaks::peak_flops;
+pub(crate) use plot::escape;
 pub use progress::Progress;
+pub(crate) use report::fill;
 pub use tensorboard::EventFile;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `check`, `dump`, `doctor`, `plugin` and the help: what the program tells without training.
+//! `check`, `doctor`, `plugin` and the help: what the program tells without training.
 
 use serde_json::Value;
 
@@ -27,36 +27,6 @@ fn check_tells_what_would_be_trained() {
 }
 
 #[test]
-fn every_stage_is_shown() {
-    let folder = Folder::new();
-    let dump = |stage: &str| folder.ok(&["dump", "run.toml", "--stage", stage]).stdout;
-    for stage in ["graph", "grad"] {
-        let text = dump(stage);
-        let func = lmc_graph::text::parse("dumped", &text).unwrap_or_else(|error| panic!("{stage}: {error}"));
-        lmc_graph::verify(&func).unwrap_or_else(|error| panic!("{stage}: {error}"));
-        // Parsing numbers the values anew, in order; printing what was parsed changes nothing more.
-        let printed = func.to_string();
-        let again = lmc_graph::text::parse("printed", &printed).unwrap_or_else(|error| panic!("{stage}: {error}"));
-        assert!(again.to_string() == printed, "{stage} reads back as it is");
-        assert_eq!((func.params.len(), printed.lines().count()), (again.params.len(), text.lines().count()));
-    }
-    for (stage, parts) in [
-        ("stablehlo", &["module @", "stablehlo.dot_general", "loc("][..]),
-        ("report", &["dot", "attention"]),
-        ("optimized", &["HloModule", "ENTRY"]),
-    ] {
-        has(&dump(stage), parts);
-    }
-    for stage in ["graph", "grad", "stablehlo", "report"] {
-        let text = dump(stage);
-        assert_eq!(dump(stage), text, "{stage} is the same each time");
-        let silent = folder.ok(&["dump", "run.toml", "--stage", stage, "-o", "out.txt"]).stdout;
-        assert_eq!((silent.as_str(), folder.read("out.txt")), ("", text), "{stage}");
-    }
-    assert!(!folder.path("run").exists(), "no run was begun");
-}
-
-#[test]
 fn the_machine_is_described() {
     let folder = Folder::new();
     // The plugin may not be there yet.
@@ -79,9 +49,9 @@ fn the_machine_is_described() {
 #[test]
 fn every_command_explains_itself() {
     let folder = Folder::new();
-    for command in ["train", "generate", "eval", "check", "data", "dump", "doctor", "plugin"] {
+    for command in ["train", "generate", "eval", "check", "data", "dump", "explain", "inspect", "doctor", "plugin"] {
         let help = folder.ok(&[command, "--help"]).stdout;
-        has(&help, &["Usage: lmc", "Example:", &format!("\n  lmc {command}")]);
+        has(&help, &["Usage: lmc", "Example", &format!("\n  lmc {command}")]);
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
     }
     has(&folder.ok(&["--help"]).stdout, &["train", "generate", "doctor"]);

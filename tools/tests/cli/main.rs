@@ -4,11 +4,13 @@
 //! it is not there.
 
 mod bad_input;
+mod browser;
 mod checkpoints;
 mod data;
 mod disks;
 mod inspection;
 mod kills;
+mod looking_inside;
 mod non_finite;
 mod optimizers;
 mod reading;

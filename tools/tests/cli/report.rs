@@ -1,13 +1,12 @@
 //! `report`, and what a run leaves to be seen: the page, the plot, TensorBoard's events, the account of its time.
 
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::{Folder, events, has, text};
+use crate::browser::{browse, chromium};
+use crate::{Folder, events, has};
 
 /// The event files of a run.
 fn event_files(folder: &Folder, run: &str) -> Vec<PathBuf> {
@@ -172,44 +171,9 @@ fn what_is_no_run_has_no_report() {
     has(&ran.stderr, &["cannot write the report no/such/folder.html"]);
 }
 
-/// Chromium: what `CHROME` names, else what is on the path.
-fn chromium() -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os("CHROME") {
-        return Some(PathBuf::from(named));
-    }
-    let folders: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
-    let names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
-    names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).find(|path| path.is_file())
-}
-
-/// What a browser makes of a page: the document after its scripts have run, and what it had to say.
-fn browse(chromium: &Path, page: &Path) -> (String, String) {
-    let profile = tempfile::tempdir().expect("a temporary folder");
-    let output = Command::new(chromium)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"])
-        .args(["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", text(profile.path())))
-        .arg(format!("file://{}", text(page)))
-        .stdin(Stdio::null())
-        .output()
-        .expect("Chromium starts");
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let (document, messages) = (text(output.stdout), text(output.stderr));
-    assert!(output.status.success(), "{messages}");
-    let console: String = messages.lines().filter(|line| line.contains("CONSOLE")).collect();
-    (document, console)
-}
-
 #[test]
 fn a_browser_shows_the_report() {
-    let Some(chromium) = chromium() else {
-        // Past the capture of the test's output, for nothing is skipped silently.
-        _ = writeln!(
-            std::io::stderr(),
-            "1 test skipped: a_browser_shows_the_report, for there is no Chromium (see CHROME)"
-        );
-        return;
-    };
+    let Some(chromium) = chromium("a_browser_shows_the_report") else { return };
     let folder = Folder::new();
     folder.ok(&["train", "run.toml", "--out", "a"]);
     folder.ok(&["train", "run.toml", "--out", "b", "--steps", "70"]);

@@ -18,7 +18,7 @@ pub(super) fn page(title: &str, body: &str) -> String {
 }
 
 /// The template with each `{{name}}` replaced. What is put in is not looked at again.
-fn fill(template: &str, parts: &[(&str, &str)]) -> String {
+pub(crate) fn fill(template: &str, parts: &[(&str, &str)]) -> String {
     let mut out = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {

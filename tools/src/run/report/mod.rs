@@ -21,6 +21,7 @@ use super::metrics;
 use crate::error::{Error, Result};
 
 pub use comparison::comparison_page;
+pub(crate) use html::fill;
 pub use page::run_page;
 
 /// What a run folder tells of its run.
