@@ -122,6 +122,7 @@ impl Device {
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
         let start = Instant::now();
         let lowered = self.lower(func);
+        let lower_time = start.elapsed();
         let mut options = self.compile_options();
         if lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time.
@@ -130,7 +131,7 @@ impl Device {
         let (executable, outcome) = self.cache.compile(&self.client, &lowered.text, &options).map_err(run_error)?;
         let elapsed = start.elapsed();
         tracing::info!("{}: {outcome} in {:.2} s", func.name, elapsed.as_secs_f64());
-        Ok(Program { executable, report: lowered.report, outcome, elapsed })
+        Ok(Program { executable, report: lowered.report, outcome, elapsed, lower_time })
     }
 
     /// The function as XLA compiles it, as HLO text. Compiles it anew.
@@ -215,6 +216,7 @@ pub struct Program {
     report: Report,
     outcome: CacheOutcome,
     elapsed: Duration,
+    lower_time: Duration,
 }
 
 impl Program {
@@ -254,6 +256,11 @@ impl Program {
     /// The time that lowering and compiling (or loading) took.
     pub fn compile_time(&self) -> Duration {
         self.elapsed
+    }
+
+    /// The part of [`Program::compile_time`] that lowering took.
+    pub fn lower_time(&self) -> Duration {
+        self.lower_time
     }
 
     /// The compiled program.

@@ -35,7 +35,7 @@
 //! # Reading order
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
-//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
+//! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`cli`] and [`commands`] are the command
 //! line, [`error`] how all of it fails.
 
 pub mod checkpoint;
@@ -49,9 +49,12 @@ mod digest;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
+pub mod gradcheck;
 mod memory;
 pub mod model;
 pub mod output;
+pub mod plan;
+pub mod profile;
 pub mod run;
 pub mod tokenize;
 pub mod tokenizer;

@@ -11,6 +11,7 @@ mod inspection;
 mod kills;
 mod non_finite;
 mod optimizers;
+mod plan;
 mod reading;
 mod report;
 mod tokenizing;
