@@ -1,5 +1,5 @@
-//! Where a step stopped being finite: a program of the same loss that tells of every tensor on the way, and one that tells
-//! what an op was given.
+//! Where a step stopped being finite: a program of the same loss that tells of every tensor on the way, and one that
+//! tells what an op was given.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
