@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn peak(config: &Config) -> u64 {
-        Built::new(config).and_then(|mut built| built.estimate(&PlanTarget::cpu())).expect("a plan").1.peak()
+        Built::new(config).and_then(|built| built.estimate(&PlanTarget::cpu())).expect("a plan").1.peak()
     }
 
     #[test]
@@ -325,7 +325,7 @@ mod tests {
     fn advice_says_what_it_saves() {
         let given = config(32, 1);
         let (lowered, estimate) =
-            Built::new(&given).and_then(|mut built| built.estimate(&PlanTarget::cpu())).expect("a plan");
+            Built::new(&given).and_then(|built| built.estimate(&PlanTarget::cpu())).expect("a plan");
         let flops = lowered.report.total_flops() as f64;
         let found = advice(&given, &PlanTarget::cpu(), &estimate, flops, estimate.peak()).expect("advice");
         assert!(found.is_sorted_by_key(|advice| std::cmp::Reverse(advice.saved_bytes)) && !found.is_empty());

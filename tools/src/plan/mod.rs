@@ -8,6 +8,7 @@ mod table;
 mod targets;
 
 use lmc_graph::TensorType;
+use lmc_lower::report::Form;
 use lmc_lower::{Lowered, lower};
 use lmc_models::{StepConfig, TrainStep, train_step};
 use lmc_runtime::Executable;
@@ -87,6 +88,8 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
     /// What a GPU is estimated to need, where the plan itself is not for one.
     pub card_peak_bytes: u64,
+    /// Whether attention was lowered for the GPU as ops that keep all scores, and not as one kernel.
+    pub card_attention_composed: bool,
     /// What would take less, the most effective first.
     pub advice: Vec<Advice>,
 }
@@ -130,7 +133,7 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
         let available = options.target.memory_bytes().or_else(available_bytes);
         config = fitting_micro_batch(&config, &options.target, available)?;
     }
-    let mut built = Built::new(&config)?;
+    let built = Built::new(&config)?;
     let target = &options.target;
     let (lowered, estimate) = built.estimate(target)?;
     let compiled = match options.compile && target.has_plugin() {
@@ -142,10 +145,15 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
         Some(bytes) => (Source::Compiled, bytes),
         None => (Source::Estimated, estimated_peak_bytes),
     };
-    let card_peak_bytes = match target.is_card() {
-        true => peak_bytes,
-        false => built.estimate(&PlanTarget::card())?.1.peak(),
+    let (card_peak_bytes, card_report) = match target.is_card() {
+        true => (peak_bytes, None),
+        false => {
+            let (lowered, estimate) = built.estimate(&PlanTarget::card())?;
+            (estimate.peak(), Some(lowered.report))
+        }
     };
+    let card_report = card_report.as_ref().unwrap_or(&lowered.report);
+    let card_attention_composed = card_report.rows.iter().any(|row| row.form == Form::Decomposed);
     let flops_per_step = lowered.report.total_flops() as f64;
     let peak = peak_flops(target.device_name(), config.train.precision, config.runtime.peak_tflops);
     let state: u64 = built.state_types().iter().map(|ty| ty.num_bytes() as u64).sum();
@@ -172,6 +180,7 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
         run_hours: step_seconds.map(|seconds| seconds * config.train.steps as f64 / 3600.0),
         verdicts: CARDS_GB.iter().map(|&gb| Verdict::of(gb, card_peak_bytes)).collect(),
         card_peak_bytes,
+        card_attention_composed,
         advice,
     })
 }
@@ -230,7 +239,7 @@ impl Built {
         types
     }
 
-    fn estimate(&mut self, target: &PlanTarget) -> Result<(Lowered, Estimate)> {
+    fn estimate(&self, target: &PlanTarget) -> Result<(Lowered, Estimate)> {
         estimate_step(&self.step, target)
     }
 }

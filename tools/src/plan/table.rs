@@ -26,6 +26,9 @@ impl Display for Plan {
         if self.card_peak_bytes != self.peak_bytes {
             writeln!(f, "on a GPU about {} (lmc's estimate; --target names one)", size(self.card_peak_bytes.into()))?;
         }
+        if self.card_attention_composed {
+            writeln!(f, "  without fused attention: all scores of a micro-batch are in memory")?;
+        }
         let verdicts = self.verdicts.iter().map(|verdict| {
             let margin = size(verdict.margin_bytes.unsigned_abs().into());
             match verdict.fits {

@@ -8,9 +8,13 @@ use super::Profile;
 /// order of the program.
 pub fn trace_json(profile: &Profile) -> Value {
     const MICROSECONDS: f64 = 1e6;
-    let track = |thread: u32, name: &str| json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": thread, "args": { "name": name } });
+    let track = |thread: u32, name: &str| {
+        let args = json!({ "name": name });
+        json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": thread, "args": args })
+    };
+    let process = json!({ "name": format!("lmc on {}", profile.device) });
     let mut events = vec![
-        json!({ "name": "process_name", "ph": "M", "pid": 1, "args": { "name": format!("lmc on {}", profile.device) } }),
+        json!({ "name": "process_name", "ph": "M", "pid": 1, "args": process }),
         track(1, "steps, measured whole"),
         track(2, "parts of a step, measured apart"),
     ];

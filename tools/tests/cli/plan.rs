@@ -182,7 +182,7 @@ fn runs_part_at_a_step_and_a_tensor() {
             "optimizer.betas: [0.9, 0.95] -> [0.9, 0.999]",
             "the training step's graph:",
             "the checkpoints of step 2 differ in",
-            "first in `transformer.wte.weight`",
+            "first in `transformer.h.0.",
         ],
     );
     has(&ran.stderr, &["the runs part at step"]);
