@@ -52,7 +52,7 @@ pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;
 pub use architectures::{ConfigError, Dropout, ModelConfig};
 pub use compute::{Compute, Layers, LossChunk, Precision, Remat};
-pub use diagnose::{Diagnosis, Place, diagnose};
+pub use diagnose::{Diagnosis, OPERAND_NUMBERS, Operand, Place, Probe, diagnose};
 pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, training_loss_func, z_loss_func};
 pub use optimizer::{AdamW, Lion, Muon, Optimizer, RateAdjustment};
 pub use params::{Init, ParamSpec, Params};

@@ -39,6 +39,10 @@ pub enum Command {
     Eval(EvalArgs),
     /// Check a config and its data, and list the parameters, without touching a device
     Check(CheckArgs),
+    /// Tell what a run will take, before its first step: memory, time, whether it fits
+    Plan(crate::commands::plan::PlanArgs),
+    /// Show where the time of a training step goes, by layer and pass
+    Profile(crate::commands::profile::ProfileArgs),
     /// Look at data: print batches as a model sees them, or find what is wrong with files
     #[command(subcommand)]
     Data(DataCommand),
@@ -47,6 +51,10 @@ pub enum Command {
     Checkpoint(CheckpointCommand),
     /// Check that interrupted runs end as an undisturbed one, bit by bit
     VerifyResume(VerifyResumeArgs),
+    /// Find the first step and the first tensor in which two runs part
+    DiffRuns(crate::commands::diff_runs::DiffRunsArgs),
+    /// Check the derivative of a config's model against central differences
+    Gradcheck(crate::commands::gradcheck::GradcheckArgs),
     /// Print a stage of the training step's compilation
     Dump(DumpArgs),
     /// Say what each product and each attention of the training step became, why, and what would make it faster

@@ -122,6 +122,7 @@ impl Device {
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
         let start = Instant::now();
         let lowered = self.lower(func);
+        let lower_time = start.elapsed();
         let mut options = compile_options(&self.target);
         if lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time.
@@ -130,7 +131,7 @@ impl Device {
         let (executable, outcome) = self.cache.compile(&self.client, &lowered.text, &options).map_err(run_error)?;
         let elapsed = start.elapsed();
         tracing::info!("{}: {outcome} in {:.2} s", func.name, elapsed.as_secs_f64());
-        Ok(Program { executable, report: lowered.report, outcome, elapsed })
+        Ok(Program { executable, report: lowered.report, outcome, elapsed, lower_time })
     }
 
     /// Compiles a function lowered for any target, with the options of this device or with XLA's own, past the compile
@@ -138,10 +139,11 @@ impl Device {
     pub(crate) fn compile_anew(&self, func: &Func, target: &Target, with_options: bool) -> Result<Program> {
         let start = Instant::now();
         let lowered = lower(func, target);
+        let lower_time = start.elapsed();
         let options = if with_options { compile_options(&self.target) } else { CompileOptions::default() };
         let executable = self.client.compile(&lowered.text, &options).map_err(run_error)?;
         let outcome = CacheOutcome::NotStored("it was not asked".to_string());
-        Ok(Program { executable, report: lowered.report, outcome, elapsed: start.elapsed() })
+        Ok(Program { executable, report: lowered.report, outcome, elapsed: start.elapsed(), lower_time })
     }
 
     /// A program that was lowered for this device in the stages of XLA's compilation. Compiles it anew.
@@ -247,6 +249,7 @@ pub struct Program {
     report: Report,
     outcome: CacheOutcome,
     elapsed: Duration,
+    lower_time: Duration,
 }
 
 impl Program {
@@ -286,6 +289,11 @@ impl Program {
     /// The time that lowering and compiling (or loading) took.
     pub fn compile_time(&self) -> Duration {
         self.elapsed
+    }
+
+    /// The part of [`Program::compile_time`] that lowering took.
+    pub fn lower_time(&self) -> Duration {
+        self.lower_time
     }
 
     /// The compiled program.

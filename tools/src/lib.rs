@@ -35,8 +35,8 @@
 //! # Reading order
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
-//! to programs), [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`inspect`] looks inside of what is
-//! trained. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
+//! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
+//! [`inspect`] looks inside of what is trained. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
 
 pub mod bench;
 pub mod checkpoint;
@@ -50,11 +50,14 @@ mod digest;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
+pub mod gradcheck;
 pub mod huge_pages;
 pub mod inspect;
 mod memory;
 pub mod model;
 pub mod output;
+pub mod plan;
+pub mod profile;
 pub mod run;
 pub mod tokenize;
 pub mod tokenizer;

@@ -4,11 +4,12 @@ use std::fs;
 
 use lmc_graph::TensorType;
 use lmc_models::TrainStep;
-use lmc_runtime::Executable;
+use lmc_runtime::{ErrorCode, Executable};
 
 use crate::config::{Config, Precision};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::loss_chunk;
+use crate::plan::{self, peak_of};
 
 /// Refuses a model whose training needs more memory than there is. Where the system does not tell what there is,
 /// nothing is refused.
@@ -53,23 +54,27 @@ fn check(config: &Config, held_bytes: u64, available: u64) -> Result<()> {
 /// be ended by the system, in its first step.
 ///
 /// # Errors
-/// Both amounts.
-pub(crate) fn check_temporaries(config: &Config, program: &Executable) -> Result<()> {
+/// Both amounts, what memory is needed for, and what to change.
+pub(crate) fn check_temporaries(config: &Config, step: &TrainStep, program: &Executable) -> Result<()> {
     // A plugin that does not say, and a system that does not, refuse nothing.
     let (Ok(stats), Some(available)) = (program.memory_stats(), available_bytes()) else { return Ok(()) };
     let needed = u64::try_from(stats.temporaries).unwrap_or(0);
     if needed <= available {
         return Ok(());
     }
-    Err(config.error_at(
-        "train.micro_batch_size",
-        format!(
-            "the intermediate results of a micro-batch take {} of memory, and {} are available: make \
-             `micro_batch_size` or `seq_len` smaller, and `grad_accum_steps` larger for it",
-            size(needed.into()),
-            size(available.into())
-        ),
-    ))
+    // What is given is there already.
+    let given = u64::try_from(stats.arguments).unwrap_or(0);
+    Err(plan::out_of_memory(config, step, peak_of(program).unwrap_or(needed), available.saturating_add(given)))
+}
+
+/// An error of a step that ran out of memory in lmc's words, with what the memory was for; any other error as it is.
+pub(crate) fn explained(error: Error, config: &Config, step: &TrainStep, program: &Executable) -> Error {
+    if !error.message().contains(&ErrorCode::ResourceExhausted.to_string()) {
+        return error;
+    }
+    let needed = peak_of(program).unwrap_or(0);
+    let available = available_bytes().unwrap_or(0).min(needed);
+    Error::run(format!("{}\n{error}", plan::out_of_memory(config, step, needed, available)))
 }
 
 /// What every training step holds, in bytes. Activations beside the logits come on top: how many of them live at once

@@ -4,13 +4,17 @@ pub(crate) mod bench;
 mod check;
 mod checkpoint;
 mod data;
+pub(crate) mod diff_runs;
 mod doctor;
 mod dump;
 mod eval;
 mod explain;
 mod generate;
+pub(crate) mod gradcheck;
 mod inspect;
+pub(crate) mod plan;
 mod plugin;
+pub(crate) mod profile;
 mod report;
 mod saved;
 mod tokenize;
@@ -38,9 +42,13 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Check(args) => check::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Profile(args) => profile::run(args),
         Command::Data(command) => data::run(command),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::VerifyResume(args) => verify_resume::run(args),
+        Command::DiffRuns(args) => diff_runs::run(args),
+        Command::Gradcheck(args) => gradcheck::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Inspect(args) => inspect::run(args),

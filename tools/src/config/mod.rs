@@ -190,6 +190,13 @@ impl Config {
         config
     }
 
+    /// This configuration with other settings in `[train]`, which are to be such as `validate` accepts.
+    pub(crate) fn with_train(&self, change: impl FnOnce(&mut TrainConfig)) -> Config {
+        let mut config = self.clone();
+        change(&mut config.settings.train);
+        config
+    }
+
     /// Tokens of a step: `grad_accum_steps * micro_batch_size * seq_len`.
     pub fn tokens_per_step(&self) -> usize {
         self.train.grad_accum_steps * self.train.micro_batch_size * self.train.seq_len

@@ -329,10 +329,17 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Tokens of a row. Required.
     pub seq_len: usize,
-    /// Rows of a micro-batch. Required: memory decides.
+    /// Rows of a micro-batch, or `"auto"`: the most that are sure to fit into the memory there is, by `lmc plan`'s
+    /// estimate, and divide `batch_size`. A run that is continued keeps what it was started with. Required: memory
+    /// decides.
     pub micro_batch_size: usize,
-    /// Micro-batches of a step; their gradients are averaged over tokens. Default 1.
+    /// Micro-batches of a step; their gradients are averaged over tokens. Default 1. With `micro_batch_size = "auto"` it
+    /// is `batch_size / micro_batch_size`, and not to be given.
     pub grad_accum_steps: usize,
+    /// Whether `micro_batch_size = "auto"` was asked for and is not decided yet; rows go one by one until then. In the
+    /// config that is `batch_size` too, the rows of a step, which is required then and not to be given otherwise.
+    #[serde(skip)]
+    pub micro_batch_auto: bool,
     /// The type products are computed in: `"float32"` or `"bfloat16"`. Weights, moments, reductions and the loss are
     /// float32 in both. Default `"float32"`.
     pub precision: Precision,

@@ -129,6 +129,10 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!((config.train.seed, config.sample.clone()), (1337, None));
     let TrainConfig { loss_chunk, remat, layers, .. } = config.train;
     assert_eq!((loss_chunk, remat, layers), (None, Remat::None, Layers::Unroll));
+    // Undecided, rows go one by one.
+    let auto = parse(NAMES, &["train.micro_batch_size=auto", "train.batch_size=24"]).unwrap();
+    assert_eq!((auto.train.micro_batch_size, auto.train.grad_accum_steps), (1, 24));
+    assert!(auto.train.micro_batch_auto && !config.train.micro_batch_auto);
     assert_eq!(config.with_tokenizer_size(27).unwrap().model.vocab_size(), Some(27));
 }
 
@@ -229,6 +233,12 @@ fn problems_of_one_setting() {
         ("optimizer.adjust_lr_fn=original", "`adjust_lr_fn` is for kind = \"muon\""),
         ("train.ema_decay=1", "`ema_decay` must be at least 0 and less than 1, found 1.0"),
         ("train.non_finite=\"ignore\"", "`non_finite` is one of \"stop\", \"skip\", \"rollback\", found \"ignore\""),
+        (
+            "train.micro_batch_size=auto",
+            "with `micro_batch_size = \"auto\"`, `batch_size` says how many rows a step has",
+        ),
+        ("train.micro_batch_size=most", "`micro_batch_size` takes a whole number or \"auto\", found"),
+        ("train.batch_size=8", "`batch_size` goes with `micro_batch_size = \"auto\"`"),
         ("train.non_finite_limit=0", "`non_finite_limit` must be at least 1, found 0"),
         ("model.dropout=1", "`dropout` must be at least 0 and less than 1, found 1.0"),
         ("model.attn_pdrop=-0.5", "`attn_pdrop` must be at least 0 and less than 1, found -0.5"),

@@ -392,13 +392,46 @@ fn read_tokenizer(section: &Section<'_>, origin: &Origin<'_>) -> Option<Tokenize
     })
 }
 
+/// Rows of a micro-batch, micro-batches of a step, and whether they are still to be decided.
+fn read_batch(section: &Section<'_>) -> (usize, usize, bool) {
+    let node = section.node("micro_batch_size");
+    match node.map(|node| (&node.kind, node)) {
+        Some((Kind::String(word), node)) if *word == "auto" => {
+            if !section.has("batch_size") {
+                let message = "with `micro_batch_size = \"auto\"`, `batch_size` says how many rows a step has";
+                section.problem("micro_batch_size", Problem::new(node.place, message).help("add `batch_size`"));
+            }
+            section.require(&["grad_accum_steps"], !section.has("grad_accum_steps"), || {
+                "`grad_accum_steps` follows from `batch_size` where `micro_batch_size = \"auto\"`".to_owned()
+            });
+            section.node("grad_accum_steps");
+            (1, section.size_or("batch_size", 1), true)
+        }
+        Some((Kind::String(_), node)) => {
+            section.wrong_type("micro_batch_size", node, "a whole number or \"auto\"");
+            (1, section.size_or("grad_accum_steps", 1), false)
+        }
+        Some(_) | None => {
+            section.require(&["batch_size"], !section.has("batch_size"), || {
+                "`batch_size` goes with `micro_batch_size = \"auto\"`; otherwise it is `micro_batch_size` times \
+                 `grad_accum_steps`"
+                    .to_owned()
+            });
+            section.node("batch_size");
+            (section.size("micro_batch_size"), section.size_or("grad_accum_steps", 1), false)
+        }
+    }
+}
+
 fn read_train(section: &Section<'_>, origin: &Origin<'_>) -> TrainConfig {
+    let (micro_batch_size, grad_accum_steps, micro_batch_auto) = read_batch(section);
     let loss_chunk = usize::try_from(section.count_or("loss_chunk", 0)).unwrap_or(usize::MAX);
     TrainConfig {
         steps: section.positive("steps"),
         seq_len: section.size("seq_len"),
-        micro_batch_size: section.size("micro_batch_size"),
-        grad_accum_steps: section.size_or("grad_accum_steps", 1),
+        micro_batch_size,
+        grad_accum_steps,
+        micro_batch_auto,
         precision: section.choice_or("precision", Precision::Float32),
         z_loss: section.number_or("z_loss", 0.0, &NOT_NEGATIVE),
         remat: section.choice_or("remat", Remat::None),

@@ -1,6 +1,7 @@
 //! A run on disk and on the screen: its folder, its metrics and what is made of them, its progress.
 
 pub mod account;
+mod divergence;
 mod folder;
 pub mod history;
 pub(crate) mod host;
@@ -14,6 +15,7 @@ pub mod report;
 pub mod tensorboard;
 
 pub use account::{Activity, TimeAccount, TimeSpent};
+pub use divergence::{Divergence, StepDifference, TensorDifference, compare_runs};
 pub use folder::RunFolder;
 pub(crate) use folder::replace_file;
 pub use history::History;
@@ -25,6 +27,9 @@ pub(crate) use plot::escape;
 pub use progress::Progress;
 pub(crate) use report::fill;
 pub use tensorboard::EventFile;
+
+/// The file of a run folder with the training step's text form, for a person, and to show a difference.
+pub(crate) const GRAPH: &str = "graph.lmir";
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use crate::config::{Config, Difference, RawConfig};
 use crate::data::Fingerprint;
 use crate::error::{Error, Result};
 use crate::model::{differentiation_error, step_config};
-use crate::run::{RunFolder, replace_file};
+use crate::run::{GRAPH, RunFolder, replace_file};
 
 use super::origin::Origin;
 
@@ -139,9 +139,6 @@ fn first_difference(saved: &str, now: &str) -> String {
         None => String::new(),
     }
 }
-
-/// The file of the run folder with the training step's text form, for a person, and to show a difference.
-const GRAPH: &str = "graph.lmir";
 
 /// Writes the graph into the run folder.
 pub(super) fn keep_graph(run: &RunFolder, now: &Origin) -> Result<()> {

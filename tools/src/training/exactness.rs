@@ -9,7 +9,7 @@ use crate::checkpoint::{self, Checkpoint, Comparison, TensorComparison, compare}
 use crate::config::Config;
 use crate::error::{Error, Result};
 
-use super::{TrainOptions, train};
+use super::{TrainOptions, micro_batch, train};
 
 /// How a run that was interrupted and continued compares with one that was not.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,8 @@ const EXACT: [&str; 4] = ["step", "loss", "grad_norm", "learning_rate"];
 /// # Errors
 /// As [`train`]; and if a signal interrupts it.
 pub fn verify_resume(config: &Config, steps: u64, plugin: Option<&Path>) -> Result<Vec<ResumedRun>> {
+    // Once for all runs: what fits may change between them.
+    let config = &micro_batch::decided(config, None)?;
     let folder = tempfile::Builder::new()
         .prefix("lmc-verify-resume-")
         .tempdir()

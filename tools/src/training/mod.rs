@@ -2,6 +2,7 @@
 
 mod changes;
 mod exactness;
+mod micro_batch;
 mod non_finite;
 mod origin;
 mod recorder;
@@ -10,12 +11,13 @@ mod state;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use lmc_lower::Platform;
 use lmc_models::{StepConfig, TrainStep, train_step};
 
 use crate::checkpoint::{self, Newest};
-use crate::config::Config;
+use crate::config::{Config, DeviceKind};
 use crate::data::Data;
 use crate::device::{Device, DeviceOptions, Program};
 use crate::error::{Error, Result};
@@ -24,6 +26,7 @@ use crate::generation::{Generator, Sampling};
 use crate::memory;
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
+use crate::plan;
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
 use changes::{changes, keep_graph};
@@ -86,10 +89,18 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         ));
     }
     let saved_tokenizer = found.as_ref().and_then(|(_, saved)| saved.tokenizer.clone());
+    let saved_config = found.as_ref().and_then(|(_, saved)| saved.config_toml.as_deref());
+    let config = &micro_batch::decided(config, saved_config)?;
     let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
     let step_config = step_config(&config)?;
+    let start_of_graph = Instant::now();
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
-    memory::check_fits(&config, memory::held_bytes(&step_graph))?;
+    let graph_time = start_of_graph.elapsed();
+    let held_bytes = memory::held_bytes(&step_graph);
+    memory::check_fits(&config, held_bytes)?;
+    if let (Some(available), true) = (memory::available_bytes(), config.runtime.device != DeviceKind::Cuda) {
+        plan::refuse_what_cannot_fit(&config, &step_graph, held_bytes, available)?;
+    }
     // Refuses what cannot be generated now, and not after hours of training.
     let mut generator = generator(&config, &data, &step_config)?;
     let origin = Origin::new(&config, &data, &step_config, &step_graph)?;
@@ -121,10 +132,11 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     if done < config.train.steps {
         let start = start(&config, &device, &step_config, &step_graph, done, changed);
         let recorder = recorder.insert(Recorder::begin(&config, &run, start, account)?);
-        let step = recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps))?;
+        let step =
+            recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps, graph_time))?;
         recorder.lowered(step.report());
         if device.target().platform == Platform::Cpu {
-            memory::check_temporaries(&config, step.executable())?;
+            memory::check_temporaries(&config, &step_graph, step.executable())?;
         }
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;
@@ -136,7 +148,9 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         while let Some(batch) = recorder.time(Activity::Data, || batches.next()) {
             let batch = batch?;
             recorder.starting();
-            let results = state.advance(&device, &step, &batch)?;
+            let results = state
+                .advance(&device, &step, &batch)
+                .map_err(|error| memory::explained(error, &config, &step_graph, step.executable()))?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
             if let Some(found) = recorder.started(Running::new(steps_done, &batch, results))? {
@@ -295,10 +309,15 @@ fn num_parameters(step: &TrainStep) -> u64 {
 
 /// Compiles the step. `executions` is that of the whole run, also of one that continues: machine code of another effort
 /// could round otherwise.
-fn compile(device: &Device, step: &TrainStep, executions: u64) -> Result<Program> {
+fn compile(device: &Device, step: &TrainStep, executions: u64, graph_time: Duration) -> Result<Program> {
     let program = device.compile_for(&step.func, executions)?;
     let (outcome, seconds) = (program.cache_outcome(), program.compile_time().as_secs_f64());
-    say(format_args!("training step: {outcome} in {seconds:.1} s"));
+    let (graph, lowering) = (graph_time.as_secs_f64(), program.lower_time().as_secs_f64());
+    let xla = seconds - lowering;
+    say(format_args!(
+        "training step: {outcome} in {seconds:.1} s (graph and gradient {graph:.2} s before; lowering {lowering:.2} s, XLA \
+         {xla:.2} s)"
+    ));
     Ok(program)
 }
 

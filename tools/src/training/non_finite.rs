@@ -1,7 +1,7 @@
 //! What is done about a step that is not finite: what it was is found out, and the run stops or goes on without it.
 
-use lmc_graph::{Literal, TensorType};
-use lmc_models::{Place, StepConfig, TrainStep, diagnose};
+use lmc_graph::{Func, Literal, TensorType};
+use lmc_models::{OPERAND_NUMBERS, Place, Probe, StepConfig, TrainStep, diagnose};
 use lmc_runtime::{Argument, Buffer};
 
 use crate::checkpoint;
@@ -107,7 +107,6 @@ impl<'a> Policy<'a> {
     /// The first tensor of a step that is not finite, in words.
     fn first_place(&self, step: u64, state: &State) -> Result<String> {
         let diagnosis = diagnose(self.step_config).map_err(differentiation_error)?;
-        let program = self.device.compile_for(&diagnosis.func, 1)?;
         let Some(batch) = self.data.batches(step - 1..step)?.next() else {
             return Err(Error::run(format!("there is no batch of step {step}")));
         };
@@ -117,16 +116,24 @@ impl<'a> Policy<'a> {
         for number in 0..micro_batches {
             let counters = [done, i32::try_from(number).unwrap_or(i32::MAX)].map(Literal::scalar);
             let data = [micro_batch(&tokens, number)?, micro_batch(&labels, number)?];
-            let given: Vec<Buffer> =
-                counters.iter().chain(&data).map(|literal| self.device.buffer(literal)).collect::<Result<_>>()?;
-            let weights = state.trained_weights().iter().map(Argument::Keep);
-            let results = program.execute(weights.chain(given.into_iter().map(Argument::Donate)).collect())?;
-            let finite = results[0].to_literal().map_err(run_error)?;
+            let run = |func: &Func| -> Result<Literal> {
+                let program = self.device.compile_for(func, 1)?;
+                let given: Vec<Buffer> =
+                    counters.iter().chain(&data).map(|literal| self.device.buffer(literal)).collect::<Result<_>>()?;
+                let weights = state.trained_weights().iter().map(Argument::Keep);
+                let results = program.execute(weights.chain(given.into_iter().map(Argument::Donate)).collect())?;
+                results[0].to_literal().map_err(run_error)
+            };
+            let finite = run(&diagnosis.func)?;
             let mut places = diagnosis.places.iter().zip(finite.elements::<f32>());
-            let Some((first, _)) = places.find(|(_, finite)| *finite == 0.0) else { continue };
+            let Some(index) = places.position(|(_, finite)| finite == 0.0) else { continue };
+            let first = &diagnosis.places[index];
             let mut text = format!("the first tensor that is not is {first}");
             if !matches!(first, Place::Weight(_)) && micro_batches > 1 {
                 text += &format!(", in micro-batch {} of {micro_batches}", number + 1);
+            }
+            if let Some(probe) = diagnosis.probe(index).map_err(differentiation_error)? {
+                text += &operands(&probe, &run(&probe.func)?);
             }
             if matches!(first, Place::Cotangent(..)) {
                 let gradient = |place: &Place| matches!(place, Place::Gradient(_));
@@ -139,6 +146,36 @@ impl<'a> Policy<'a> {
         Ok("every activation and gradient of each micro-batch is finite by itself: their sum or their norm is not"
             .to_owned())
     }
+}
+
+/// What an op was given, a line for each operand.
+fn operands(probe: &Probe, numbers: &Literal) -> String {
+    let numbers = numbers.elements::<f32>();
+    let each = probe.operands.len() * OPERAND_NUMBERS.len();
+    let rows = numbers[probe.iteration * each..].chunks(OPERAND_NUMBERS.len());
+    let mut text = String::new();
+    for (number, (operand, row)) in (1..).zip(probe.operands.iter().zip(rows)) {
+        let &[least, largest, mean, zeros, infinite, nan] = row else { continue };
+        let len = operand.ty.num_elements();
+        if len == 0 {
+            continue;
+        }
+        let made_by = match &operand.made_by {
+            Some((op, location)) => format!(", of `{op}` in {} ({}:{})", location.scope, location.file, location.line),
+            None => String::new(),
+        };
+        let range = match least <= largest {
+            true => format!("from {least} to {largest}, mean {mean}"),
+            false => "no element is finite".to_owned(),
+        };
+        let counts: String = [("zero", zeros), ("infinite", infinite), ("NaN", nan)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0.0)
+            .map(|(what, count)| format!(", {count} of {len} {what}"))
+            .collect();
+        text += &format!("\n  operand {number}: {}{made_by}: {range}{counts}", operand.ty);
+    }
+    if text.is_empty() { text } else { text + "\n  " }
 }
 
 /// One micro-batch of a tensor with a leading dimension of them.

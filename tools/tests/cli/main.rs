@@ -13,6 +13,7 @@ mod kills;
 mod looking_inside;
 mod non_finite;
 mod optimizers;
+mod plan;
 mod reading;
 mod report;
 mod tokenizing;

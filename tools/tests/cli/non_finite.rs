@@ -55,6 +55,9 @@ fn the_first_tensor_is_named_and_what_was_saved_stays() {
         &[
             "the loss is not finite in step 2",
             "the first tensor that is not is the result of `multiply` in transformer.h.0.ln_1 (models/src/architectures/gpt2.rs:",
+            "operand 1: f32[4,8,8], of `",
+            "operand 2: f32[4,8,8], of `",
+            ", mean ",
             "train.non_finite",
         ],
     );

@@ -1,0 +1,52 @@
+//! `lmc plan`.
+
+use clap::Args;
+
+use crate::cli::{ConfigArgs, PluginArgs};
+use crate::config::Config;
+use crate::device::DeviceOptions;
+use crate::error::{Error, Result};
+use crate::output::{print, print_json};
+use crate::plan::{PlanOptions, PlanTarget, plan};
+
+/// Tell what a run will take, before its first step: memory, time, whether it fits
+///
+/// The figures are those of the compiled program where a plugin for the target is there (the CPU's), and lmc's own
+/// estimate otherwise. The data need not be there if the config says `model.vocab_size`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  lmc plan examples/lm-100m.toml --target rtx4090")]
+pub struct PlanArgs {
+    /// The config.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// What to plan for: cpu, or a GPU such as h200, a100-80 or rtx4090, which need not be there
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_target)]
+    pub target: PlanTarget,
+    /// Estimate, and compile nothing
+    #[arg(long)]
+    pub estimate: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// The plugin.
+    #[command(flatten)]
+    pub plugin: PluginArgs,
+}
+
+fn parse_target(name: &str) -> Result<PlanTarget, String> {
+    name.parse()
+}
+
+pub(super) fn run(args: PlanArgs) -> Result<()> {
+    let config = Config::read(&args.config.config, &args.config.set)?;
+    let device = DeviceOptions::from_config(&config.runtime, args.plugin.plugin);
+    let plan = plan(&config, &PlanOptions { target: args.target, compile: !args.estimate, device })?;
+    match args.json {
+        true => {
+            let value =
+                serde_json::to_value(&plan).map_err(|error| Error::run(format!("the plan as JSON: {error}")))?;
+            print_json(&value)
+        }
+        false => print(&plan.to_string()),
+    }
+}

@@ -1,0 +1,200 @@
+//! Which ops of a block get a buffer, and what each of them reads: the others are computed where they are needed.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use super::program::{Op, Program, Value};
+
+/// An op that writes buffers.
+pub(super) struct Kernel<'p> {
+    pub(super) op: &'p Op,
+    /// The buffers it reads, through the ops that are fused into it.
+    pub(super) reads: Vec<Value>,
+}
+
+/// The ops of `ops` with buffers, in order; `results` are what the block returns.
+pub(super) fn kernels<'p>(program: &'p Program, ops: &'p [Op], results: &[Value]) -> Vec<Kernel<'p>> {
+    let inputs: Vec<Vec<Value>> = ops.iter().map(inputs).collect();
+    // Only what leads to a result.
+    let mut needed: HashSet<Value> = results.iter().copied().collect();
+    let mut alive = vec![false; ops.len()];
+    for (index, op) in ops.iter().enumerate().rev() {
+        if op.results.iter().any(|result| needed.contains(result)) {
+            alive[index] = true;
+            needed.extend(&inputs[index]);
+        }
+    }
+    let alive: Vec<usize> = (0..ops.len()).filter(|&index| alive[index]).collect();
+    let mut users: HashMap<Value, Vec<usize>> = HashMap::new();
+    let mut producer: HashMap<Value, usize> = HashMap::new();
+    for &index in &alive {
+        let mut seen = HashSet::new();
+        for &value in inputs[index].iter().filter(|value| seen.insert(**value)) {
+            users.entry(value).or_default().push(index);
+        }
+        producer.extend(ops[index].results.iter().map(|&result| (result, index)));
+    }
+    let returned: HashSet<Value> = results.iter().copied().collect();
+    let mut fusion = Fusion { program, ops, inputs, producer, written: vec![false; ops.len()], read: HashMap::new() };
+    for &index in alive.iter().rev() {
+        let no_users = Vec::new();
+        let users = ops[index].results.first().and_then(|result| users.get(result)).unwrap_or(&no_users);
+        fusion.written[index] = fusion.is_written(index, users, &returned);
+    }
+    let written: Vec<usize> = alive.into_iter().filter(|&index| fusion.written[index]).collect();
+    written
+        .into_iter()
+        .map(|index| {
+            let mut reads: Vec<Value> = fusion.reads(index).iter().copied().collect();
+            reads.sort_unstable();
+            Kernel { op: &ops[index], reads }
+        })
+        .collect()
+}
+
+/// What an op reads, captured by its loop or not.
+fn inputs(op: &Op) -> Vec<Value> {
+    let mut inputs = op.operands.clone();
+    if let Some(body) = &op.body {
+        let mut inside: HashSet<Value> = body.params.iter().copied().collect();
+        captures(&body.block.ops, &body.block.results, &mut inside, &mut inputs);
+    }
+    inputs
+}
+
+fn captures(ops: &[Op], results: &[Value], inside: &mut HashSet<Value>, found: &mut Vec<Value>) {
+    for op in ops {
+        found.extend(op.operands.iter().filter(|value| !inside.contains(value)));
+        if let Some(body) = &op.body {
+            inside.extend(&body.params);
+            captures(&body.block.ops, &body.block.results, inside, found);
+        }
+        inside.extend(&op.results);
+    }
+    found.extend(results.iter().filter(|value| !inside.contains(value)));
+}
+
+/// Bytes of what is no tensor to speak of.
+const SCALAR: u64 = 8;
+
+/// A reduction of at most so many elements to one is done within another loop.
+const SHORT_REDUCTION: u64 = 32;
+
+struct Fusion<'p> {
+    program: &'p Program,
+    ops: &'p [Op],
+    inputs: Vec<Vec<Value>>,
+    producer: HashMap<Value, usize>,
+    written: Vec<bool>,
+    read: HashMap<usize, Rc<HashSet<Value>>>,
+}
+
+impl Fusion<'_> {
+    /// Whether an op has a buffer, its users known.
+    fn is_written(&self, index: usize, users: &[usize], returned: &HashSet<Value>) -> bool {
+        let op = &self.ops[index];
+        if self.is_heavy(op) {
+            return true;
+        }
+        let [result] = op.results[..] else { return true };
+        let bytes = self.program.bytes(result);
+        if &*op.name == "constant" && bytes <= SHORT_REDUCTION {
+            return false;
+        }
+        if returned.contains(&result) || &*op.name == "constant" {
+            return true;
+        }
+        // Kernels that do not take another op into their loop.
+        if users.iter().any(|&user| self.is_heavy(&self.ops[user])) {
+            return true;
+        }
+        if makes_elements(op) || (&*op.name == "broadcast_in_dim" && self.is_scalar(op.operands[0])) {
+            return false;
+        }
+        // What takes long is not done twice: for several users, or for each element of a larger tensor.
+        let repeated = |&user: &usize| {
+            &*self.ops[user].name == "broadcast_in_dim"
+                && self.ops[user].results.iter().any(|&larger| self.program.bytes(larger) > bytes)
+        };
+        takes_long(op) && (users.len() > 1 || users.iter().any(repeated))
+    }
+
+    /// Whether an op is a kernel of its own.
+    fn is_heavy(&self, op: &Op) -> bool {
+        match &*op.name {
+            "reduce" => {
+                let bytes = |values: &[Value]| values.iter().map(|&value| self.program.bytes(value)).sum::<u64>();
+                self.program.bytes(op.operands[0]) > SHORT_REDUCTION * bytes(&op.results)
+            }
+            "dot_general" | "scatter" | "while" | "sort" | "rng_bit_generator" | "custom_call" | "if" => true,
+            _ => false,
+        }
+    }
+
+    fn is_scalar(&self, value: Value) -> bool {
+        self.program.bytes(value) <= SCALAR
+    }
+
+    /// The buffers that computing an op reads. An op with a buffer that is as easily computed from its one operand is
+    /// not read by other loops.
+    fn reads(&mut self, index: usize) -> Rc<HashSet<Value>> {
+        if let Some(reads) = self.read.get(&index) {
+            return reads.clone();
+        }
+        let mut reads = HashSet::new();
+        let heavy = self.is_heavy(&self.ops[index]);
+        for value in self.inputs[index].clone() {
+            match self.producer.get(&value) {
+                Some(&producer) if !self.written[producer] || (!heavy && self.is_computed_again(producer)) => {
+                    reads.extend(self.reads(producer).iter());
+                }
+                Some(_) | None => _ = reads.insert(value),
+            }
+        }
+        let reads = Rc::new(reads);
+        self.read.insert(index, reads.clone());
+        reads
+    }
+
+    fn is_computed_again(&self, index: usize) -> bool {
+        let op = &self.ops[index];
+        if self.is_heavy(op) || takes_long(op) || NEVER_AGAIN.contains(&&*op.name) {
+            return false;
+        }
+        let made_of = |value: &&Value| {
+            let made = self.producer.get(value).is_some_and(|&index| makes_elements(&self.ops[index]));
+            !self.is_scalar(**value) && !made
+        };
+        op.operands.iter().filter(made_of).count() <= 1
+    }
+}
+
+/// Ops whose results are read rather than computed again, though they have one operand.
+const NEVER_AGAIN: [&str; 6] = ["gather", "constant", "concatenate", "pad", "reduce", "dynamic_update_slice"];
+
+fn makes_elements(op: &Op) -> bool {
+    matches!(&*op.name, "constant" | "iota")
+}
+
+/// Functions that cost many times an addition, and sums.
+fn takes_long(op: &Op) -> bool {
+    const NAMES: [&str; 16] = [
+        "exponential",
+        "exponential_minus_one",
+        "log",
+        "log_plus_one",
+        "divide",
+        "tanh",
+        "power",
+        "rsqrt",
+        "sqrt",
+        "sine",
+        "cosine",
+        "logistic",
+        "atan2",
+        "remainder",
+        "argmax",
+        "reduce",
+    ];
+    NAMES.contains(&&*op.name)
+}

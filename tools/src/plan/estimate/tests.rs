@@ -1,0 +1,116 @@
+use lmc_graph::{Builder, DType, Func, TensorType};
+use lmc_lower::{Platform, Target, lower};
+
+use super::*;
+
+const CPU: Platform = Platform::Cpu;
+
+/// What a function is estimated to need beside its arguments and results, in bytes.
+fn temporaries(func: &Func, platform: Platform) -> u64 {
+    let target = match platform {
+        Platform::Cpu => Target::cpu(None),
+        Platform::Generic => Target::generic(),
+    };
+    estimate(&lower(func, &target).text, &Rules::of(platform)).expect("lmc's own text").temporaries
+}
+
+fn matrix(rows: usize, columns: usize) -> TensorType {
+    TensorType::new(DType::F32, [rows, columns])
+}
+
+/// Bytes of an f32 matrix of 64 x 64.
+const SQUARE: u64 = 4 * 64 * 64;
+
+#[test]
+fn what_is_fused_takes_nothing() {
+    let func = Builder::build("f", |b| {
+        let x = b.param("x", matrix(64, 64));
+        vec![(x * 2.0 + 1.0).tanh() * x]
+    });
+    assert_eq!(temporaries(&func, CPU), 0);
+}
+
+#[test]
+fn operands_of_products_are_written() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        // The sum before the product, and the product, of which the result is made.
+        vec![(x + w).dot(w) + 1.0]
+    });
+    assert_eq!(temporaries(&func, CPU), 2 * SQUARE);
+}
+
+#[test]
+fn equal_ops_are_one_and_what_nothing_reads_is_none() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        let (once, again) = (x.dot(w), x.dot(w));
+        _ = w.dot(x);
+        vec![once + again]
+    });
+    assert_eq!(temporaries(&func, CPU), SQUARE);
+}
+
+#[test]
+fn a_products_bfloat16_is_float32_on_the_cpu() {
+    let half = TensorType::new(DType::BF16, [64, 64]);
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", half.clone()), b.param("w", half.clone()));
+        vec![x.dot(w)]
+    });
+    // Both operands and the result.
+    assert_eq!(temporaries(&func, CPU), 3 * SQUARE);
+    assert_eq!(temporaries(&func, Platform::Generic), 0);
+}
+
+#[test]
+fn a_loops_invariants_are_computed_before_it_and_kept() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        // The product of weights does not depend on the iteration; what goes round takes the result's place.
+        let scanned = b.scan(&[x], &[], 3, |carry, _| (vec![carry[0].dot(w.dot(w))], vec![]));
+        vec![scanned.carries[0] + w]
+    });
+    // The product before the loop, what goes round, and the product in the loop; and the loop's counter, as it goes round
+    // and as it is next.
+    assert_eq!(temporaries(&func, CPU), 3 * SQUARE + 2 * 4);
+}
+
+#[test]
+fn what_a_program_is_given_and_gives_is_counted_once() {
+    let func = Builder::build("f", |b| {
+        let (x, y) = (b.param("x", matrix(64, 64)), b.param("y", matrix(64, 64)));
+        b.donate(x, 0);
+        vec![x + y, x * y]
+    });
+    let text = lower(&func, &Target::cpu(None)).text;
+    let estimate = estimate(&text, &Rules::of(CPU)).expect("lmc's own text");
+    assert_eq!((estimate.arguments, estimate.results, estimate.temporaries), (2 * SQUARE, SQUARE, 0));
+    assert_eq!(estimate.peak(), 3 * SQUARE);
+}
+
+#[test]
+fn buffers_tell_where_the_model_made_them() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        let y = b.scope("mlp", || b.scope("up", || x.dot(w)));
+        vec![y.sum(&[0, 1])]
+    });
+    let estimate = estimate(&lower(&func, &Target::cpu(None)).text, &Rules::of(CPU)).expect("lmc's own text");
+    let [buffer, ..] = &estimate.alive[..] else { panic!("nothing is alive") };
+    assert_eq!((&*buffer.op, &*buffer.scope, buffer.bytes), ("dot_general", "mlp.up", SQUARE));
+    assert!(buffer.line.starts_with("tools/src/plan/estimate/tests.rs:"), "{}", buffer.line);
+    assert!(!buffer.of_arguments || buffer.bytes == SQUARE);
+}
+
+#[test]
+fn other_texts_are_refused() {
+    for (text, expected) in [
+        ("module @m {}", "there is no function"),
+        ("func.func public @main(%arg0: tensor<4xf32>) -> tensor<4xf32> {", "does not return"),
+        ("func.func public @main(%arg0: tensor<4xwide>) -> tensor<4xf32> {", "cannot read `4xwide`"),
+    ] {
+        let error = estimate(text, &Rules::of(CPU)).expect_err("no program");
+        assert!(error.contains(expected), "{error}");
+    }
+}
