@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lmc_graph::TensorType;
 
 /// The codes of PJRT's errors, which are those of `absl::Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub enum ErrorCode {
     /// The operation was cancelled.
     Cancelled,

@@ -20,8 +20,15 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("tests", &["lmc-graph", "lmc-autodiff", "lmc-lower", "lmc-runtime", "lmc-models", "lmc"]),
 ];
 
-/// The only files with `unsafe` code: the C interface of PJRT.
-const UNSAFE_FILES: [&str; 2] = ["runtime/src/pjrt/api.rs", "runtime/src/pjrt/calls.rs"];
+/// The only files with `unsafe` code: the C interface of PJRT, and the stand-in for CUDA's driver.
+const UNSAFE_FILES: [&str; 6] = [
+    "runtime/src/pjrt/api.rs",
+    "runtime/src/pjrt/calls.rs",
+    "runtime/src/pjrt/driver.rs",
+    "runtime/src/pjrt/program.rs",
+    "runtime/src/pjrt/topology.rs",
+    "runtime/driver-stub/libcuda.rs",
+];
 
 /// The themes of ops; every stage has one file of rules for each.
 const THEMES: [&str; 8] =

@@ -60,6 +60,12 @@ pub enum Command {
     /// Manage the PJRT plugins that lmc fetches
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Compile what a folder asks for; lmc starts itself with this
+    #[command(hide = true)]
+    CompileWorker {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 /// A config file and changes to it.

@@ -51,6 +51,7 @@ pub mod evaluation;
 pub mod generation;
 mod memory;
 pub mod model;
+pub mod offline;
 pub mod output;
 pub mod run;
 pub mod tokenize;

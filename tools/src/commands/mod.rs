@@ -40,6 +40,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
+        Command::CompileWorker { folder } => crate::offline::run_worker(&folder),
     }
 }
 
