@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use lmc_graph::{Func, Literal, TensorType};
 use lmc_lower::{Lowered, Platform, PluginIdentity, Report, Target, lower};
-use lmc_runtime::plugin::{Found, Locations, Progress, Source, find_or_install, managed_plugin};
+use lmc_runtime::plugin::{Found, Locations, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
     Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, Plugin,
 };
 
 use crate::config::{DeviceKind, RuntimeConfig};
 use crate::error::{Error, Result};
-use crate::output::say;
+use crate::installing::Installation;
 
 /// Which device to open.
 #[derive(Clone, Debug)]
@@ -182,25 +182,14 @@ pub fn cpu_target() -> Target {
 pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
     let locations = Locations::from_environment(explicit).map_err(|e| Error::input(e.to_string()))?;
     let named = locations.explicit.is_some() || locations.from_environment.is_some();
-    find_or_install("cpu", &locations, &mut print_progress).map_err(|error| plugin_error(named, &error))
+    let mut installation = Installation::default();
+    find_or_install("cpu", &locations, &mut |progress| installation.show(progress))
+        .map_err(|error| plugin_error(named, &error))
 }
 
 /// An error of a plugin: the user's input if the user named it, else a failure of the machine.
 pub(crate) fn plugin_error(named: bool, error: &dyn std::error::Error) -> Error {
     if named { Error::input(error.to_string()) } else { Error::run(error.to_string()) }
-}
-
-/// Tells on stderr what an installation is doing.
-pub fn print_progress(progress: Progress) {
-    match progress {
-        Progress::Waiting { name } => {
-            say(format_args!("waiting for another process that installs the plugin `{name}`"));
-        }
-        Progress::Fetching { name, requirement, megabytes } => {
-            say(format_args!("fetching the plugin `{name}` ({requirement}, {megabytes} MB) with pip; once only"));
-        }
-        Progress::Unpacking { file, dir } => say(format_args!("unpacking {file} into {}", dir.display())),
-    }
 }
 
 /// An error of the device while running.

@@ -49,6 +49,7 @@ mod digest;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
+pub mod installing;
 mod memory;
 pub mod model;
 pub mod offline;

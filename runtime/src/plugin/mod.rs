@@ -1,5 +1,6 @@
 //! Plugins: the managed ones, where they are looked for, how they are fetched, and loading one.
 
+mod download;
 mod fetch;
 mod manifest;
 mod search;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-pub(crate) use fetch::hexadecimal;
+pub(crate) use download::hexadecimal;
 pub use fetch::{Progress, install};
 pub use manifest::{Managed, Wheel, WheelFile, managed, managed_plugin};
 pub use search::{Found, Locations, Search, Source, cache_dir, find};
@@ -130,6 +131,21 @@ pub enum PluginError {
         command: String,
         /// The end of what pip said.
         reason: String,
+    },
+    /// The disk is too full.
+    #[error(
+        "the plugin `{name}` takes {needed} MB while it is installed, and {} has {free} MB left. Make room there, or set \
+         LMC_CACHE to a folder on a larger disk.", dir.display()
+    )]
+    Space {
+        /// The plugin.
+        name: String,
+        /// What is needed, in megabytes.
+        needed: u64,
+        /// What there is, in megabytes.
+        free: u64,
+        /// The folder.
+        dir: PathBuf,
     },
     /// A wheel is not the pinned one.
     #[error(
