@@ -1,14 +1,14 @@
 //! The target-specific choices, side by side: which form a product and an attention take.
 //!
-//! | IR | generic | cpu |
-//! |---|---|---|
-//! | `dot_general` | as it is | neighbouring dimensions of one kind collapsed around it |
-//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed, by blocks of queries |
+//! | IR | generic | cpu | cuda |
+//! |---|---|---|---|
+//! | `dot_general` | as it is | neighbouring dimensions of one kind collapsed around it | as it is |
+//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed, by blocks of queries | cuDNN's, else decomposed |
 
-use lmc_graph::TensorType;
-use lmc_graph::ops::DotGeneral;
+use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention};
+use lmc_graph::{DType, Op, TensorType};
 
-use crate::target::{Platform, Target};
+use crate::target::{ComputeCapability, Cuda, CudnnVersion, Platform, Target};
 
 /// The form a `dot_general` takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,22 +34,49 @@ pub(crate) struct Collapsed {
 /// The form of a product on this target.
 pub(crate) fn dot_general(target: &Target, op: &DotGeneral, lhs: &TensorType, rhs: &TensorType) -> DotForm {
     match target.platform {
-        Platform::Generic => DotForm::Plain,
+        // XLA's GPU backend chooses the layouts of products itself.
+        Platform::Generic | Platform::Cuda(_) => DotForm::Plain,
         // XLA's CPU library kernels take matrices: a bf16 product on [8,512,768] runs at half the speed of the same one
         // on [4096,768].
         Platform::Cpu => collapse(op, lhs, rhs).map_or(DotForm::Plain, DotForm::Collapsed),
     }
 }
 
-/// How many of `num_queries` queries a decomposed attention takes at a time on this target: all of them, where that is no
-/// less.
-pub(crate) fn attention_block(target: &Target, num_queries: usize) -> usize {
+/// The form an attention takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AttentionForm {
+    /// One call of cuDNN's.
+    Cudnn,
+    /// Its decomposition.
+    Decomposed {
+        /// How many queries are taken at a time; all of them, where that is no less.
+        block: usize,
+        /// Why it is no call of a fused kernel.
+        refused: String,
+    },
+}
+
+/// The form of an attention or its backward on this target.
+pub(crate) fn attention(target: &Target, op: &Op, operands: &[TensorType]) -> AttentionForm {
+    // Queries are `B T N H`.
+    let num_queries = operands[0].shape[1];
+    let decomposed = |block: usize, reason: &str| AttentionForm::Decomposed {
+        block: block.max(1),
+        refused: format!("decomposed: {reason}"),
+    };
     match target.platform {
-        Platform::Generic => num_queries,
+        Platform::Generic => decomposed(num_queries, "this target has no fused attention"),
         // Scores that are computed in one piece are written to memory and read back by every step of the softmax, and half
         // of them are masked. Smaller blocks make products too small to be fast, and more blocks a program that takes long
         // to compile.
-        Platform::Cpu => num_queries.div_ceil(MOST_BLOCKS).max(SMALLEST_BLOCK),
+        Platform::Cpu => decomposed(
+            num_queries.div_ceil(MOST_BLOCKS).max(SMALLEST_BLOCK),
+            "XLA's CPU backend has no fused attention",
+        ),
+        Platform::Cuda(cuda) => match cudnn_attention(target, cuda, op, operands) {
+            Ok(()) => AttentionForm::Cudnn,
+            Err(reason) => decomposed(num_queries, &reason),
+        },
     }
 }
 
@@ -59,12 +86,119 @@ const MOST_BLOCKS: usize = 8;
 /// Queries that make a product large enough to be fast.
 const SMALLEST_BLOCK: usize = 128;
 
-/// Why attention is decomposed on this target.
-pub(crate) fn attention_refusal(target: &Target) -> &'static str {
-    match target.platform {
-        Platform::Generic => "decomposed: this target has no fused attention",
-        Platform::Cpu => "decomposed: XLA's CPU backend has no fused attention",
+/// Packages of plugins that have cuDNN's attention as custom calls.
+const CUDNN_PLUGINS: [&str; 2] = ["jax-cuda12-pjrt", "jax-cuda13-pjrt"];
+
+/// Whether cuDNN computes this attention, or why not.
+///
+/// What XLA and cuDNN 9.24 accept was tried with XLA's own compilation for GPUs of each generation; what older versions
+/// of cuDNN do not have is as JAX refuses it (`jax/_src/cudnn/fused_attention_stablehlo.py`).
+fn cudnn_attention(target: &Target, cuda: Cuda, op: &Op, operands: &[TensorType]) -> Result<(), String> {
+    let (attributes, is_backward): (ScaledDotProductAttention, bool) = match op {
+        Op::ScaledDotProductAttention(op) => (op.clone(), false),
+        Op::ScaledDotProductAttentionBackward(op) => (op.forward(), true),
+        op => return Err(format!("{} is no attention", op.name())),
+    };
+    let refuse = |reason: String| Err(reason);
+    let Cuda { compute_capability, cudnn, deterministic } = cuda;
+    match &target.plugin {
+        Some(plugin) if CUDNN_PLUGINS.contains(&plugin.name.as_str()) => {}
+        Some(plugin) => return refuse(format!("the plugin {} is not known to have cuDNN's attention", plugin.name)),
+        None => return refuse("it is not known which plugin this is, and whether it has cuDNN's attention".to_owned()),
     }
+    let Some(cudnn) = cudnn else { return refuse("no cuDNN was found".to_owned()) };
+    let since = |version: CudnnVersion, what: &str| match cudnn >= version {
+        true => Ok(()),
+        false => Err(format!("{what} needs cuDNN {version}, found {cudnn}")),
+    };
+    since(CudnnVersion::new(9, 0, 0), "attention")?;
+    // XLA's front end of cuDNN refuses these two.
+    if (CudnnVersion::new(9, 10, 0)..CudnnVersion::new(9, 10, 2)).contains(&cudnn) {
+        return refuse(format!("cuDNN {cudnn} computes attention wrongly; 9.10.2 does not"));
+    }
+    if compute_capability < ComputeCapability::new(8, 0) {
+        return refuse(format!("cuDNN's attention needs compute capability 8.0, found {compute_capability}"));
+    }
+    if compute_capability == ComputeCapability::new(10, 3) {
+        since(CudnnVersion::new(9, 11, 0), "attention of compute capability 10.3")?;
+    }
+    if target.num_devices != 1 {
+        return refuse(format!("XLA does not divide cuDNN's attention among {} devices", target.num_devices));
+    }
+
+    let (query, key, value) = (&operands[0], &operands[1], &operands[2]);
+    if !matches!(query.dtype, DType::BF16 | DType::F16) {
+        return refuse(format!("cuDNN's attention takes bf16 and f16, found {}", query.dtype));
+    }
+    if [query, key, value].iter().any(|operand| operand.num_elements() == 0) {
+        return refuse("there is nothing to attend to".to_owned());
+    }
+    let ([b, t, n, h], [s, k, v]) = (
+        [query.shape[0], query.shape[1], query.shape[2], query.shape[3]],
+        [key.shape[1], key.shape[2], value.shape[3]],
+    );
+    check_head_sizes(compute_capability, cudnn, is_backward, [h, v])?;
+    if is_backward && t == 1 && s == 1 {
+        return refuse("cuDNN has no derivative of the attention of one query to one key".to_owned());
+    }
+    if attributes.sliding_window.is_some() && t > s {
+        return refuse(format!("cuDNN's sliding window takes no more queries than keys, found {t} and {s}"));
+    }
+    if attributes.rows == AttentionRows::Packed {
+        // JAX demands compute capability 9.0 of every cuDNN; 9.23 compiles it for 8.0 too.
+        if compute_capability < ComputeCapability::new(9, 0) {
+            since(CudnnVersion::new(9, 23, 0), "attention within documents on compute capability 8")?;
+        }
+        if h != v {
+            return refuse(format!("within documents, keys and values are of one size; found {h} and {v}"));
+        }
+        let documents = operands.last().map_or(1, |bounds| bounds.shape[1] - 1);
+        if documents < 2 {
+            return refuse("cuDNN has no offsets for a single document a row".to_owned());
+        }
+        let largest = (b * t * n * h).max(b * s * k * h).max(b * documents * n * t);
+        if i32::try_from(largest).is_err() {
+            return refuse(format!("cuDNN's offsets of documents have 32 bits, and there are {largest} elements"));
+        }
+    }
+    if deterministic && is_backward && compute_capability.major >= 10 {
+        since(CudnnVersion::new(9, 18, 0), "a deterministic derivative of attention on Blackwell")?;
+    }
+    Ok(())
+}
+
+/// Whether cuDNN has kernels for heads of `h` elements of queries and keys and `v` of values.
+fn check_head_sizes(
+    compute_capability: ComputeCapability,
+    cudnn: CudnnVersion,
+    is_backward: bool,
+    [h, v]: [usize; 2],
+) -> Result<(), String> {
+    if let Some(size) = [h, v].into_iter().find(|size| size % 8 != 0) {
+        return Err(format!("cuDNN's attention takes heads of a multiple of 8 elements, found {size}"));
+    }
+    let is_old = cudnn < CudnnVersion::new(9, 10, 0);
+    let largest = match (compute_capability.major, is_backward) {
+        (9, _) => 256,
+        (_, true) => 128,
+        (8, false) if is_old => 128,
+        (_, false) => 256,
+    };
+    // DeepSeek's multi-head latent attention, whose derivative Blackwell has besides.
+    let is_latent = [h, v] == [192, 128];
+    if h.max(v) > largest && !(compute_capability.major == 10 && is_latent) {
+        let pass = if is_backward { "derivative of attention" } else { "attention" };
+        let found = h.max(v);
+        return Err(format!(
+            "cuDNN's {pass} takes heads of up to {largest} elements on compute capability {compute_capability}, found {found}"
+        ));
+    }
+    if h != v && (is_old || compute_capability < ComputeCapability::new(9, 0)) {
+        return Err(format!(
+            "keys and values of different sizes, {h} and {v}, need cuDNN 9.10.0 and compute capability 9.0"
+        ));
+    }
+    Ok(())
 }
 
 /// Collapses neighbouring dimensions that play the same part in the product; `None` when there are none.

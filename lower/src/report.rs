@@ -55,6 +55,8 @@ pub enum Form {
     Decomposed,
     /// As [`Form::Decomposed`], a block of queries after the other.
     DecomposedByBlocks,
+    /// Attention: one call of cuDNN's fused kernel, which keeps no scores in memory.
+    Cudnn,
 }
 
 impl Form {
@@ -65,6 +67,7 @@ impl Form {
             Form::DotGeneralCollapsed => "dot_general, collapsed",
             Form::Decomposed => "attention, decomposed",
             Form::DecomposedByBlocks => "attention, decomposed by blocks",
+            Form::Cudnn => "attention, cuDNN",
         }
     }
 }
@@ -87,7 +90,7 @@ pub struct Row {
     /// Why a faster form was refused; `None` when there is none.
     pub refused: Option<String>,
     /// Floating-point (or integer) operations each time it runs, a multiplication and an addition counted as two. Of an
-    /// attention those of its products.
+    /// attention those of its products, in a fused kernel as if no score were masked.
     pub flops: u64,
     /// How often it runs in one execution of the program: the product of the lengths of the `scan`s around it. `None`
     /// inside `while`, whose length is not known.
@@ -188,7 +191,7 @@ impl fmt::Display for Report {
 mod tests {
     use std::sync::Arc;
 
-    use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+    use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
     use lmc_graph::{Builder, DType, Literal};
 
     use super::*;
@@ -236,7 +239,12 @@ in products: 252 FLOP an execution, forward 216 FLOP, backward 36 FLOP, counting
     fn attention_counts_its_products_once() {
         let func = Builder::build("f", |b| {
             let x = b.param("x", TensorType::new(DType::F32, [1, 5, 2, 4]));
-            let op = ScaledDotProductAttention { scale: 0.5, mask: AttentionMask::Causal, sliding_window: None };
+            let op = ScaledDotProductAttention {
+                scale: 0.5,
+                mask: AttentionMask::Causal,
+                sliding_window: None,
+                rows: AttentionRows::Whole,
+            };
             b.at(at("attn"), || {
                 let scanned = b.scan(&[x], &[], 3, |c, _| {
                     let (output, _) = c[0].scaled_dot_product_attention(c[0], c[0], op);

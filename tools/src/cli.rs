@@ -360,7 +360,8 @@ pub enum Stage {
 
 /// Print a stage of the training step's compilation
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lmc dump examples/names.toml --stage stablehlo -o step.mlir")]
+#[command(after_help = "Example:\n  lmc dump examples/names.toml --stage stablehlo -o step.mlir\n  \
+                  lmc dump examples/lm-100m.toml --target h200 --stage report")]
 pub struct DumpArgs {
     /// The config.
     #[command(flatten)]
@@ -368,6 +369,9 @@ pub struct DumpArgs {
     /// What to print
     #[arg(long, value_enum)]
     pub stage: Stage,
+    /// The GPU to lower and compile for, such as h200; this machine need not have one [default: this machine's CPU]
+    #[arg(long, value_name = "GPU")]
+    pub target: Option<String>,
     /// Write to this file instead of stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

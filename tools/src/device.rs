@@ -144,7 +144,7 @@ impl Device {
     /// XLA's debug options for this device.
     fn compile_options(&self) -> CompileOptions {
         match self.target.platform {
-            Platform::Generic => CompileOptions::default(),
+            Platform::Generic | Platform::Cuda(_) => CompileOptions::default(),
             Platform::Cpu => CompileOptions::default()
                 // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
                 .with("xla_cpu_prefer_vector_width", 512_i64)

@@ -6,6 +6,7 @@
 mod attention;
 mod contract;
 mod control;
+mod cudnn;
 mod elementwise;
 mod emitter;
 mod index;
@@ -78,13 +79,18 @@ fn open_main(e: &mut Emitter<'_>, func: &Func, arguments: &[Value]) {
 struct Frame<'f> {
     func: &'f Func,
     values: Vec<Option<Value>>,
+    /// Which values are operands of a node or results of a region.
+    used: Vec<bool>,
     /// Whether nodes keep the emitter's location instead of having their own.
     keeps_location: bool,
 }
 
 impl<'f> Frame<'f> {
     fn new(func: &'f Func) -> Frame<'f> {
-        Frame { func, values: vec![None; func.values().count()], keeps_location: false }
+        let num_values = func.values().count();
+        let mut used = vec![false; num_values];
+        mark_used(func, func.body(), &mut used);
+        Frame { func, values: vec![None; num_values], used, keeps_location: false }
     }
 
     fn get(&self, value: ValueId) -> Value {
@@ -158,10 +164,23 @@ impl<'f> Frame<'f> {
             Op::OptimizationBarrier => control::optimization_barrier(e, x),
             Op::RngBitGenerator(op) => random::rng_bit_generator(e, op, &x[0]),
             Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
-                attention::attention(e, &node.op, x, types)
+                // The forward op's second result; the derivative has no use for the answer.
+                let uses_log_sum_exp = self.used[node.results[1].index()];
+                attention::attention(e, &node.op, x, types, uses_log_sum_exp)
             }
         }
     }
+}
+
+/// Marks the operands of a region's nodes, nested ones too, and its results.
+fn mark_used(func: &Func, region: RegionId, used: &mut [bool]) {
+    let region = func.region(region);
+    for &node in &region.nodes {
+        let node = func.node(node);
+        node.operands.iter().for_each(|value| used[value.index()] = true);
+        node.regions.iter().for_each(|&region| mark_used(func, region, used));
+    }
+    region.results.iter().for_each(|value| used[value.index()] = true);
 }
 
 #[cfg(test)]

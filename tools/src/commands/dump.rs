@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lmc_autodiff::value_and_grad;
-use lmc_lower::lower;
+use lmc_lower::{Target, lower};
 use lmc_models::train_step;
 
 use crate::cli::{DumpArgs, Stage};
@@ -18,6 +18,10 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
     let (config, _) = Data::open(&config, None)?;
     let step_config = step_config(&config)?;
+    let target = match &args.target {
+        None => cpu_target(),
+        Some(name) => Target::named(name).map_err(|error| Error::input(format!("--target: {error}")))?,
+    };
     let loss = || step_config.loss_func();
     let step = || train_step(&step_config).map_err(differentiation_error);
     let text = match args.stage {
@@ -27,8 +31,8 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
             let weights: Vec<usize> = (loss.num_inputs()..loss.func.params.len()).collect();
             value_and_grad(&loss.func, &weights).map_err(differentiation_error)?.to_string()
         }
-        Stage::Stablehlo => lower(&step()?.func, &cpu_target()).text,
-        Stage::Report => lower(&step()?.func, &cpu_target()).report.to_string(),
+        Stage::Stablehlo => lower(&step()?.func, &target).text,
+        Stage::Report => lower(&step()?.func, &target).report.to_string(),
         Stage::Optimized => {
             let device = Device::open(&DeviceOptions::from_config(&config.runtime, args.plugin.plugin))?;
             device.optimized_hlo(&step()?.func)?
