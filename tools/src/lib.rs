@@ -43,6 +43,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod corpus;
+pub mod cuda;
 pub mod data;
 pub mod device;
 mod digest;
