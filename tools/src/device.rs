@@ -152,17 +152,25 @@ impl Device {
 
     /// XLA's debug options for this device.
     fn compile_options(&self) -> CompileOptions {
-        match self.target.platform {
-            Platform::Generic | Platform::Cuda(_) => CompileOptions::default(),
-            Platform::Cpu => CompileOptions::default()
-                // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
-                .with("xla_cpu_prefer_vector_width", 512_i64)
-                // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
-                .with("xla_cpu_enable_fast_min_max", false)
-                // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
-                // donated is updated where it lies, and the next step would multiply with the weight of the one before.
-                .with("xla_cpu_use_xnnpack", false),
-        }
+        compile_options(&self.target)
+    }
+}
+
+/// XLA's debug options for a target.
+pub(crate) fn compile_options(target: &Target) -> CompileOptions {
+    match target.platform {
+        Platform::Generic => CompileOptions::default(),
+        Platform::Cpu => CompileOptions::default()
+            // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
+            .with("xla_cpu_prefer_vector_width", 512_i64)
+            // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
+            .with("xla_cpu_enable_fast_min_max", false)
+            // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
+            // donated is updated where it lies, and the next step would multiply with the weight of the one before.
+            .with("xla_cpu_use_xnnpack", false),
+        // Not `xla_gpu_exclude_nondeterministic_ops`, which refuses a program where it knows no other way.
+        Platform::Cuda(cuda) if cuda.deterministic => CompileOptions::default().with("xla_gpu_deterministic_ops", true),
+        Platform::Cuda(_) => CompileOptions::default(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Compilation for a GPU that this machine need not have: XLA's CUDA compiler in a process of its own.
 
+use lmc_lower::{Gpu, Lowered};
 use lmc_runtime::CompileOptions;
 use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
 use lmc_runtime::plugin::{Found, Locations, Search, find, managed_plugin};
 
+use crate::device::compile_options;
 use crate::error::{Error, Result};
 use crate::run::quantity::with_unit;
 
@@ -27,6 +29,15 @@ pub fn compile_described(
     let worker = Worker { program, arguments: vec![WORKER_COMMAND.into()] };
     let request = Request { plugin: &found.path, target_config, topology: "1x1x1", stablehlo, options, ptx };
     compile(&worker, &request).map_err(|error| compile_error(&error))
+}
+
+/// Compiles what was lowered for a GPU by its name, with the options that a run on it would have. The memory that the
+/// program takes is in the result.
+///
+/// # Errors
+/// As [`compile_described`].
+pub fn compile_for(gpu: &Gpu, lowered: &Lowered, ptx: bool) -> Result<Described> {
+    compile_described(gpu.description, &lowered.text, &compile_options(&lowered.report.target), ptx)
 }
 
 /// The CUDA plugin on this machine. It is not fetched unasked: it is more than a gigabyte.
