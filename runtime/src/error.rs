@@ -198,6 +198,24 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The plugin's code, if it was the plugin that failed.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Error::Pjrt(error) | Error::Compile { error, .. } => Some(error.code),
+            Error::Signature(_)
+            | Error::ArgumentCount { .. }
+            | Error::ArgumentType { .. }
+            | Error::ArgumentClient { .. }
+            | Error::ByteCount { .. }
+            | Error::NoDevice { .. }
+            | Error::ElementType { .. }
+            | Error::File { .. }
+            | Error::NoDump { .. } => None,
+        }
+    }
+}
+
 /// The end of a compile error's message.
 fn at(location: &Option<String>) -> String {
     location.as_ref().map_or_else(String::new, |location| format!("\n  at {location}"))

@@ -62,6 +62,7 @@ mod client;
 pub mod deviceless;
 mod error;
 mod executable;
+pub mod gpu;
 mod location;
 mod mend;
 mod options;

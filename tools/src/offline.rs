@@ -7,6 +7,7 @@ use lmc_runtime::plugin::{Found, Locations, Search, find, managed_plugin};
 
 use crate::device::compile_options;
 use crate::error::{Error, Result};
+use crate::run::quantity::with_unit;
 
 /// The hidden subcommand that [`work`]s on a folder.
 pub const WORKER_COMMAND: &str = "compile-worker";
@@ -51,10 +52,11 @@ pub fn find_cuda_plugin() -> Result<Found> {
     match find(NAME, &locations).map_err(|e| Error::run(e.to_string()))? {
         Search::Found(found) => Ok(found),
         Search::NotFound { looked } => {
-            let megabytes = managed_plugin(NAME).map_or(0, |plugin| plugin.megabytes);
+            let size = managed_plugin(NAME).map_or(0, |plugin| plugin.download_bytes());
+            let size = with_unit(size as f64, "B");
             Err(Error::run(format!(
                 "compiling for a GPU takes XLA's CUDA plugin, which is not on this machine:\n  {}\n\
-                 `lmc plugin install {NAME}` fetches it with NVIDIA's libraries, {megabytes} MB",
+                 `lmc plugin install {NAME}` fetches it with NVIDIA's libraries, {size}",
                 looked.join("\n  ")
             )))
         }

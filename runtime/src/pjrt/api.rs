@@ -245,6 +245,11 @@ args! {
         device_kind: *const c_char,
         device_kind_size: usize,
     }
+    PJRT_DeviceDescription_Attributes_Args {
+        device_description: *mut PJRT_DeviceDescription,
+        num_attributes: usize,
+        attributes: *const PJRT_NamedValue,
+    }
     PJRT_DeviceDescription_DebugString_Args {
         device_description: *mut PJRT_DeviceDescription,
         debug_string: *const c_char,
@@ -437,7 +442,7 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_Client_BufferFromHostBuffer: Call<PJRT_Client_BufferFromHostBuffer_Args>,
     pub(crate) PJRT_DeviceDescription_Id: Call<PJRT_DeviceDescription_Id_Args>,
     pub(crate) PJRT_DeviceDescription_ProcessIndex: Unused,
-    pub(crate) PJRT_DeviceDescription_Attributes: Unused,
+    pub(crate) PJRT_DeviceDescription_Attributes: Call<PJRT_DeviceDescription_Attributes_Args>,
     pub(crate) PJRT_DeviceDescription_Kind: Call<PJRT_DeviceDescription_Kind_Args>,
     pub(crate) PJRT_DeviceDescription_DebugString: Call<PJRT_DeviceDescription_DebugString_Args>,
     pub(crate) PJRT_DeviceDescription_ToString: Unused,
@@ -563,6 +568,11 @@ mod tests {
             ),
             ("PJRT_Device_GetDescription_Args", mem::offset_of!(PJRT_Device_GetDescription_Args, room), 32),
             ("PJRT_DeviceDescription_Id_Args", mem::offset_of!(PJRT_DeviceDescription_Id_Args, room), 32),
+            (
+                "PJRT_DeviceDescription_Attributes_Args",
+                mem::offset_of!(PJRT_DeviceDescription_Attributes_Args, room),
+                40,
+            ),
             ("PJRT_DeviceDescription_Kind_Args", mem::offset_of!(PJRT_DeviceDescription_Kind_Args, room), 40),
             (
                 "PJRT_DeviceDescription_DebugString_Args",

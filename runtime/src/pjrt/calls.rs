@@ -514,6 +514,16 @@ impl DeviceHandle {
         }
     }
 
+    pub(crate) fn attributes(&self) -> Result<BTreeMap<String, NamedValue>, PjrtError> {
+        let mut args = PJRT_DeviceDescription_Attributes_Args::new();
+        args.device_description = self.description()?;
+        // SAFETY: the description lives as long as the device, and so do the values that are copied here.
+        unsafe {
+            let args = call!(self.client.api, PJRT_DeviceDescription_Attributes, args)?;
+            Ok(read_named_values(args.attributes, args.num_attributes))
+        }
+    }
+
     pub(crate) fn debug_string(&self) -> Result<String, PjrtError> {
         let mut args = PJRT_DeviceDescription_DebugString_Args::new();
         args.device_description = self.description()?;

@@ -452,7 +452,36 @@ fn read_runtime(section: &Section<'_>, origin: &Origin<'_>) -> RuntimeConfig {
         device: section.choice_or("device", DeviceKind::Auto),
         plugin: section.path("plugin").map(|path| find(path, origin.folder)),
         threads: usize::try_from(threads).unwrap_or(0),
+        visible_devices: read_visible_devices(section),
+        memory_fraction: section.number_or("memory_fraction", 0.75, &PROBABILITY),
+        preallocate: section.boolean_or("preallocate", true),
+        deterministic: section.boolean_or("deterministic", false),
         peak_tflops: section.number_or("peak_tflops", 0.0, &NOT_NEGATIVE),
+    }
+}
+
+/// The GPU to run on, in a list: later versions may run on several.
+fn read_visible_devices(section: &Section<'_>) -> Vec<usize> {
+    const KEY: &str = "visible_devices";
+    let default = vec![0];
+    let Some(node) = section.node(KEY) else { return default };
+    let Kind::Array(items) = &node.kind else {
+        section.wrong_type(KEY, node, "a list of one GPU's number, such as [0]");
+        return default;
+    };
+    let [item] = items.as_slice() else {
+        let message = format!("`{KEY}` takes one GPU, as a step runs on one, found {} of them", items.len());
+        section.problem(KEY, Problem::new(node.place, message));
+        return default;
+    };
+    match item.kind {
+        // More GPUs than any machine has.
+        Kind::Integer(number @ 0..=1023) => vec![number as usize],
+        _ => {
+            let message = format!("`{KEY}` has numbers from 0 to 1023, found {}", item.kind.describe());
+            section.problem(KEY, Problem::new(item.place, message));
+            default
+        }
     }
 }
 
@@ -500,7 +529,8 @@ fn elsewhere(key: &str) -> Option<String> {
         "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
         "tokenizer" | "end_of_document" => "it belongs in [data]",
-        "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",
+        "device" | "plugin" | "threads" | "peak_tflops" | "visible_devices" | "memory_fraction" | "preallocate"
+        | "deterministic" => "it belongs in [runtime]",
         _ => return None,
     };
     Some(hint.to_owned())
