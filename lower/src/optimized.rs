@@ -2,7 +2,9 @@
 //! as a fused attention is a call with a plan.
 //!
 //! XLA joins products that share an operand, and turns small ones into a multiplication and a sum. The first keeps the
-//! number of operations, the second loses them: so operations are what is compared with the report.
+//! number of operations, the second loses them: so operations are what is compared with the report. They are fewer too
+//! where a product is computed once that the report has twice, as the scores of a decomposed attention, which its
+//! derivative computes again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,14 +113,9 @@ impl Optimized {
         let meant = dots.map(|row| row.total_flops()).fold(0, u64::saturating_add);
         let found = self.product_flops();
         if found < meant {
-            // The scopes none of whose products is left, for a hint.
-            let kept: BTreeSet<&str> = self.products.iter().map(|product| product.scope.as_str()).collect();
-            let dots = report.rows.iter().filter(|row| row.kind == Kind::Dot);
-            let missing: BTreeSet<&str> = dots.map(|row| &*row.location.scope).filter(|x| !kept.contains(x)).collect();
-            let missing: Vec<&str> = missing.into_iter().take(3).collect();
-            let hint = if missing.is_empty() { String::new() } else { format!("; look for {}", missing.join(", ")) };
             differences.push(format!(
-                "products of {:.3} % of the operations are products no more{hint}",
+                "{:.3} % of the operations of products are in no product: they became other ops, or one product serves for \
+                 several that are equal",
                 100.0 * (meant - found) as f64 / meant as f64
             ));
         }
@@ -407,14 +404,11 @@ ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
         // A product that became a multiplication and a sum.
         let lost =
             Optimized { products: found.products[1..].to_vec(), attentions: found.attentions[..1].to_vec(), ..found };
-        assert_eq!(lost.differences(&report), ["products of 50.000 % of the operations are products no more"]);
+        let [difference] = &lost.differences(&report)[..] else { panic!("one difference") };
+        assert!(difference.starts_with("50.000 % of the operations of products are in no product"), "{difference}");
         let none = Optimized { products: vec![], attentions: vec![], ..lost };
-        assert_eq!(
-            none.differences(&report),
-            [
-                "products of 100.000 % of the operations are products no more; look for a.b",
-                "1 forward attentions were meant to be cuDNN's, 0 are",
-            ]
-        );
+        let differences = none.differences(&report);
+        assert!(differences[0].starts_with("100.000 %"), "{differences:?}");
+        assert_eq!(differences[1..], ["1 forward attentions were meant to be cuDNN's, 0 are"]);
     }
 }

@@ -356,6 +356,12 @@ pub enum Stage {
     Optimized,
     /// What each product and each attention of the training step became, and why
     Report,
+    /// With --target: what the compiled program came to: memory, attentions, products
+    Compiled,
+    /// With --target: what runs on the GPU, one after the other, as XLA lists it
+    Kernels,
+    /// With --target: the machine code's source
+    Ptx,
 }
 
 /// Print a stage of the training step's compilation

@@ -55,6 +55,7 @@ mod memory;
 pub mod model;
 pub mod offline;
 pub mod output;
+pub mod requirements;
 pub mod run;
 pub mod tokenize;
 pub mod tokenizer;

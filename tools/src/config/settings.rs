@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::compile::CompileConfig;
 use super::model::ModelConfig;
 
 /// A setting that is one of a few words.
@@ -78,6 +79,9 @@ pub struct Settings {
     pub sample: Option<SampleConfig>,
     /// `[runtime]`: the device.
     pub runtime: RuntimeConfig,
+    /// `[compile]`: what the compiled training step has to have. Default: what its device is fast with.
+    #[serde(skip_serializing_if = "CompileConfig::is_default")]
+    pub compile: CompileConfig,
 }
 
 /// `[data]`: what to train on.

@@ -258,7 +258,17 @@ fn problems_of_one_setting() {
         ("sample.top_p=0", "more than 0 and at most 1"),
         ("sample.temprature=1", "did you mean `temperature`?"),
         ("runtime.device=\"gpu\"", "`device` is one of \"auto\", \"cpu\", \"cuda\""),
-        ("compile.require=[\"flash_attention\"]", "[compile] is reserved for a later version"),
+        (
+            "compile.require=\"flash_attention\"",
+            "`require` takes a list of \"flash_attention\", \"gemm_backward\", found",
+        ),
+        (
+            "compile.require=[\"flash\"]",
+            "`require` is a list of \"flash_attention\", \"gemm_backward\", found \"flash\"",
+        ),
+        ("compile.require=[1]", "found the whole number 1"),
+        ("compile.requires=[]", "unknown key `requires` in [compile]"),
+        ("train.require=[]", "it belongs in [compile]"),
         ("parallel.data=2", "[parallel] is reserved"),
         ("optimiser.eps=1", "did you mean `optimizer`?"),
         ("train=5", "`train` is a section, found the whole number 5"),

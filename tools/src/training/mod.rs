@@ -24,6 +24,7 @@ use crate::generation::{Generator, Sampling};
 use crate::memory;
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
+use crate::requirements;
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
 use changes::{changes, keep_graph};
@@ -106,6 +107,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     let resumed = found.map(|(_, saved)| saved.step);
     let done = resumed.unwrap_or(0);
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
+    requirements::check(&config, &step_config, &step_graph.func, device.target())?;
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     for path in checkpoint::clean(run.path())? {
         say(format_args!("cleaned up after a process that was killed: {}", path.display()));
