@@ -114,7 +114,7 @@ fn cudnn_attention(target: &Target, cuda: Cuda, op: &Op, operands: &[TensorType]
     since(CudnnVersion::new(9, 0, 0), "attention")?;
     // XLA's front end of cuDNN refuses these two.
     if (CudnnVersion::new(9, 10, 0)..CudnnVersion::new(9, 10, 2)).contains(&cudnn) {
-        return refuse(format!("cuDNN {cudnn} computes attention wrongly; 9.10.2 does not"));
+        return refuse(format!("XLA refuses the attention of cuDNN {cudnn}; that of 9.10.2 it takes"));
     }
     if compute_capability < ComputeCapability::new(8, 0) {
         return refuse(format!("cuDNN's attention needs compute capability 8.0, found {compute_capability}"));
@@ -277,8 +277,152 @@ fn runs(dimensions: &[usize]) -> Vec<Run> {
 #[cfg(test)]
 mod tests {
     use lmc_graph::DType;
+    use lmc_graph::ops::AttentionMask;
 
     use super::*;
+    use crate::target::PluginIdentity;
+
+    /// An attention and what it is asked of.
+    struct Asked {
+        target: Target,
+        op: ScaledDotProductAttention,
+        is_backward: bool,
+        dtype: DType,
+        /// Batch, queries, keys, query heads, key heads, sizes of keys and of values.
+        sizes: [usize; 7],
+        /// The places for documents.
+        documents: usize,
+    }
+
+    impl Asked {
+        /// What an H200 with cuDNN 9.24 has a kernel for.
+        fn new() -> Asked {
+            let (mask, rows) = (AttentionMask::Causal, AttentionRows::Whole);
+            Asked {
+                target: Target::named("h200").expect("there is an H200"),
+                op: ScaledDotProductAttention { scale: 0.1, mask, sliding_window: None, rows },
+                is_backward: true,
+                dtype: DType::BF16,
+                sizes: [2, 128, 128, 12, 4, 64, 64],
+                documents: 3,
+            }
+        }
+
+        fn on(&mut self, major: u32, minor: u32) {
+            self.cuda(|cuda| cuda.compute_capability = ComputeCapability::new(major, minor));
+        }
+
+        fn with_cudnn(&mut self, major: u32, minor: u32, patch: u32) {
+            self.cuda(|cuda| cuda.cudnn = Some(CudnnVersion::new(major, minor, patch)));
+        }
+
+        fn cuda(&mut self, change: impl FnOnce(&mut Cuda)) {
+            let Platform::Cuda(cuda) = &mut self.target.platform else { panic!("it is a GPU") };
+            change(cuda);
+        }
+
+        fn heads(&mut self, sizes: [usize; 2]) {
+            self.sizes[5..].copy_from_slice(&sizes);
+        }
+
+        fn form(&self) -> AttentionForm {
+            let [b, t, s, n, k, h, v] = self.sizes;
+            let x = |shape: [usize; 4]| TensorType::new(self.dtype, shape);
+            let ints = |shape: &[usize]| TensorType::new(DType::I32, shape);
+            let mut operands = vec![x([b, t, n, h]), x([b, s, k, h]), x([b, s, k, v])];
+            if self.is_backward {
+                let output = x([b, t, n, v]);
+                operands.extend([TensorType::new(DType::F32, [b, n, t]), output.clone(), output]);
+            }
+            match self.op.rows {
+                AttentionRows::Whole => {}
+                AttentionRows::Padded => operands.extend([ints(&[b]), ints(&[b])]),
+                AttentionRows::Packed => operands.push(ints(&[b, self.documents + 1])),
+            }
+            let op = match self.is_backward {
+                true => Op::ScaledDotProductAttentionBackward(self.op.backward()),
+                false => Op::ScaledDotProductAttention(self.op.clone()),
+            };
+            let types: Vec<&TensorType> = operands.iter().collect();
+            op.infer(&types, &[]).unwrap_or_else(|violation| panic!("{violation:?}"));
+            attention(&self.target, &op, &operands)
+        }
+    }
+
+    /// The form after a change, and the reason of a refusal; `None` where it is cuDNN's.
+    #[track_caller]
+    fn asked(change: impl FnOnce(&mut Asked), expected: Option<&str>) {
+        let mut asked = Asked::new();
+        change(&mut asked);
+        match (asked.form(), expected) {
+            (AttentionForm::Cudnn, None) => {}
+            (AttentionForm::Decomposed { refused, .. }, Some(expected)) => {
+                assert!(refused.starts_with("decomposed: ") && refused.contains(expected), "{refused}");
+            }
+            (form, expected) => panic!("expected {expected:?}, found {form:?}"),
+        }
+    }
+
+    #[test]
+    fn attention_is_cudnns_where_it_has_kernels() {
+        asked(|_| (), None);
+        asked(|x| x.is_backward = false, None);
+        asked(|x| x.dtype = DType::F16, None);
+        asked(|x| x.op.mask = AttentionMask::Full, None);
+        asked(|x| x.op.sliding_window = Some(7), None);
+        asked(|x| x.op.rows = AttentionRows::Padded, None);
+        asked(|x| x.op.rows = AttentionRows::Packed, None);
+        asked(|x| x.sizes[1] = 7, None);
+        asked(|x| x.heads([256, 256]), None);
+        asked(|x| x.heads([192, 128]), None);
+        for (major, minor) in [(8, 0), (8, 6), (8, 9), (10, 0), (10, 3), (12, 0)] {
+            asked(|x| x.on(major, minor), None);
+            asked(|x| (x.on(major, minor), x.heads([128, 128])).0, None);
+            asked(|x| (x.is_backward = false, x.on(major, minor), x.heads([256, 256])).0, None);
+        }
+        asked(|x| (x.on(10, 0), x.heads([192, 128])).0, None);
+        asked(|x| (x.on(10, 0), x.cuda(|cuda| cuda.deterministic = true)).0, None);
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let plugin = |name: &str| Some(PluginIdentity { name: name.into(), version: "1".into() });
+        asked(|x| x.target.plugin = None, Some("it is not known which plugin this is"));
+        asked(|x| x.target.plugin = plugin("xla-cuda13-pjrt"), Some("xla-cuda13-pjrt is not known to have"));
+        asked(|x| x.target.num_devices = 8, Some("among 8 devices"));
+        asked(|x| x.cuda(|cuda| cuda.cudnn = None), Some("no cuDNN was found"));
+        asked(|x| x.with_cudnn(8, 9, 7), Some("attention needs cuDNN 9.0.0, found 8.9.7"));
+        asked(|x| x.with_cudnn(9, 10, 1), Some("the attention of cuDNN 9.10.1"));
+        asked(|x| x.on(7, 5), Some("needs compute capability 8.0, found 7.5"));
+        asked(|x| (x.on(10, 3), x.with_cudnn(9, 10, 2)).0, Some("needs cuDNN 9.11.0"));
+        asked(|x| x.dtype = DType::F32, Some("takes bf16 and f16, found f32"));
+        asked(|x| x.heads([60, 60]), Some("a multiple of 8 elements, found 60"));
+        asked(|x| x.heads([64, 20]), Some("a multiple of 8 elements, found 20"));
+        asked(|x| x.heads([264, 264]), Some("up to 256 elements on compute capability 9.0, found 264"));
+        asked(|x| (x.on(8, 9), x.heads([136, 136])).0, Some("derivative of attention takes heads of up to 128"));
+        asked(|x| (x.on(10, 0), x.heads([256, 256])).0, Some("up to 128 elements on compute capability 10.0"));
+        asked(
+            |x| (x.is_backward = false, x.on(8, 0), x.with_cudnn(9, 9, 0), x.heads([136, 136])).0,
+            Some("cuDNN's attention takes heads of up to 128"),
+        );
+        asked(|x| (x.on(8, 0), x.heads([64, 32])).0, Some("keys and values of different sizes, 64 and 32"));
+        asked(|x| (x.with_cudnn(9, 9, 0), x.heads([64, 32])).0, Some("need cuDNN 9.10.0"));
+        asked(|x| x.sizes[0] = 0, Some("nothing to attend to"));
+        asked(|x| (x.sizes[1], x.sizes[2]) = (1, 1), Some("one query to one key"));
+        asked(
+            |x| (x.sizes[1], x.op.sliding_window) = (129, Some(5)),
+            Some("no more queries than keys, found 129 and 128"),
+        );
+        let packed = |x: &mut Asked| x.op.rows = AttentionRows::Packed;
+        asked(|x| (packed(x), x.heads([64, 128])).0, Some("keys and values are of one size"));
+        asked(|x| (packed(x), x.on(8, 0), x.with_cudnn(9, 22, 0)).0, Some("within documents on compute capability 8"));
+        asked(|x| (packed(x), x.documents = 1).0, Some("a single document a row"));
+        asked(|x| (packed(x), x.sizes[0] = 1 << 20).0, Some("have 32 bits"));
+        asked(
+            |x| (x.on(12, 0), x.with_cudnn(9, 17, 0), x.cuda(|cuda| cuda.deterministic = true)).0,
+            Some("a deterministic derivative of attention on Blackwell needs cuDNN 9.18.0"),
+        );
+    }
 
     /// Dimensions of an operand: shape, batching, contracting.
     type Side<'a> = (&'a [usize], &'a [usize], &'a [usize]);
