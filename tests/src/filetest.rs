@@ -64,8 +64,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are run.
-    pub const ALL: [Kind; 7] =
-        [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Cuda, Kind::Run];
+    pub const ALL: [Kind; 7] = [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Cuda, Kind::Run];
 
     /// The word in a file's first line.
     pub fn name(self) -> &'static str {

@@ -15,6 +15,8 @@ use crate::device::{Device, DeviceOptions, plugin_error};
 use crate::error::{Error, Result};
 use crate::output::{print, print_json};
 
+use super::attention;
+
 /// Looks and reports; fetches nothing. A problem is told in the report, and is the error that the command ends with.
 pub(super) fn run(args: DoctorArgs) -> Result<()> {
     let mut report = Map::new();
@@ -24,23 +26,25 @@ pub(super) fn run(args: DoctorArgs) -> Result<()> {
     report.insert("cores".into(), json!(cores));
     let cache = cache_dir().map_or_else(|error| error.to_string(), |path| path.display().to_string());
     report.insert("cache".into(), json!(cache));
-    let problem = examine(args.plugin.plugin.clone(), &mut report).err();
+    let examined = examine(args.plugin.plugin.clone(), &mut report);
+    let (device, mut problem) = match examined {
+        Ok(device) => (Some(device), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    if !args.json {
+        show(&report)?;
+    }
+    if let Some(device) = device.filter(|_| args.attention) {
+        match attention::run(&device, args.json) {
+            Ok(rows) => drop(report.insert("attention".into(), json!(rows))),
+            Err(error) => problem = Some(error),
+        }
+    }
     if let Some(problem) = &problem {
         report.insert("problem".into(), json!(problem.message()));
     }
     if args.json {
         print_json(&Value::Object(report))?;
-    } else {
-        let width = report.keys().map(String::len).max().unwrap_or(0);
-        // Texts without their quotation marks.
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        // The items of a list below each other.
-        let show = |value: &Value| match value {
-            Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(&format!("\n{:width$}  ", "")),
-            value => text(value),
-        };
-        let line = |(key, value): (&String, &Value)| format!("{key:width$}  {}\n", show(value));
-        print(&report.iter().filter(|(key, _)| *key != "problem").map(line).collect::<String>())?;
     }
     match problem {
         Some(problem) => Err(problem),
@@ -49,8 +53,21 @@ pub(super) fn run(args: DoctorArgs) -> Result<()> {
     }
 }
 
+/// Prints a report, a line an entry.
+fn show(report: &Map<String, Value>) -> Result<()> {
+    let width = report.keys().map(String::len).max().unwrap_or(0);
+    // Texts without their quotation marks.
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    // The items of a list below each other.
+    let entry = |value: &Value| match value {
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(&format!("\n{:width$}  ", "")),
+        value => text(value),
+    };
+    print(&report.iter().map(|(key, value)| format!("{key:width$}  {}\n", entry(value))).collect::<String>())
+}
+
 /// Loads the plugin that would be used and opens its device.
-fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>) -> Result<()> {
+fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>) -> Result<Device> {
     let machine = Machine::this();
     let survey = survey(&machine);
     let locations = Locations::from_environment(explicit.clone()).map_err(|e| Error::input(e.to_string()))?;
@@ -86,7 +103,7 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
     }
     report.insert("platform".into(), json!(device.client().platform_name()));
     report.insert("device".into(), json!(device.client().device().debug_string()));
-    Ok(())
+    Ok(device)
 }
 
 /// What the machine says of its GPUs.
@@ -152,7 +169,7 @@ fn flash_attention(survey: &Survey, libraries: &Libraries) -> String {
     if let Err(problem) = libraries.check() {
         return format!("no: {problem}");
     }
-    let rows = lower(&attention(), &cuda::target_of(libraries, capability, false)).report.rows;
+    let rows = lower(&sample(), &cuda::target_of(libraries, capability, false)).report.rows;
     let Some(row) = rows.iter().find(|row| row.kind == Kind::Attention) else {
         return "unknown: attention did not lower as such".to_owned();
     };
@@ -164,7 +181,7 @@ fn flash_attention(survey: &Survey, libraries: &Libraries) -> String {
 }
 
 /// A causal attention of bf16, of the sizes that GPT-2 has in a head.
-fn attention() -> Func {
+fn sample() -> Func {
     Builder::build("attention", |b| {
         let ty = || TensorType::new(DType::BF16, [1, 1024, 12, 64]);
         let [q, k, v] = ["q", "k", "v"].map(|name| b.param(name, ty()));
