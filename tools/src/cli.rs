@@ -405,6 +405,9 @@ pub struct ReportArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc doctor")]
 pub struct DoctorArgs {
+    /// Also compare attention on the device, forward and gradients in all its forms, with float32
+    #[arg(long)]
+    pub attention: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

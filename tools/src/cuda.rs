@@ -63,7 +63,7 @@ pub(crate) fn ready(options: &DeviceOptions, machine: &Machine) -> Result<Option
     }
     if let Err(problem) = survey(machine).usable(options.cuda.device) {
         return match wanted {
-            true => Err(gpu_error(&problem)),
+            true => Err(gpu_error(options.kind, &problem)),
             false => {
                 // No GPU, or one that the user hides, is nothing to be told of.
                 if !matches!(problem, GpuProblem::NoGpu | GpuProblem::Hidden { .. }) {
@@ -106,17 +106,17 @@ fn is_cuda_plugin(path: &Path) -> bool {
 
 /// What was asked of the machine and is not there is the user's to mend by asking for something else; all else is the
 /// machine's.
-pub(crate) fn gpu_error(problem: &GpuProblem) -> Error {
+fn gpu_error(kind: DeviceKind, problem: &GpuProblem) -> Error {
+    let who = if kind == DeviceKind::Cuda { "runtime.device = \"cuda\"" } else { "a CUDA plugin" };
+    let message = format!("{who} needs an NVIDIA GPU: {problem}");
     match problem {
-        GpuProblem::NoGpu | GpuProblem::Hidden { .. } | GpuProblem::NoSuchGpu { .. } => {
-            Error::input(problem.to_string())
-        }
+        GpuProblem::NoGpu | GpuProblem::Hidden { .. } | GpuProblem::NoSuchGpu { .. } => Error::input(message),
         GpuProblem::NoDriver { .. }
         | GpuProblem::NoNodes { .. }
         | GpuProblem::NoAccess { .. }
         | GpuProblem::NoDriverLibrary
         | GpuProblem::DriverTooOld { .. }
-        | GpuProblem::MemoryTaken { .. } => Error::run(problem.to_string()),
+        | GpuProblem::MemoryTaken { .. } => Error::run(message),
     }
 }
 
@@ -143,25 +143,25 @@ impl Ready {
             ));
             return Target::generic();
         };
-        let cudnn = self.libraries.cudnn_version.map(|v| CudnnVersion::new(v.major, v.minor, v.patch));
-        let identity = match self.found.source {
-            // It could be any build.
-            Source::Explicit | Source::Environment => None,
-            Source::Cache | Source::Python => identity(),
-        };
-        Target::cuda(Cuda { compute_capability, cudnn, deterministic: options.deterministic }, identity)
+        target_of(&self.libraries, compute_capability, options.deterministic)
     }
 }
 
-/// The plugin that lmc installs, or takes from Python's packages in the same version.
-fn identity() -> Option<PluginIdentity> {
-    let wheel = managed_plugin(PLUGIN).ok()?.wheels.first()?;
-    Some(PluginIdentity { name: wheel.distribution.clone(), version: wheel.version.clone() })
+/// The target of a GPU of this generation with the libraries that were found.
+pub(crate) fn target_of(libraries: &Libraries, compute_capability: ComputeCapability, deterministic: bool) -> Target {
+    let cudnn = libraries.cudnn_version.map(|v| CudnnVersion::new(v.major, v.minor, v.patch));
+    let identity = libraries.package.clone().map(|(name, version)| PluginIdentity { name, version });
+    Target::cuda(Cuda { compute_capability, cudnn, deterministic }, identity)
 }
 
 /// `9.0` as the plugin gives it.
 fn read_capability(value: &NamedValue) -> Option<ComputeCapability> {
     let NamedValue::String(text) = value else { return None };
+    parse_capability(text)
+}
+
+/// `9.0` as a generation.
+pub(crate) fn parse_capability(text: &str) -> Option<ComputeCapability> {
     let (major, minor) = text.split_once('.')?;
     Some(ComputeCapability::new(major.parse().ok()?, minor.parse().ok()?))
 }
@@ -249,9 +249,9 @@ mod tests {
     #[test]
     fn each_wrong_set_up_has_its_message() {
         let cuda = DeviceKind::Cuda;
-        check(cuda, &[], "p.so", 2, "there is no NVIDIA GPU on this machine");
+        check(cuda, &[], "p.so", 2, "runtime.device = \"cuda\" needs an NVIDIA GPU: there is none on this machine");
         // The name of a plugin says which device is meant.
-        check(DeviceKind::Auto, &[], "xla_cuda_plugin.so", 2, "there is no NVIDIA GPU on this machine");
+        check(DeviceKind::Auto, &[], "xla_cuda_plugin.so", 2, "a CUDA plugin needs an NVIDIA GPU: there is none");
         check(cuda, &[VERSION], "p.so", 1, "there is no GPU to open here");
         check(cuda, &GPU[..2], "p.so", 1, "not the driver's library");
         let old = ("proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14\n");

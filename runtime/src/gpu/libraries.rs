@@ -32,6 +32,8 @@ const FITTING: std::ops::RangeInclusive<(u32, u32)> = (9, 24)..=(9, 26);
 pub struct Libraries {
     /// The plugin.
     pub plugin: PathBuf,
+    /// The name and version of the Python package that the plugin is of, where that is beside it.
+    pub package: Option<(String, String)>,
     /// cuDNN's library.
     pub cudnn: Option<PathBuf>,
     /// Its version, where a file tells it.
@@ -92,6 +94,7 @@ pub fn libraries(plugin: &Path, machine: &Machine) -> Libraries {
     let cudnn = find("cudnn/lib/libcudnn.so.9");
     Libraries {
         plugin: plugin.to_owned(),
+        package: plugin.ancestors().nth(3).and_then(package_in),
         cudnn_version: cudnn.as_deref().and_then(version_of),
         cudnn,
         cublas: find("cu13/lib/libcublasLt.so.13"),
@@ -105,6 +108,18 @@ pub fn libraries(plugin: &Path, machine: &Machine) -> Libraries {
 
 fn exists(path: PathBuf) -> Option<PathBuf> {
     path.is_file().then_some(path)
+}
+
+/// The package of a plugin among Python's packages in a folder, by the folder of its metadata:
+/// `jax_cuda13_pjrt-0.12.0.1.dist-info` is `jax-cuda13-pjrt` of version `0.12.0.1`.
+fn package_in(packages: &Path) -> Option<(String, String)> {
+    let entries = fs::read_dir(packages).ok()?;
+    entries.flatten().find_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (package, version) = name.strip_suffix(".dist-info")?.split_once('-')?;
+        let is_plugin = package.contains("cuda") && package.ends_with("_pjrt");
+        is_plugin.then(|| (package.replace('_', "-"), version.to_owned()))
+    })
 }
 
 /// The version of a cuDNN library: from the header that stands beside it in NVIDIA's wheels, else from the name of the
@@ -235,6 +250,17 @@ mod tests {
         refused(FILES[2], (9, 24, 1), &["needs cuBLAS (libcublasLt.so.13)", "nvidia-cublas"]);
         refused(FILES[3], (9, 24, 1), &["needs libdevice", "nvidia-nvvm"]);
         refused(FILES[4], (9, 24, 1), &["needs an assembler of kernels", "nvidia-cuda-nvcc"]);
+    }
+
+    #[test]
+    fn the_package_is_told_by_its_metadata() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for name in ["nvidia_cublas-13.10.0.20.dist-info", "jax_cuda13_plugin-0.12.0.1.dist-info"] {
+            fs::create_dir(dir.path().join(name)).expect("created");
+        }
+        assert_eq!(package_in(dir.path()), None);
+        fs::create_dir(dir.path().join("jax_cuda13_pjrt-0.12.0.1.dist-info")).expect("created");
+        assert_eq!(package_in(dir.path()), Some(("jax-cuda13-pjrt".into(), "0.12.0.1".into())));
     }
 
     #[test]

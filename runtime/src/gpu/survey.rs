@@ -231,7 +231,7 @@ const MIN_FREE_MIB: u64 = 1024;
 pub enum GpuProblem {
     /// There is none.
     #[error(
-        "there is no NVIDIA GPU on this machine: no driver (/proc/driver/nvidia), no device (/dev/nvidia0), none on the \
+        "there is none on this machine: no driver (/proc/driver/nvidia), no device (/dev/nvidia0), none on the \
          PCI bus. Set runtime.device to \"auto\" or \"cpu\"; in a container that should have one, start it with its GPUs \
          (docker run --gpus all)."
     )]
@@ -459,7 +459,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        refused(&Fake::new(), 0, "there is no NVIDIA GPU on this machine");
+        refused(&Fake::new(), 0, "there is none on this machine");
         let bus = Fake::new()
             .file("/sys/bus/pci/devices/0/vendor", "0x10de\n")
             .file("/sys/bus/pci/devices/0/class", "0x030200\n");
@@ -468,7 +468,7 @@ mod tests {
         let sound = Fake::new()
             .file("/sys/bus/pci/devices/0/vendor", "0x10de\n")
             .file("/sys/bus/pci/devices/0/class", "0x040300\n");
-        refused(&sound, 0, "there is no NVIDIA GPU");
+        refused(&sound, 0, "there is none on this machine");
         refused(
             &Fake::new().driver("580.65.06"),
             0,

@@ -1,5 +1,6 @@
 //! The verbs of the command line, a file each.
 
+mod attention;
 mod check;
 mod checkpoint;
 mod data;

@@ -123,10 +123,13 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     if done < config.train.steps {
         let start = start(&config, &device, &step_config, &step_graph, done, changed);
         let recorder = recorder.insert(Recorder::begin(&config, &run, start, account)?);
+        recorder.watch(&device);
         let step = recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps))?;
         recorder.lowered(step.report());
         if device.target().platform == Platform::Cpu {
             memory::check_temporaries(&config, step.executable())?;
+        } else {
+            memory::check_device(&config, step.executable(), device.client().device())?;
         }
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;

@@ -60,7 +60,7 @@ fn configs() {
         (set!("optimizer.betas=[0.9, 1.0]"), &["betas"]),
         (set!("optimizer.kind=\"sgd\""), &["sgd", "adamw"]),
         (set!("schedule.kind=\"cosin\""), &["cosin", "cosine"]),
-        (set!("runtime.device=\"cuda\""), &["cuda", "cpu"]),
+        (set!("runtime.device=\"cuda\""), &["runtime.device = \"cuda\" needs an NVIDIA GPU"]),
         (set!("runtime.threads=100000"), &["threads", "8192"]),
         (
             set!("compile.require=[\"flash_attention\"]"),
