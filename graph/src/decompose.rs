@@ -424,7 +424,7 @@ mod tests {
                 let rows: Vec<Value<'_>> = of_rows.iter().map(|rows| b.param("rows", rows.ty().clone())).collect();
                 vec![x.scaled_dot_product_attention_of(x, x, &rows, op).0]
             });
-            eval(&func, &[&[x.clone()], of_rows].concat()).expect("the arguments fit")[0].to_f64s()
+            eval(&func, &[std::slice::from_ref(x), of_rows].concat()).expect("the arguments fit")[0].to_f64s()
         };
         let x = numbers(&TensorType::new(DType::F64, [1, 7, 2, 3]), 1);
         let part = |range: Range<usize>| {

@@ -3,9 +3,9 @@
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
 //! | `dot_general` | as it is | neighbouring dimensions of one kind collapsed around it | as it is |
-//! | `scaled_dot_product_attention`, `…_backward` | decomposed | decomposed, by blocks of queries | cuDNN's, else decomposed |
+//! | attention and its backward | decomposed | decomposed, by blocks of queries | cuDNN's, else decomposed |
 
-use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 use lmc_graph::{DType, Op, TensorType};
 
 use crate::target::{ComputeCapability, Cuda, CudnnVersion, Platform, Target};
@@ -56,8 +56,33 @@ pub(crate) enum AttentionForm {
     },
 }
 
+/// An attention, or its derivative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Attention<'a> {
+    Forward(&'a ScaledDotProductAttention),
+    Backward(&'a ScaledDotProductAttentionBackward),
+}
+
+impl Attention<'_> {
+    /// The attributes of the forward op.
+    pub(crate) fn attributes(self) -> ScaledDotProductAttention {
+        match self {
+            Attention::Forward(op) => op.clone(),
+            Attention::Backward(op) => op.forward(),
+        }
+    }
+
+    /// The op itself.
+    pub(crate) fn op(self) -> Op {
+        match self {
+            Attention::Forward(op) => Op::ScaledDotProductAttention(op.clone()),
+            Attention::Backward(op) => Op::ScaledDotProductAttentionBackward(op.clone()),
+        }
+    }
+}
+
 /// The form of an attention or its backward on this target.
-pub(crate) fn attention(target: &Target, op: &Op, operands: &[TensorType]) -> AttentionForm {
+pub(crate) fn attention(target: &Target, op: Attention<'_>, operands: &[TensorType]) -> AttentionForm {
     // Queries are `B T N H`.
     let num_queries = operands[0].shape[1];
     let decomposed = |block: usize, reason: &str| AttentionForm::Decomposed {
@@ -93,12 +118,8 @@ const CUDNN_PLUGINS: [&str; 2] = ["jax-cuda12-pjrt", "jax-cuda13-pjrt"];
 ///
 /// What XLA and cuDNN 9.24 accept was tried with XLA's own compilation for GPUs of each generation; what older versions
 /// of cuDNN do not have is as JAX refuses it (`jax/_src/cudnn/fused_attention_stablehlo.py`).
-fn cudnn_attention(target: &Target, cuda: Cuda, op: &Op, operands: &[TensorType]) -> Result<(), String> {
-    let (attributes, is_backward): (ScaledDotProductAttention, bool) = match op {
-        Op::ScaledDotProductAttention(op) => (op.clone(), false),
-        Op::ScaledDotProductAttentionBackward(op) => (op.forward(), true),
-        op => return Err(format!("{} is no attention", op.name())),
-    };
+fn cudnn_attention(target: &Target, cuda: Cuda, op: Attention<'_>, operands: &[TensorType]) -> Result<(), String> {
+    let (attributes, is_backward) = (op.attributes(), matches!(op, Attention::Backward(_)));
     let refuse = |reason: String| Err(reason);
     let Cuda { compute_capability, cudnn, deterministic } = cuda;
     match &target.plugin {
@@ -190,7 +211,8 @@ fn check_head_sizes(
         let pass = if is_backward { "derivative of attention" } else { "attention" };
         let found = h.max(v);
         return Err(format!(
-            "cuDNN's {pass} takes heads of up to {largest} elements on compute capability {compute_capability}, found {found}"
+            "cuDNN's {pass} takes heads of up to {largest} elements on compute capability {compute_capability}, found \
+             {found}"
         ));
     }
     if h != v && (is_old || compute_capability < ComputeCapability::new(9, 0)) {
@@ -339,13 +361,11 @@ mod tests {
                 AttentionRows::Padded => operands.extend([ints(&[b]), ints(&[b])]),
                 AttentionRows::Packed => operands.push(ints(&[b, self.documents + 1])),
             }
-            let op = match self.is_backward {
-                true => Op::ScaledDotProductAttentionBackward(self.op.backward()),
-                false => Op::ScaledDotProductAttention(self.op.clone()),
-            };
+            let backward = self.op.backward();
+            let op = if self.is_backward { Attention::Backward(&backward) } else { Attention::Forward(&self.op) };
             let types: Vec<&TensorType> = operands.iter().collect();
-            op.infer(&types, &[]).unwrap_or_else(|violation| panic!("{violation:?}"));
-            attention(&self.target, &op, &operands)
+            op.op().infer(&types, &[]).unwrap_or_else(|violation| panic!("{violation:?}"));
+            attention(&self.target, op, &operands)
         }
     }
 

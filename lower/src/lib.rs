@@ -34,10 +34,10 @@
 //!
 //! # Reading order
 //!
-//! [`Target`], and [`gpu`], the GPUs that it may be; `choices`, the target-specific decisions; `stablehlo`, the routing match; `stablehlo::emitter`, the
-//! writer that rules use; the rule files of `stablehlo`, named as the files of ops in `lmc_graph::ops`, and
-//! `stablehlo::cudnn`, the contract of cuDNN's attention; `documents`, how packed rows are told to it; [`report`]; [`optimized`], what
-//! became of it.
+//! [`Target`], and [`gpu`], the GPUs that it may be; `choices`, the target-specific decisions; `stablehlo`, the routing
+//! match; `stablehlo::emitter`, the writer that rules use; the rule files of `stablehlo`, named as the files of ops in
+//! `lmc_graph::ops`, and `stablehlo::cudnn`, the contract of cuDNN's attention; `documents`, how packed rows are told to
+//! it; [`report`]; [`optimized`], what became of it.
 
 mod choices;
 mod documents;

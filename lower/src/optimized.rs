@@ -89,7 +89,7 @@ impl Optimized {
                 } else if target.starts_with("__cudnn$fmha") {
                     let scope = instruction.scope().to_owned();
                     let workspace = instruction.types().last().filter(|ty| ty.starts_with("u8["));
-                    let workspace = workspace.and_then(|ty| elements(ty)).unwrap_or(0);
+                    let workspace = workspace.and_then(elements).unwrap_or(0);
                     found.attentions.push(Attention { scope, target: target.to_owned(), workspace, times });
                 }
                 if !fused.contains(name) {

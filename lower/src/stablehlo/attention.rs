@@ -8,7 +8,7 @@ use super::Frame;
 use super::cudnn::{Call, Layout, MaskType};
 use super::emitter::{Emitter, Value};
 use super::shape::transpose;
-use crate::choices::{self, AttentionForm};
+use crate::choices::{self, Attention, AttentionForm};
 use crate::documents;
 use crate::report::{Direction, Form, Kind, Row};
 
@@ -16,7 +16,7 @@ use crate::report::{Direction, Form, Kind, Row};
 /// and a fused kernel need not write it.
 pub(super) fn attention(
     e: &mut Emitter<'_>,
-    op: &Op,
+    op: Attention<'_>,
     x: &[Value],
     result_types: &[TensorType],
     uses_log_sum_exp: bool,
@@ -44,16 +44,15 @@ pub(super) fn attention(
         part_of: None,
     });
     match (form, op) {
-        (AttentionForm::Decomposed { block, .. }, op) => decomposed(e, op, x, block, row),
-        (AttentionForm::Cudnn, Op::ScaledDotProductAttention(op)) => {
+        (AttentionForm::Decomposed { block, .. }, op) => decomposed(e, &op.op(), x, block, row),
+        (AttentionForm::Cudnn, Attention::Forward(op)) => {
             e.report.rows[row].flops = products(x, 2);
             forward(e, op, x, result_types, uses_log_sum_exp)
         }
-        (AttentionForm::Cudnn, Op::ScaledDotProductAttentionBackward(op)) => {
+        (AttentionForm::Cudnn, Attention::Backward(op)) => {
             e.report.rows[row].flops = products(x, 5);
             backward(e, &op.forward(), x, result_types)
         }
-        (AttentionForm::Cudnn, op) => panic!("{} is no attention", op.name()),
     }
 }
 

@@ -18,6 +18,7 @@ mod syntax;
 
 use lmc_graph::{Entity, Func, Node, NodeId, Op, RegionId, TensorType, ValueId};
 
+use crate::choices::Attention;
 use crate::target::Target;
 use crate::{Lowered, Options};
 use emitter::{Emitter, Value};
@@ -163,10 +164,12 @@ impl<'f> Frame<'f> {
             Op::StopGradient => vec![x[0].clone()],
             Op::OptimizationBarrier => control::optimization_barrier(e, x),
             Op::RngBitGenerator(op) => random::rng_bit_generator(e, op, &x[0]),
-            Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
-                // The forward op's second result; the derivative has no use for the answer.
+            Op::ScaledDotProductAttention(op) => {
                 let uses_log_sum_exp = self.used[node.results[1].index()];
-                attention::attention(e, &node.op, x, types, uses_log_sum_exp)
+                attention::attention(e, Attention::Forward(op), x, types, uses_log_sum_exp)
+            }
+            Op::ScaledDotProductAttentionBackward(op) => {
+                attention::attention(e, Attention::Backward(op), x, types, false)
             }
         }
     }
