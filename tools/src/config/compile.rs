@@ -48,24 +48,20 @@ pub(super) fn read_compile(section: &Section<'_>) -> CompileConfig {
     };
     let mut require = Vec::new();
     for item in items {
-        let known = match &item.kind {
-            Kind::String(text) => Requirement::ALL.iter().find(|(name, _)| name == text),
+        let (known, found) = match &item.kind {
+            Kind::String(text) => (Requirement::ALL.iter().find(|(name, _)| name == text), format!("{:?}", &**text)),
             Kind::Integer(_)
             | Kind::Oversized(_)
             | Kind::Float(_)
             | Kind::Boolean(_)
             | Kind::Datetime(_)
             | Kind::Table(_)
-            | Kind::Array(_) => None,
+            | Kind::Array(_) => (None, item.kind.describe()),
         };
         match known {
             Some((_, requirement)) if require.contains(requirement) => {}
             Some((_, requirement)) => require.push(*requirement),
             None => {
-                let found = match &item.kind {
-                    Kind::String(text) => format!("{:?}", &**text),
-                    other => other.describe(),
-                };
                 section.problem(KEY, Problem::new(item.place, format!("`{KEY}` is a list of {names}, found {found}")));
             }
         }
