@@ -162,6 +162,13 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_whole_words() {
+        let text = "old_core_count: 1 core_count_limit: 2\n  core_count: 3 { name: \"a b\" }";
+        assert_eq!(number_of(text, "core_count"), Some(3));
+        assert_eq!((number_of(text, "count"), text_of(text, "name")), (None, Some("a b")));
+    }
+
+    #[test]
     fn versions_of_cudnn() {
         assert_eq!(CudnnVersion::parse("9.24.1.1"), Some(CudnnVersion::new(9, 24, 1)));
         assert_eq!(CudnnVersion::parse("9.1.0"), Some(CudnnVersion::new(9, 1, 0)));

@@ -1,11 +1,12 @@
 //! Compilation for a GPU that this machine need not have: XLA's CUDA compiler in a process of its own.
 
-use lmc_lower::{Gpu, Lowered};
+use lmc_lower::{Cuda, Gpu, Lowered, Platform, Target};
 use lmc_runtime::CompileOptions;
 use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
 use lmc_runtime::gpu::{Machine, libraries};
 use lmc_runtime::plugin::{Found, Locations, Search, find, managed_plugin};
 
+use crate::config::RuntimeConfig;
 use crate::cuda::PLUGIN;
 use crate::device::compile_options;
 use crate::error::{Error, Result};
@@ -31,6 +32,17 @@ pub fn compile_described(
     let worker = Worker { program, arguments: vec![WORKER_COMMAND.into()] };
     let request = Request { plugin: &found.path, target_config, topology: "1x1x1", stablehlo, options, ptx };
     compile(&worker, &request).map_err(|error| compile_error(&error))
+}
+
+/// What functions are lowered for so that they compile for a GPU and run there as `config` says.
+pub fn target_for(gpu: &Gpu, config: &RuntimeConfig) -> Target {
+    let target = gpu.target();
+    match target.platform {
+        Platform::Cuda(cuda) => {
+            Target { platform: Platform::Cuda(Cuda { deterministic: config.deterministic, ..cuda }), ..target }
+        }
+        Platform::Generic | Platform::Cpu => target,
+    }
 }
 
 /// Compiles what was lowered for a GPU by its name, with the options that a run on it would have. The memory that the

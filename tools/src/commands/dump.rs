@@ -15,7 +15,7 @@ use crate::data::Data;
 use crate::device::{Device, DeviceOptions, cpu_target};
 use crate::error::{Error, Result};
 use crate::model::{differentiation_error, step_config};
-use crate::offline::compile_for;
+use crate::offline::{compile_for, target_for};
 use crate::output::print;
 use crate::run::quantity::with_unit;
 
@@ -25,7 +25,7 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
     let step_config = step_config(&config)?;
     let gpu = args.target.as_deref().map(Gpu::named).transpose();
     let gpu = gpu.map_err(|error| Error::input(format!("--target: {error}")))?;
-    let target = gpu.map_or_else(cpu_target, |gpu| gpu.target());
+    let target = gpu.map_or_else(cpu_target, |gpu| target_for(&gpu, &config.runtime));
     let loss = || step_config.loss_func();
     let step = || train_step(&step_config).map_err(differentiation_error);
     let described = |ptx: bool| {
