@@ -50,6 +50,10 @@ class Failure(Exception):
     """A command that failed, with what it said."""
 
 
+class NoDevice(Exception):
+    """There is nothing to check on."""
+
+
 class Check:
     """What was asked for, the folder to work in, and what was found so far."""
 
@@ -64,8 +68,8 @@ class Check:
         real = Path(os.environ.get("LMC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmc")
         cache = folder / "cache"
         cache.mkdir()
-        if (real / "plugins").is_dir():
-            (cache / "plugins").symlink_to(real.resolve() / "plugins")
+        (real / "plugins").mkdir(parents=True, exist_ok=True)
+        (cache / "plugins").symlink_to(real.resolve() / "plugins")
         self.environment = dict(os.environ, LMC_CACHE=str(cache))
         if arguments.device == "cpu":
             # `lmc doctor` would look at a GPU where there is one.
@@ -163,6 +167,9 @@ def attention(check):
     """Attention on the device, in all its forms, beside float32."""
     output = check.run([check.arguments.lmc, "doctor", "--attention", "--json"])
     report = json.loads(output)
+    if report["platform"] != check.arguments.device:
+        found = "; ".join(f"{key}: {report[key]}" for key in ("gpu", "cuda_plugin", "cudnn") if key in report)
+        raise NoDevice(f"lmc would run on {report['platform']} ({found})")
     for key in ("device", "driver", "cudnn", "flash_attention", "stablehlo_current_version"):
         if key in report:
             check.row("machine", key, report[key])
@@ -285,6 +292,9 @@ def work(arguments, folder):
             call()
         except Failure as failure:
             check.problem(stage, what, failure)
+        except NoDevice as problem:
+            check.problem(stage, what, problem)
+            break
     print(f"\n{time.monotonic() - check.begin:.0f} s, {len(check.problems)} wrong")
     for problem in check.problems:
         print(f"  {problem}")

@@ -3,9 +3,11 @@
 use lmc_lower::{Cuda, Gpu, Lowered, Platform, Target};
 use lmc_runtime::CompileOptions;
 use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
+use lmc_runtime::gpu::{Machine, libraries};
 use lmc_runtime::plugin::{Found, Locations, Search, find, managed_plugin};
 
 use crate::config::RuntimeConfig;
+use crate::cuda::PLUGIN;
 use crate::device::compile_options;
 use crate::error::{Error, Result};
 use crate::run::quantity::with_unit;
@@ -55,20 +57,23 @@ pub fn compile_for(gpu: &Gpu, lowered: &Lowered, ptx: bool) -> Result<Described>
 /// The CUDA plugin on this machine. It is not fetched unasked: it is more than a gigabyte.
 ///
 /// # Errors
-/// When there is none; the message tells the command that fetches it.
+/// When there is none, with the command that fetches it, or when libraries beside it are missing or do not fit.
 pub fn find_cuda_plugin() -> Result<Found> {
-    const NAME: &str = "cuda13";
     let locations = Locations::from_environment(None).map_err(|e| Error::input(e.to_string()))?;
     // What `LMC_PJRT_PLUGIN` names is the plugin to run with, most often the CPU's.
     let locations = Locations { from_environment: None, ..locations };
-    match find(NAME, &locations).map_err(|e| Error::run(e.to_string()))? {
-        Search::Found(found) => Ok(found),
+    match find(PLUGIN, &locations).map_err(|e| Error::run(e.to_string()))? {
+        Search::Found(found) => {
+            // Some of what may be missing would end the process that compiles without a word of which.
+            libraries(&found.path, &Machine::this()).check().map_err(|problem| Error::run(problem.to_string()))?;
+            Ok(found)
+        }
         Search::NotFound { looked } => {
-            let size = managed_plugin(NAME).map_or(0, |plugin| plugin.download_bytes());
+            let size = managed_plugin(PLUGIN).map_or(0, |plugin| plugin.download_bytes());
             let size = with_unit(size as f64, "B");
             Err(Error::run(format!(
                 "compiling for a GPU takes XLA's CUDA plugin, which is not on this machine:\n  {}\n\
-                 `lmc plugin install {NAME}` fetches it with NVIDIA's libraries, {size}",
+                 `lmc plugin install {PLUGIN}` fetches it with NVIDIA's libraries, {size}",
                 looked.join("\n  ")
             )))
         }

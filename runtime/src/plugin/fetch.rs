@@ -305,11 +305,12 @@ mod tests {
                 assert!(matches!(last, Progress::Finished { .. }), "{steps:?}");
                 let done: Vec<u64> = working
                     .iter()
-                    .map(|step| match step {
-                        Progress::Working { done, total, .. } if *total == 2 * bytes => *done,
-                        other => panic!("{other:?}"),
+                    .filter_map(|step| {
+                        let Progress::Working { done, total, .. } = step else { return None };
+                        (*total == 2 * bytes).then_some(*done)
                     })
                     .collect();
+                assert_eq!(done.len(), working.len(), "{steps:?}");
                 assert!(done.is_sorted() && done.iter().all(|&done| done <= 2 * bytes), "{done:?}");
                 assert!(!locations.cache.join("downloads").exists());
                 let again = install_with("/no/python", "p", &plugin, &locations, &mut |step| panic!("{step:?}"));

@@ -78,8 +78,9 @@ pub(super) fn run(device: &Device, json: bool) -> Result<Vec<Value>> {
         rows.push(json!({
             "variant": variant.name, "form": form, "output": output, "d_query": query, "d_key": key, "d_value": value,
         }));
-        // Also if it is not a number.
-        if let Some(index) = differences.iter().position(|&difference| !(difference <= TOLERANCE)) {
+        let within = |difference: &f64| (0.0..=TOLERANCE).contains(difference);
+        // What is not a number is not within.
+        if let Some(index) = differences.iter().position(|difference| !within(difference)) {
             let what = if index == 0 { "output".to_owned() } else { format!("gradient of {}", COMPARED[index]) };
             problem.get_or_insert_with(|| {
                 Error::run(format!(

@@ -59,9 +59,9 @@ fn show(report: &Map<String, Value>) -> Result<()> {
     // Texts without their quotation marks.
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     // The items of a list below each other.
-    let entry = |value: &Value| match value {
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(&format!("\n{:width$}  ", "")),
-        value => text(value),
+    let entry = |value: &Value| match value.as_array() {
+        Some(items) => items.iter().map(text).collect::<Vec<_>>().join(&format!("\n{:width$}  ", "")),
+        None => text(value),
     };
     print(&report.iter().map(|(key, value)| format!("{key:width$}  {}\n", entry(value))).collect::<String>())
 }

@@ -478,15 +478,13 @@ fn read_visible_devices(section: &Section<'_>) -> Vec<usize> {
         section.problem(KEY, Problem::new(node.place, message));
         return default;
     };
-    match item.kind {
-        // More GPUs than any machine has.
-        Kind::Integer(number @ 0..=1023) => vec![number as usize],
-        _ => {
-            let message = format!("`{KEY}` has numbers from 0 to 1023, found {}", item.kind.describe());
-            section.problem(KEY, Problem::new(item.place, message));
-            default
-        }
+    // More GPUs than any machine has.
+    if let Kind::Integer(number @ 0..=1023) = item.kind {
+        return vec![number as usize];
     }
+    let message = format!("`{KEY}` has numbers from 0 to 1023, found {}", item.kind.describe());
+    section.problem(KEY, Problem::new(item.place, message));
+    default
 }
 
 /// The absolute form of a path or pattern: in the current folder if it is there, else beside the config file if it is

@@ -7,6 +7,7 @@ mod bad_input;
 mod checkpoints;
 mod data;
 mod disks;
+mod gpu_script;
 mod inspection;
 mod kills;
 mod non_finite;
