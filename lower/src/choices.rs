@@ -1,19 +1,20 @@
-//! The target-specific choices, side by side: which form a product and an attention take.
+//! The target-specific choices, side by side: which form a product, an attention and a reduction take.
 //!
-//! | IR | generic | cpu |
-//! |---|---|---|
-//! | `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either |
-//! | `reduce` | as it is | in steps: short enough to be exact, and by windows where the last dimension stays |
-//! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users |
-//! | `scaled_dot_product_attention`, `…_backward` | decomposed | lmc's kernel; decomposed by blocks of queries |
+//! | IR | generic | cpu | cuda |
+//! |---|---|---|---|
+//! | `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
+//! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks of queries | cuDNN's, else decomposed |
+//! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
+//! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
 
 mod collapse;
+mod cudnn;
 mod keep;
 mod onednn;
 mod reduce;
 
-use lmc_graph::ops::{DotGeneral, ScaledDotProductAttention};
-use lmc_graph::{DType, TensorType};
+use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
+use lmc_graph::{DType, Op, TensorType};
 
 pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
@@ -41,7 +42,8 @@ pub(crate) fn dot_general(
     rhs: &TensorType,
 ) -> (DotForm, Option<String>) {
     match target.platform {
-        Platform::Generic => (DotForm::Plain, None),
+        // XLA's GPU backend chooses the layouts of products itself.
+        Platform::Generic | Platform::Cuda(_) => (DotForm::Plain, None),
         Platform::Cpu => {
             let product = collapse::collapse(op, lhs, rhs);
             match onednn::call(target, &product, lhs.dtype, rhs.dtype) {
@@ -55,15 +57,68 @@ pub(crate) fn dot_general(
     }
 }
 
-/// How many of `num_queries` queries a decomposed attention takes at a time on this target: all of them, where that is no
-/// less.
-pub(crate) fn attention_block(target: &Target, num_queries: usize) -> usize {
+/// The form an attention takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AttentionForm {
+    /// One call of cuDNN's.
+    Cudnn,
+    /// One call of lmc's kernel for the CPU.
+    Kernel,
+    /// Its decomposition.
+    Decomposed {
+        /// How many queries are taken at a time; all of them, where that is no less.
+        block: usize,
+        /// Why it is no call of a fused kernel.
+        refused: String,
+    },
+}
+
+/// An attention, or its derivative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Attention<'a> {
+    Forward(&'a ScaledDotProductAttention),
+    Backward(&'a ScaledDotProductAttentionBackward),
+}
+
+impl Attention<'_> {
+    /// The attributes of the forward op.
+    pub(crate) fn attributes(self) -> ScaledDotProductAttention {
+        match self {
+            Attention::Forward(op) => op.clone(),
+            Attention::Backward(op) => op.forward(),
+        }
+    }
+
+    /// The op itself.
+    pub(crate) fn op(self) -> Op {
+        match self {
+            Attention::Forward(op) => Op::ScaledDotProductAttention(op.clone()),
+            Attention::Backward(op) => Op::ScaledDotProductAttentionBackward(op.clone()),
+        }
+    }
+}
+
+/// The form of an attention or its backward on this target.
+pub(crate) fn attention(target: &Target, op: Attention<'_>, operands: &[TensorType]) -> AttentionForm {
+    // Queries are `B T N H`.
+    let num_queries = operands[0].shape[1];
+    let decomposed = |block: usize, reason: &str| AttentionForm::Decomposed {
+        block: block.max(1),
+        refused: format!("decomposed: {reason}"),
+    };
     match target.platform {
-        Platform::Generic => num_queries,
-        // Scores that are computed in one piece are written to memory and read back by every step of the softmax, and half
-        // of them are masked. Smaller blocks make products too small to be fast, and more blocks a program that takes long
-        // to compile.
-        Platform::Cpu => num_queries.div_ceil(MOST_BLOCKS).max(SMALLEST_BLOCK),
+        Platform::Generic => decomposed(num_queries, "this target has no fused attention"),
+        Platform::Cpu => match kernel_fits(target, &op.attributes(), operands) {
+            Ok(()) => AttentionForm::Kernel,
+            // Scores that are computed in one piece are written to memory and read back by every step of the softmax, and
+            // half of them are masked. Smaller blocks make products too small to be fast, and more blocks a program that
+            // takes long to compile.
+            Err(reason) => decomposed(num_queries.div_ceil(MOST_BLOCKS).max(SMALLEST_BLOCK), reason),
+        },
+        Platform::Cuda(cuda) => match cudnn::attention_fits(target, cuda, op, operands) {
+            Ok(()) => AttentionForm::Cudnn,
+            Err(reason) => decomposed(num_queries, &reason),
+        },
     }
 }
 
@@ -73,24 +128,26 @@ const MOST_BLOCKS: usize = 8;
 /// Queries that make a product large enough to be fast.
 const SMALLEST_BLOCK: usize = 128;
 
-/// Why attention is decomposed on this target; `None` where it is a call of lmc's kernel. The operands begin with query,
-/// key and value.
-pub(crate) fn attention_refusal(
-    target: &Target,
-    op: &ScaledDotProductAttention,
-    operands: &[TensorType],
-) -> Option<&'static str> {
-    match target.platform {
-        Platform::Generic => Some("decomposed: this target has no fused attention"),
-        Platform::Cpu if !target.has_kernels => Some("decomposed: lmc's kernel does not fit this plugin"),
-        Platform::Cpu if !matches!(operands[0].dtype, DType::F32 | DType::BF16) => {
-            Some("decomposed: lmc's kernel is for f32 and bf16")
-        }
-        Platform::Cpu if op.scale <= 0.0 => Some("decomposed: lmc's kernel is for a scale above 0"),
-        Platform::Cpu if op.sliding_window.is_some() && operands[0].shape[1] > operands[1].shape[1] => {
-            Some("decomposed: lmc's kernel with a window is for no more queries than keys")
-        }
-        Platform::Cpu if operands.iter().take(3).any(|ty| ty.num_elements() == 0) => Some("decomposed: no elements"),
-        Platform::Cpu => None,
+/// Whether lmc's kernel for the CPU computes this attention, or why not.
+fn kernel_fits(target: &Target, op: &ScaledDotProductAttention, operands: &[TensorType]) -> Result<(), &'static str> {
+    let (query, key) = (&operands[0], &operands[1]);
+    if !target.has_kernels {
+        return Err("lmc's kernel does not fit this plugin");
     }
+    if !matches!(query.dtype, DType::F32 | DType::BF16) {
+        return Err("lmc's kernel is for f32 and bf16");
+    }
+    if op.rows != AttentionRows::Whole {
+        return Err("lmc's kernel is for rows without padding and documents");
+    }
+    if op.scale <= 0.0 {
+        return Err("lmc's kernel is for a scale above 0");
+    }
+    if op.sliding_window.is_some() && query.shape[1] > key.shape[1] {
+        return Err("lmc's kernel with a window is for no more queries than keys");
+    }
+    if operands.iter().take(3).any(|ty| ty.num_elements() == 0) {
+        return Err("there is nothing to attend to");
+    }
+    Ok(())
 }

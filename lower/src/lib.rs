@@ -34,18 +34,24 @@
 //!
 //! # Reading order
 //!
-//! [`Target`]; `choices`, the target-specific decisions; `stablehlo`, the routing match; `stablehlo::emitter`, the
-//! writer that rules use; the rule files of `stablehlo`, named as the files of ops in `lmc_graph::ops`; [`report`].
+//! [`Target`], and [`gpu`], the GPUs that it may be; `choices`, the target-specific decisions; `stablehlo`, the routing
+//! match; `stablehlo::emitter`, the writer that rules use; the rule files of `stablehlo`, named as the files of ops in
+//! `lmc_graph::ops`, and `stablehlo::cudnn`, the contract of cuDNN's attention; `documents`, how packed rows are told to
+//! it; [`report`]; [`optimized`], what became of it.
 
 mod choices;
+mod documents;
+pub mod gpu;
+pub mod optimized;
 pub mod report;
 mod stablehlo;
 pub mod target;
 
 use lmc_graph::Func;
 
+pub use gpu::{Gpu, UnknownGpu};
 pub use report::Report;
-pub use target::{Platform, PluginIdentity, Processor, Target};
+pub use target::{ComputeCapability, Cuda, CudnnVersion, Platform, PluginIdentity, Processor, Target};
 
 /// A program for a target.
 #[derive(Clone, Debug, PartialEq, Eq)]

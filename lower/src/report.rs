@@ -89,6 +89,8 @@ pub enum Form {
     Decomposed,
     /// As [`Form::Decomposed`], a block of queries after the other.
     DecomposedByBlocks,
+    /// Attention: one call of cuDNN's fused kernel, which keeps no scores in memory.
+    Cudnn,
 }
 
 impl Form {
@@ -101,6 +103,7 @@ impl Form {
             Form::AttentionKernel => "attention, lmc's kernel",
             Form::Decomposed => "attention, decomposed",
             Form::DecomposedByBlocks => "attention, decomposed by blocks",
+            Form::Cudnn => "attention, cuDNN",
         }
     }
 }
@@ -123,7 +126,7 @@ pub struct Row {
     /// Why a faster form was refused; `None` when there is none.
     pub refused: Option<String>,
     /// Floating-point (or integer) operations each time it runs, a multiplication and an addition counted as two. Of an
-    /// attention those of its products.
+    /// attention those of its products, in a fused kernel as if no score were masked.
     pub flops: u64,
     /// How often it runs in one execution of the program: the product of the lengths of the `scan`s around it. `None`
     /// inside `while`, whose length is not known.
@@ -160,10 +163,44 @@ impl Report {
         self.sum(|row| row.direction == direction)
     }
 
+    /// The attentions that are no call of a fused kernel.
+    pub fn attentions_not_fused(&self) -> Vec<&Row> {
+        self.rows.iter().filter(|row| row.kind == Kind::Attention && row.form != Form::Cudnn).collect()
+    }
+
+    /// The products of the backward pass that have a wider operand than any product of the forward pass in their place,
+    /// or, where there is none, in the whole program. Derivatives cost twice what is differentiated; so much more does a
+    /// wide operand.
+    pub fn widened_gradients(&self) -> Vec<&Row> {
+        let widest = |rows: &mut dyn Iterator<Item = &Row>| -> Option<usize> {
+            rows.flat_map(|row| &row.operands).map(|ty| ty.dtype.size()).max()
+        };
+        let products = || self.rows.iter().filter(|row| row.kind == Kind::Dot);
+        let forward = || products().filter(|row| row.direction == Direction::Forward);
+        let is_wider = |row: &&Row| {
+            let place = forward_scope(&row.location.scope);
+            let there = widest(&mut forward().filter(|other| *other.location.scope == place));
+            there.or_else(|| widest(&mut forward())) < widest(&mut std::iter::once(*row))
+        };
+        products().filter(|row| row.direction == Direction::Backward).filter(is_wider).collect()
+    }
+
     /// Products are what is counted: an attention's own row repeats the sum of its products.
     fn sum(&self, counts: impl Fn(&Row) -> bool) -> u64 {
         let products = self.rows.iter().filter(|row| row.part_of.is_none() && counts(row));
         products.map(Row::total_flops).fold(0, u64::saturating_add)
+    }
+}
+
+/// The scope whose derivative has this one: `a.b` of `vjp(a.b)`, and of `a.vjp(b)`.
+fn forward_scope(scope: &str) -> String {
+    match scope.find("vjp(") {
+        Some(at) if at == 0 || scope[..at].ends_with('.') => {
+            let rest = &scope[at + "vjp(".len()..];
+            let (inner, behind) = rest.rsplit_once(')').unwrap_or((rest, ""));
+            format!("{}{inner}{behind}", &scope[..at])
+        }
+        Some(_) | None => scope.to_owned(),
     }
 }
 
@@ -230,7 +267,7 @@ impl fmt::Display for Report {
 mod tests {
     use std::sync::Arc;
 
-    use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+    use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
     use lmc_graph::{Builder, DType, Literal};
 
     use super::*;
@@ -296,10 +333,41 @@ in products: 252 FLOP an execution, forward 216 FLOP, backward 36 FLOP, counting
     }
 
     #[test]
+    fn wide_products_of_the_backward_pass_are_found() {
+        let func = Builder::build("f", |b| {
+            let x = b.param("x", TensorType::new(DType::BF16, [2, 2]));
+            let wide = x.convert(DType::F32);
+            // f32 throughout is no widening, nor where the forward pass has no product.
+            let products = [
+                ("m.norm", wide),
+                ("m.vjp(norm)", wide),
+                ("m.vjp(lost)", wide),
+                ("m.fc", x),
+                ("m.vjp(fc)", x),
+                ("m.vjp(fc)", wide),
+            ];
+            products.map(|(scope, x)| b.at(at(scope), || x.dot(x))).to_vec()
+        });
+        let report = lower(&func, &Target::generic()).report;
+        let found: Vec<_> = report.widened_gradients().iter().map(|row| row.operands[0].to_string()).collect();
+        assert_eq!(found, ["f32[2,2]"]);
+        assert_eq!(report.widened_gradients()[0].location, at("m.vjp(fc)"));
+        for (scope, expected) in [("vjp(a.b)", "a.b"), ("a.vjp(b.c)", "a.b.c"), ("a.b", "a.b"), ("avjp(b)", "avjp(b)")]
+        {
+            assert_eq!(forward_scope(scope), expected);
+        }
+    }
+
+    #[test]
     fn attention_counts_its_products_once() {
         let func = Builder::build("f", |b| {
             let x = b.param("x", TensorType::new(DType::F32, [1, 5, 2, 4]));
-            let op = ScaledDotProductAttention { scale: 0.5, mask: AttentionMask::Causal, sliding_window: None };
+            let op = ScaledDotProductAttention {
+                scale: 0.5,
+                mask: AttentionMask::Causal,
+                sliding_window: None,
+                rows: AttentionRows::Whole,
+            };
             b.at(at("attn"), || {
                 let scanned = b.scan(&[x], &[], 3, |c, _| {
                     let (output, _) = c[0].scaled_dot_product_attention(c[0], c[0], op);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::gpu::{Gpu, UnknownGpu};
+
 /// The kind of device a program will run on, as far as lowering makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Platform {
@@ -9,15 +11,86 @@ pub enum Platform {
     Generic,
     /// XLA's CPU backend.
     Cpu,
+    /// XLA's GPU backend for NVIDIA's GPUs.
+    Cuda(Cuda),
 }
 
 impl Platform {
-    /// The name in reports: `generic`, `cpu`.
+    /// The name in reports: `generic`, `cpu`, `cuda`.
     pub fn name(self) -> &'static str {
         match self {
             Platform::Generic => "generic",
             Platform::Cpu => "cpu",
+            Platform::Cuda(_) => "cuda",
         }
+    }
+}
+
+/// What lowering has to know of a GPU and of the libraries beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cuda {
+    /// What the GPU can do.
+    pub compute_capability: ComputeCapability,
+    /// The cuDNN that the plugin will load; `None` when none was found, which rules its kernels out.
+    pub cudnn: Option<CudnnVersion>,
+    /// Whether the same program on the same data must give the same bits every time. The compiler has to be asked for it
+    /// too.
+    pub deterministic: bool,
+}
+
+/// The generation of a GPU, NVIDIA's `major.minor`: 9.0 of an H100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ComputeCapability {
+    /// The architecture: 8 of Ampere and Ada, 9 of Hopper, 10 and 12 of Blackwell.
+    pub major: u32,
+    /// The variant of the architecture.
+    pub minor: u32,
+}
+
+impl ComputeCapability {
+    /// `major.minor`.
+    pub const fn new(major: u32, minor: u32) -> ComputeCapability {
+        ComputeCapability { major, minor }
+    }
+}
+
+impl fmt::Display for ComputeCapability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A version of cuDNN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CudnnVersion {
+    /// The first number.
+    pub major: u32,
+    /// The second number.
+    pub minor: u32,
+    /// The third number.
+    pub patch: u32,
+}
+
+impl CudnnVersion {
+    /// `major.minor.patch`.
+    pub const fn new(major: u32, minor: u32, patch: u32) -> CudnnVersion {
+        CudnnVersion { major, minor, patch }
+    }
+
+    /// Reads `9.24.1`, or the version of a wheel, `9.24.1.1`, whose last number is the package's own. `None` for other
+    /// text.
+    pub fn parse(text: &str) -> Option<CudnnVersion> {
+        let numbers: Vec<u32> = text.split('.').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        match numbers[..] {
+            [major, minor, patch] | [major, minor, patch, _] => Some(CudnnVersion { major, minor, patch }),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for CudnnVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
     }
 }
 
@@ -72,12 +145,35 @@ impl Target {
     pub fn cpu(plugin: Option<PluginIdentity>) -> Target {
         Target { platform: Platform::Cpu, plugin, processor: None, has_kernels: false, num_devices: 1 }
     }
+
+    /// One GPU, through this plugin.
+    pub fn cuda(cuda: Cuda, plugin: Option<PluginIdentity>) -> Target {
+        Target { platform: Platform::Cuda(cuda), plugin, processor: None, has_kernels: false, num_devices: 1 }
+    }
+
+    /// The GPU of this name, in the plugin that its description is written for. See [`Gpu::NAMES`].
+    ///
+    /// # Errors
+    /// When there is no GPU of this name, with those that there are.
+    pub fn named(name: &str) -> Result<Target, UnknownGpu> {
+        Gpu::named(name).map(|gpu| gpu.target())
+    }
 }
 
 impl fmt::Display for Target {
-    /// `cpu (xla-cpu-pjrt 0.0.1)`, and the number of devices when it is not one.
+    /// `cpu (xla-cpu-pjrt 0.0.1)`, and the number of devices when it is not one; `cuda 9.0, cuDNN 9.24.1 (…)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.platform)?;
+        if let Platform::Cuda(Cuda { compute_capability, cudnn, deterministic }) = self.platform {
+            write!(f, " {compute_capability}")?;
+            match cudnn {
+                Some(version) => write!(f, ", cuDNN {version}")?,
+                None => f.write_str(", no cuDNN")?,
+            }
+            if deterministic {
+                f.write_str(", deterministic")?;
+            }
+        }
         if let Some(PluginIdentity { name, version }) = &self.plugin {
             write!(f, " ({name} {version})")?;
         }

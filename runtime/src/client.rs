@@ -182,12 +182,14 @@ pub struct Device {
     id: i32,
     kind: String,
     debug_string: String,
+    attributes: BTreeMap<String, NamedValue>,
 }
 
 impl Device {
     fn new(handle: DeviceHandle) -> Result<Device> {
         let (id, kind, debug_string) = (handle.id()?, handle.kind()?, handle.debug_string()?);
-        Ok(Device { handle, id, kind, debug_string })
+        let attributes = handle.attributes()?;
+        Ok(Device { handle, id, kind, debug_string, attributes })
     }
 
     /// Its number among all devices of the client.
@@ -203,6 +205,11 @@ impl Device {
     /// A description for people.
     pub fn debug_string(&self) -> &str {
         &self.debug_string
+    }
+
+    /// What the plugin says of it, by name: a GPU's `compute_capability`, and others.
+    pub fn attributes(&self) -> &BTreeMap<String, NamedValue> {
+        &self.attributes
     }
 
     /// What its allocator says. `None` where the plugin keeps no count, as on the CPU: there,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use lmc_graph::TensorType;
 
 /// The codes of PJRT's errors, which are those of `absl::Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub enum ErrorCode {
     /// The operation was cancelled.
     Cancelled,
@@ -196,6 +196,24 @@ pub enum Error {
         /// The folder it was told to write to.
         dir: PathBuf,
     },
+}
+
+impl Error {
+    /// The plugin's code, if it was the plugin that failed.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Error::Pjrt(error) | Error::Compile { error, .. } => Some(error.code),
+            Error::Signature(_)
+            | Error::ArgumentCount { .. }
+            | Error::ArgumentType { .. }
+            | Error::ArgumentClient { .. }
+            | Error::ByteCount { .. }
+            | Error::NoDevice { .. }
+            | Error::ElementType { .. }
+            | Error::File { .. }
+            | Error::NoDump { .. } => None,
+        }
+    }
 }
 
 /// The end of a compile error's message.

@@ -7,7 +7,8 @@ use lmc_graph::TensorType;
 
 use crate::buffer::{Buffer, tensor_type};
 use crate::error::{Error, PjrtError, Result};
-use crate::pjrt::calls::{CompiledMemoryStats, ExecutableHandle, NamedValue};
+use crate::pjrt::calls::{ExecutableHandle, NamedValue};
+use crate::pjrt::program::CompiledMemoryStats;
 use crate::signature::Signature;
 
 /// An argument of an execution. Ownership says whether the program may reuse the memory.
@@ -52,8 +53,12 @@ pub struct Executable {
 impl Executable {
     /// A program that the plugin has compiled or loaded, with the signature of its text.
     pub(crate) fn new(handle: ExecutableHandle, signature: Signature) -> Result<Executable> {
-        let outputs =
-            handle.outputs()?.into_iter().map(|(kind, dims)| tensor_type(kind, &dims)).collect::<Result<_>>()?;
+        let outputs = handle
+            .program()
+            .outputs()?
+            .into_iter()
+            .map(|(kind, dims)| tensor_type(kind, &dims))
+            .collect::<Result<_>>()?;
         Ok(Executable { handle, name: signature.module, arguments: signature.arguments, outputs })
     }
 
@@ -121,7 +126,7 @@ impl Executable {
     /// # Errors
     /// When the plugin does not say.
     pub fn memory_stats(&self) -> Result<CompiledMemoryStats> {
-        Ok(self.handle.memory_stats()?)
+        Ok(self.handle.program().memory_stats()?)
     }
 
     /// XLA's estimate of the cost of one execution: `flops`, `bytes accessed`, `transcendentals` and others.
@@ -129,7 +134,7 @@ impl Executable {
     /// # Errors
     /// When the plugin does not say.
     pub fn cost_analysis(&self) -> Result<BTreeMap<String, f64>> {
-        let properties = self.handle.cost_analysis()?;
+        let properties = self.handle.program().cost_analysis()?;
         Ok(properties.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect())
     }
 
@@ -138,12 +143,12 @@ impl Executable {
     /// # Errors
     /// When the plugin does not say.
     pub fn fingerprint(&self) -> Result<Vec<u8>> {
-        Ok(self.handle.fingerprint()?)
+        Ok(self.handle.program().fingerprint()?)
     }
 
     /// The program in the plugin's own form. The caller has asked [`is_serializable`] before.
     pub(crate) fn serialize(&self) -> std::result::Result<Vec<u8>, PjrtError> {
-        self.handle.serialize()
+        self.handle.program().serialize()
     }
 }
 

@@ -30,8 +30,11 @@
 //!
 //! # Invariants
 //!
-//! 1. `unsafe` is in two folders: `pjrt`, the C interfaces (declarations, and a safe wrapper for every call), and
-//!    `kernels`, the vector code that programs on the CPU call; all else is safe Rust. Handles own the plugin's objects, free them when dropped and keep alive what they depend on.
+//! 1. `unsafe` is in two folders: `pjrt`, the C interfaces (declarations in `api.rs`; a safe wrapper for every call in
+//!    `calls.rs`, `program.rs` and `topology.rs`; kernels registered in `ffi.rs`; libraries that must be there before a
+//!    plugin in `driver.rs`), and `kernels`, the vector code that programs on the CPU call; and in the stand-in for CUDA's
+//!    driver, a library of its own. All else is safe Rust. Handles own the plugin's objects, free them when dropped and
+//!    keep alive what they depend on.
 //! 2. Ownership expresses donation: [`Argument::Donate`] takes the buffer, [`Argument::Keep`] borrows it, and a
 //!    borrowed buffer is never reused by the plugin. A donated buffer that is read again does not compile.
 //! 3. Nothing waits for the device unless a value is read ([`Buffer::to_literal`], [`Buffer::wait`]). The error of a
@@ -42,22 +45,29 @@
 //!    several processes may install, compile and cache at once.
 //! 6. A program that the plugin cannot serialize safely is never offered to the compile cache, and machine code from
 //!    the cache is loaded only after its digest was checked.
-//! 7. [`Plugin`], [`Client`], [`Device`], [`Buffer`] and [`Executable`] are `Send` and `Sync`.
+//! 7. What may end the process over wrong inputs, compiling for a GPU that is only described, runs in a child process
+//!    ([`deviceless`]); the stand-in for CUDA's driver is loaded nowhere else.
+//! 8. [`Plugin`], [`Client`], [`Device`], [`Buffer`] and [`Executable`] are `Send` and `Sync`.
 //!
 //! # Reading order
 //!
 //! `plugin/manifest.rs` with `plugins.toml`, `plugin/search.rs`, `plugin/fetch.rs`: which library. `plugin/mod.rs`:
-//! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk. Below
-//! them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for `kernels`. `options.rs`, `signature.rs` and `location.rs` are about the form of compile
+//! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk.
+//! `deviceless/`: programs for a GPU that is not there. Below them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for
+//! `kernels`. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and `location.rs` are about the form of
+//! compile
 //! options, of a program's text and of XLA's messages.
 
 mod buffer;
 pub mod cache;
 mod client;
+pub mod deviceless;
 mod error;
 mod executable;
+pub mod gpu;
 mod kernels;
 mod location;
+mod mend;
 mod options;
 mod pjrt;
 pub mod plugin;
@@ -72,11 +82,12 @@ pub use client::{Client, ClientOptions, Device, HloDump};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, Executable};
 pub use options::{CompileOptions, OptionValue};
-pub use pjrt::calls::{CompiledMemoryStats, MemoryStats, NamedValue};
+pub use pjrt::calls::{MemoryStats, NamedValue};
+pub use pjrt::program::CompiledMemoryStats;
 pub use plugin::{Plugin, PluginError};
 pub use process::{process_memory_bytes, process_peak_memory_bytes};
 
-/// Invariant 7, checked when lmc is built.
+/// Invariant 8, checked when lmc is built.
 const _: () = {
     const fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<Plugin>();

@@ -58,6 +58,11 @@ impl CompileOptions {
 
     /// The bytes of a `CompileOptionsProto`. Equal options have equal bytes.
     pub(crate) fn encode(&self) -> Vec<u8> {
+        self.encode_for_device(0)
+    }
+
+    /// As [`CompileOptions::encode`], for the device of this number; -1 is none.
+    pub(crate) fn encode_for_device(&self, device_ordinal: i64) -> Vec<u8> {
         let env_option_overrides = self
             .debug_options
             .iter()
@@ -71,7 +76,8 @@ impl CompileOptions {
                 (name.clone(), proto::OptionOverride { value: Some(value) })
             })
             .collect();
-        let executable_build_options = proto::ExecutableBuildOptions { num_replicas: 1, num_partitions: 1 };
+        let executable_build_options =
+            proto::ExecutableBuildOptions { device_ordinal, num_replicas: 1, num_partitions: 1 };
         proto::CompileOptions { executable_build_options: Some(executable_build_options), env_option_overrides }
             .encode_to_vec()
     }
@@ -91,6 +97,8 @@ mod proto {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct ExecutableBuildOptions {
+        #[prost(int64, tag = "1")]
+        pub(super) device_ordinal: i64,
         #[prost(int64, tag = "4")]
         pub(super) num_replicas: i64,
         #[prost(int64, tag = "5")]

@@ -232,12 +232,23 @@ SCATTER = {
 }
 
 
-def attention(q, k, v, a):
+def attention(q, k, v, *rows, a):
     """Output and log-sum-exp, from JAX's own attention where it gives them."""
     scores_type = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
     group = q.shape[2] // k.shape[2]
     window = a["sliding_window"]
     out = None
+    lengths, seen = {}, None
+    if a["rows"] == "padded":
+        lengths = {"query_seq_lengths": rows[0], "key_value_seq_lengths": rows[1]}
+        inside = [jnp.arange(x.shape[1])[None, :] < n[:, None] for x, n in zip((q, k), rows)]
+        seen = inside[0][:, :, None] & inside[1][:, None, :]
+    if a["rows"] == "packed":
+        documents = [
+            (rows[0][:, None, :-1] <= i) & (i < rows[0][:, None, 1:])
+            for i in [jnp.arange(q.shape[1])[None, :, None]]
+        ][0]
+        seen = jnp.any(documents[:, :, None, :] & documents[:, None, :, :], axis=-1)
     # JAX's own takes neither values of another size than keys nor, on the CPU, f16, and computes f64 in f32.
     if v.shape[3] == k.shape[3] and q.dtype in (jnp.float32, jnp.bfloat16):
         out = jax.nn.dot_product_attention(
@@ -247,7 +258,9 @@ def attention(q, k, v, a):
             scale=a["scale"],
             is_causal=a["mask"] == "causal",
             local_window_size=None if window is None else (window - 1, 0),
+            mask=None if seen is None or lengths else seen[:, None, :, :],
             implementation="xla",
+            **lengths,
         )
     keys = jnp.repeat(k, group, axis=2)
     scores = jnp.einsum("btnh,bsnh->bnts", q.astype(scores_type), keys.astype(scores_type)) * a["scale"]
@@ -257,6 +270,11 @@ def attention(q, k, v, a):
         visible &= s <= t
     if window is not None:
         visible &= s > t - window
+    if seen is not None:
+        visible = visible & seen[:, None, :, :]
+        # Nothing is seen: JAX's own gives the mean of all values.
+        sees = jnp.any(visible, axis=-1)[:, 0, :, None, None]
+        out = None if out is None else jnp.where(sees, out, 0)
     scores = jnp.where(visible, scores, -jnp.inf)
     log_sum_exp = jax.nn.logsumexp(scores, axis=-1)
     if out is None:
@@ -387,10 +405,10 @@ def apply(node, env):
             state, bits = lax.rng_bit_generator(x[0], shape, dtype=unsigned, algorithm=algorithm)
             return [state, lax.bitcast_convert_type(bits, dtype)]
         case "scaled_dot_product_attention":
-            return list(attention(*x, a))
+            return list(attention(*x, a=a))
         case "scaled_dot_product_attention_backward":
-            q, k, v, _, _, ct = x
-            return list(jax.vjp(lambda q, k, v: attention(q, k, v, a)[0], q, k, v)[1](ct))
+            q, k, v, _, _, ct, *rows = x
+            return list(jax.vjp(lambda q, k, v: attention(q, k, v, *rows, a=a)[0], q, k, v)[1](ct))
     raise NotImplementedError(op)
 
 

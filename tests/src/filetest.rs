@@ -56,13 +56,15 @@ pub enum Kind {
     Grad,
     /// It lowers to the StableHLO that the file shows.
     Lower,
+    /// It lowers for an H200 to the StableHLO that the file shows.
+    Cuda,
     /// The CPU plugin returns what the evaluator returns, for the function and its derivative.
     Run,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are run.
-    pub const ALL: [Kind; 6] = [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Run];
+    pub const ALL: [Kind; 7] = [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Cuda, Kind::Run];
 
     /// The word in a file's first line.
     pub fn name(self) -> &'static str {
@@ -72,6 +74,7 @@ impl Kind {
             Kind::Eval => "eval",
             Kind::Grad => "grad",
             Kind::Lower => "lower",
+            Kind::Cuda => "cuda",
             Kind::Run => "run",
         }
     }
@@ -180,7 +183,7 @@ pub struct FileTest {
 const DIRECTIVES: [&str; 4] = ["// eval:", "// grad: not checked: ", "// run: not checked: ", "// jax: not recorded: "];
 
 /// The beginnings of lines behind a function that [`run`] makes.
-const MADE: [&str; 4] = ["//     = ", "// grad: refused: ", "// lower:", "//   "];
+const MADE: [&str; 5] = ["//     = ", "// grad: refused: ", "// lower:", "// cuda:", "//   "];
 
 impl FileTest {
     /// Reads a filetest; `path` is what messages call it.
@@ -335,9 +338,16 @@ fn run_case(test: &FileTest, case: &Case, outcome: &mut Outcome, lines: &mut Vec
             Kind::Eval => evaluate(case, &func, lines),
             Kind::Grad => differentiate(case, &func, lines),
             Kind::Lower => {
-                lowered = lower_lines(&func);
+                lowered.extend(lower_lines("// lower:", &func, &Target::generic()));
                 Ok(Done::Checked)
             }
+            Kind::Cuda => match Target::named("h200") {
+                Ok(target) => {
+                    lowered.extend(lower_lines("// cuda:", &func, &target));
+                    Ok(Done::Checked)
+                }
+                Err(error) => Err(error.to_string()),
+            },
             Kind::Run => run_on_plugin(case, &func),
         };
         match done {
@@ -430,15 +440,15 @@ fn differentiate(case: &Case, func: &Func, lines: &mut Vec<String>) -> Result<Do
     Ok(if evaluations.is_empty() { Done::Nothing } else { Done::Checked })
 }
 
-/// The lowered program, as comments.
-fn lower_lines(func: &Func) -> Vec<String> {
-    let text = lower_with(func, &Target::generic(), &Options { locations: false }).text;
+/// The lowered program, as comments below `heading`.
+fn lower_lines(heading: &str, func: &Func, target: &Target) -> Vec<String> {
+    let text = lower_with(func, target, &Options { locations: false }).text;
     let body: Vec<&str> = text.lines().collect();
     // Without the module around the functions.
     let body = body.get(1..body.len().saturating_sub(1)).unwrap_or_default();
     let lines =
         body.iter().map(|line| format!("//   {}", line.strip_prefix("  ").unwrap_or(line)).trim_end().to_string());
-    std::iter::once("// lower:".to_string()).chain(lines).collect()
+    std::iter::once(heading.to_string()).chain(lines).collect()
 }
 
 /// Compares the plugin's results with the evaluator's, for the function and its derivative.

@@ -1,7 +1,7 @@
 //! The forms that the CPU's target takes where sizes are large, against the reference evaluator.
 
 use lmc::device::cpu_target;
-use lmc_graph::ops::{AttentionMask, DotGeneral, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, AttentionRows, DotGeneral, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, Literal, TensorType, eval};
 use lmc_lower::report::Form;
 use lmc_lower::{Target, lower};
@@ -155,7 +155,7 @@ fn attention_in_every_form() {
         for (mask, sliding_window) in
             [(AttentionMask::Causal, None), (AttentionMask::Full, None), (AttentionMask::Causal, Some(50))]
         {
-            let op = ScaledDotProductAttention { scale: 0.3, mask, sliding_window };
+            let op = ScaledDotProductAttention { scale: 0.3, mask, sliding_window, rows: AttentionRows::Whole };
             let func = Builder::build("attention", |b| {
                 let ty = |heads| TensorType::new(dtype, [2, 160, heads, 32]);
                 let (q, k, v) = (b.param("q", ty(4)), b.param("k", ty(2)), b.param("v", ty(2)));

@@ -20,8 +20,9 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("tests", &["lmc-graph", "lmc-autodiff", "lmc-lower", "lmc-runtime", "lmc-models", "lmc"]),
 ];
 
-/// The only places with `unsafe` code: the C interface of PJRT and XLA's FFI, and the kernels registered there.
-const UNSAFE_PLACES: [&str; 2] = ["runtime/src/pjrt/", "runtime/src/kernels/"];
+/// The only places with `unsafe` code: the C interfaces of PJRT and XLA's FFI, the kernels registered there, and the
+/// stand-in for CUDA's driver.
+const UNSAFE_PLACES: [&str; 3] = ["runtime/src/pjrt/", "runtime/src/kernels/", "runtime/driver-stub/"];
 
 /// The themes of ops; every stage has one file of rules for each.
 const THEMES: [&str; 8] =

@@ -75,6 +75,12 @@ pub enum Command {
     /// Manage the PJRT plugins that lmc fetches
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Compile what a folder asks for; lmc starts itself with this
+    #[command(hide = true)]
+    CompileWorker {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 impl Command {
@@ -378,6 +384,9 @@ pub struct ReportArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc doctor")]
 pub struct DoctorArgs {
+    /// Also compare attention on the device, forward and gradients in all its forms, with float32
+    #[arg(long)]
+    pub attention: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -5,24 +5,29 @@ use std::time::{Duration, Instant};
 
 use lmc_graph::{Func, Literal, TensorType};
 use lmc_lower::{Lowered, Platform, PluginIdentity, Processor, Report, Target, lower};
-use lmc_runtime::plugin::{Found, Locations, Progress, Source, find_or_install, managed_plugin};
+use lmc_runtime::gpu::Machine;
+use lmc_runtime::plugin::{Found, Locations, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
-    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, Executable, HloDump, Plugin,
+    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, ErrorCode, Executable,
+    HloDump, Plugin,
 };
 
 use crate::config::{DeviceKind, RuntimeConfig};
+use crate::cuda::{self, CudaOptions};
 use crate::error::{Error, Result};
-use crate::output::say;
+use crate::installing::Installation;
 
 /// Which device to open.
 #[derive(Clone, Debug)]
 pub struct DeviceOptions {
-    /// The kind of device; `Auto` is the CPU, the only kind there is a plugin for so far.
+    /// The kind of device; `Auto` is a GPU if there is one with its plugin, else the CPU.
     pub kind: DeviceKind,
     /// The plugin's shared library; `None` looks for it and fetches it if need be.
     pub plugin: Option<PathBuf>,
     /// Threads that a program of the CPU is divided among; `None` is one a core.
     pub threads: Option<usize>,
+    /// How a GPU is used.
+    pub cuda: CudaOptions,
 }
 
 impl DeviceOptions {
@@ -32,13 +37,19 @@ impl DeviceOptions {
             kind: config.device,
             plugin: plugin.or_else(|| config.plugin.clone()),
             threads: (config.threads > 0).then_some(config.threads),
+            cuda: CudaOptions {
+                memory_fraction: config.memory_fraction,
+                preallocate: config.preallocate,
+                device: config.visible_devices.first().copied().unwrap_or(0),
+                deterministic: config.deterministic,
+            },
         }
     }
 }
 
 impl Default for DeviceOptions {
     fn default() -> DeviceOptions {
-        DeviceOptions { kind: DeviceKind::Auto, plugin: None, threads: None }
+        DeviceOptions { kind: DeviceKind::Auto, plugin: None, threads: None, cuda: CudaOptions::default() }
     }
 }
 
@@ -58,14 +69,13 @@ impl Device {
     /// Finds the plugin, fetches it on first use (and says so on stderr), loads it and opens the device.
     ///
     /// # Errors
-    /// If the kind of device is not supported, or the plugin cannot be found, fetched, verified or loaded. A plugin
+    /// If there is no device of the kind asked for, or the plugin cannot be found, fetched, verified or loaded. A plugin
     /// named by the user is the user's input; anything else is a failure of the machine.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
-        if options.kind == DeviceKind::Cuda {
-            return Err(Error::input(
-                "device \"cuda\" is not supported by this version of lmc, which runs on the CPU: set runtime.device to \
-                 \"auto\" or \"cpu\"",
-            ));
+        let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
+        if let Some(ready) = cuda::ready(options, &Machine::this())? {
+            let (client, target) = ready.open(&options.cuda)?;
+            return Ok(Device { client, target, cache });
         }
         let found = find_plugin(options.plugin.clone())?;
         let named = matches!(found.source, Source::Explicit | Source::Environment);
@@ -73,7 +83,6 @@ impl Device {
         let client_options =
             ClientOptions { cpu_device_count: Some(1), cpu_threads: options.threads, ..ClientOptions::default() };
         let client = Client::new(&plugin, &client_options).map_err(|error| plugin_error(named, &error))?;
-        let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
         let target = Target { has_kernels: plugin.has_kernels(), ..target_of(&client, &found) };
         Ok(Device { client, target, cache })
     }
@@ -124,7 +133,8 @@ impl Device {
         let lowered = self.lower(func);
         let lower_time = start.elapsed();
         let mut options = compile_options(&self.target);
-        if lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK {
+        let little = lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK;
+        if little && self.target.platform == Platform::Cpu {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time.
             options = options.with("xla_backend_optimization_level", 0_i64);
         }
@@ -159,6 +169,11 @@ impl Device {
 pub fn compile_options(target: &Target) -> CompileOptions {
     let options = match target.platform {
         Platform::Generic => return CompileOptions::default(),
+        // Not `xla_gpu_exclude_nondeterministic_ops`, which refuses a program where it knows no other way.
+        Platform::Cuda(cuda) if cuda.deterministic => {
+            return CompileOptions::default().with("xla_gpu_deterministic_ops", true);
+        }
+        Platform::Cuda(_) => return CompileOptions::default(),
         Platform::Cpu => CompileOptions::default()
             // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
             .with("xla_cpu_prefer_vector_width", 512_i64)
@@ -216,7 +231,9 @@ fn host_processor() -> Processor {
 pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
     let locations = Locations::from_environment(explicit).map_err(|e| Error::input(e.to_string()))?;
     let named = locations.explicit.is_some() || locations.from_environment.is_some();
-    find_or_install("cpu", &locations, &mut print_progress).map_err(|error| plugin_error(named, &error))
+    let mut installation = Installation::default();
+    find_or_install("cpu", &locations, &mut |progress| installation.show(progress))
+        .map_err(|error| plugin_error(named, &error))
 }
 
 /// An error of a plugin: the user's input if the user named it, else a failure of the machine.
@@ -224,22 +241,12 @@ pub(crate) fn plugin_error(named: bool, error: &dyn std::error::Error) -> Error 
     if named { Error::input(error.to_string()) } else { Error::run(error.to_string()) }
 }
 
-/// Tells on stderr what an installation is doing.
-pub fn print_progress(progress: Progress) {
-    match progress {
-        Progress::Waiting { name } => {
-            say(format_args!("waiting for another process that installs the plugin `{name}`"));
-        }
-        Progress::Fetching { name, requirement, megabytes } => {
-            say(format_args!("fetching the plugin `{name}` ({requirement}, {megabytes} MB) with pip; once only"));
-        }
-        Progress::Unpacking { file, dir } => say(format_args!("unpacking {file} into {}", dir.display())),
-    }
-}
-
 /// An error of the device while running.
 pub(crate) fn run_error(error: lmc_runtime::Error) -> Error {
-    Error::run(error.to_string())
+    match error.code() {
+        Some(ErrorCode::ResourceExhausted) => Error::run(cuda::out_of_memory(&error)),
+        _ => Error::run(error.to_string()),
+    }
 }
 
 /// A function compiled for a device.

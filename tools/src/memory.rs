@@ -4,7 +4,7 @@ use std::fs;
 
 use lmc_graph::TensorType;
 use lmc_models::TrainStep;
-use lmc_runtime::{ErrorCode, Executable};
+use lmc_runtime::{Device, ErrorCode, Executable, process_peak_memory_bytes};
 
 use crate::config::{Config, Precision};
 use crate::error::{Error, Result};
@@ -75,6 +75,38 @@ pub(crate) fn explained(error: Error, config: &Config, step: &TrainStep, program
     let needed = peak_of(program).unwrap_or(0);
     let available = available_bytes().unwrap_or(0).min(needed);
     Error::run(format!("{}\n{error}", plan::out_of_memory(config, step, needed, available)))
+}
+
+/// Refuses a compiled program that needs more memory than the device's allocator may take.
+///
+/// # Errors
+/// Both amounts.
+pub(crate) fn check_device(config: &Config, program: &Executable, device: &Device) -> Result<()> {
+    let limit = device.memory_stats().and_then(|stats| stats.bytes_limit).filter(|&limit| limit > 0);
+    // Where one of them is not told nothing is refused.
+    let (Ok(stats), Some(limit)) = (program.memory_stats(), limit) else { return Ok(()) };
+    if stats.peak <= limit {
+        return Ok(());
+    }
+    let size = |bytes: i64| size(bytes.max(0) as u128);
+    Err(config.error_at(
+        "train.micro_batch_size",
+        format!(
+            "a training step takes {} of {}'s memory, and lmc may take {} of it: make `micro_batch_size` or `seq_len` \
+             smaller, and `grad_accum_steps` larger for it, set `train.remat`, or raise `runtime.memory_fraction`, which is {}",
+            size(stats.peak),
+            device.kind(),
+            size(limit),
+            config.runtime.memory_fraction
+        ),
+    ))
+}
+
+/// The most memory that was taken at once, in bytes: of a device that keeps count, else of this process. 0 where neither
+/// is known.
+pub(crate) fn peak_bytes(device: Option<&Device>) -> u64 {
+    let of_device = device.and_then(Device::memory_stats).and_then(|stats| stats.peak_bytes_in_use);
+    of_device.and_then(|bytes| u64::try_from(bytes).ok()).or_else(process_peak_memory_bytes).unwrap_or(0)
 }
 
 /// What every training step holds, in bytes. Activations beside the logits come on top: how many of them live at once

@@ -16,11 +16,13 @@ pub(crate) fn scaled_dot_product_attention<'g>(
 ) -> Vec<Option<Value<'g>>> {
     if let &[Some(ct), None] = cts {
         let backward = Op::ScaledDotProductAttentionBackward(op.backward());
-        let operands = [x[0], x[1], x[2], z[1], z[0], ct];
-        return ct.builder().push(backward, &operands, &[]).into_iter().map(Some).collect();
+        let operands = [&[x[0], x[1], x[2], z[1], z[0], ct], &x[3..]].concat();
+        let cts = ct.builder().push(backward, &operands, &[]).into_iter().map(Some);
+        // Lengths and bounds have none.
+        return cts.chain(x[3..].iter().map(|_| None)).collect();
     }
     of_decomposition(x, cts, location, |x| {
-        let (output, log_sum_exp) = decompose::scaled_dot_product_attention(op, x[0], x[1], x[2]);
+        let (output, log_sum_exp) = decompose::scaled_dot_product_attention(op, x);
         vec![output, log_sum_exp]
     })
 }
@@ -32,9 +34,7 @@ pub(crate) fn scaled_dot_product_attention_backward<'g>(
     cts: &[Option<Value<'g>>],
     location: &Location,
 ) -> Vec<Option<Value<'g>>> {
-    of_decomposition(x, cts, location, |x| {
-        decompose::scaled_dot_product_attention_backward(op, [x[0], x[1], x[2]], x[3], x[4], x[5]).to_vec()
-    })
+    of_decomposition(x, cts, location, |x| decompose::scaled_dot_product_attention_backward(op, x).to_vec())
 }
 
 /// The cotangents of the operands of an op that means `body`, whose nodes have the op's location.
@@ -54,7 +54,7 @@ fn of_decomposition<'g>(
 
 #[cfg(test)]
 mod tests {
-    use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+    use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
     use lmc_graph::{Builder, DType, Func, TensorType, Value, text};
 
     use crate::check::{check, count};
@@ -63,7 +63,7 @@ mod tests {
         [(AttentionMask::Full, None), (AttentionMask::Causal, None), (AttentionMask::Causal, Some(2))];
 
     fn attributes((mask, sliding_window): (AttentionMask, Option<usize>)) -> ScaledDotProductAttention {
-        ScaledDotProductAttention { scale: 0.6, mask, sliding_window }
+        ScaledDotProductAttention { scale: 0.6, mask, sliding_window, rows: AttentionRows::Whole }
     }
 
     #[test]

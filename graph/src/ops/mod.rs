@@ -18,7 +18,7 @@ use crate::attributes::{Attr, Attributes, refuse_unknown};
 use crate::dtype::TensorType;
 use crate::error::{Violation, require};
 
-pub use attention::{AttentionMask, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
+pub use attention::{AttentionMask, AttentionRows, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 pub use contract::DotGeneral;
 pub use control::Scan;
 pub use elementwise::{BinaryOp, BitcastConvert, Compare, ComparisonDirection, Convert, UnaryOp};

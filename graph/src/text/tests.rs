@@ -81,7 +81,12 @@ pub(crate) fn every_op() -> Func {
         used.extend(b.optimization_barrier(&[x, n]));
         let (state, bits) = key.rng_bit_generator(RngAlgorithm::ThreeFry, TensorType::new(DType::U32, [3]));
         used.extend([state, bits]);
-        let attention = ScaledDotProductAttention { scale: 0.1, mask: AttentionMask::Causal, sliding_window: Some(2) };
+        let attention = ScaledDotProductAttention {
+            scale: 0.1,
+            mask: AttentionMask::Causal,
+            sliding_window: Some(2),
+            rows: AttentionRows::Whole,
+        };
         let (out, lse) = q.scaled_dot_product_attention(q, q, attention.clone());
         let backward = Op::ScaledDotProductAttentionBackward(attention.backward());
         used.extend(b.push(backward, &[q, q, q, lse, out, out], &[]));

@@ -27,6 +27,11 @@ impl Uses {
         Uses { counts }
     }
 
+    /// Whether a value has a user.
+    pub(crate) fn are_any(&self, value: ValueId) -> bool {
+        self.counts[value.index()] > 0
+    }
+
     /// Whether a value has more than one user.
     fn are_many(&self, value: ValueId) -> bool {
         self.counts[value.index()] > 1
@@ -39,7 +44,7 @@ const LEAST_ELEMENTS: usize = 1 << 14;
 /// Whether the value is kept in memory for its users on this target.
 pub(crate) fn keeps(target: &Target, func: &Func, uses: &Uses, value: ValueId) -> bool {
     match target.platform {
-        Platform::Generic => false,
+        Platform::Generic | Platform::Cuda(_) => false,
         Platform::Cpu if !target.has_kernels || !uses.are_many(value) => false,
         Platform::Cpu => match op(func, value) {
             // By the C library, an element at a time.

@@ -31,7 +31,7 @@ pub(crate) fn reduce_steps(target: &Target, ty: &TensorType, dimensions: &[usize
     let plain = |shape: Vec<usize>, dimensions: &[usize]| ReduceStep::Plain { shape, dimensions: dimensions.to_vec() };
     let mut shape = ty.shape.clone();
     match target.platform {
-        Platform::Generic => vec![plain(shape, dimensions)],
+        Platform::Generic | Platform::Cuda(_) => vec![plain(shape, dimensions)],
         // The rewrite stays, as nothing would keep XLA from making one step of two.
         Platform::Cpu if !target.has_kernels => vec![plain(shape, dimensions)],
         Platform::Cpu if dimensions.contains(&(shape.len() - 1)) => {

@@ -1,55 +1,74 @@
 //! Attention and its backward.
 
 use lmc_graph::decompose::decompose_by_blocks;
-use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
-use lmc_graph::{Op, TensorType};
+use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention, Transpose};
+use lmc_graph::{Builder, DType, Func, Literal, Op, TensorType};
 
 use super::Frame;
+use super::cudnn::{Call, Layout, MaskType};
 use super::emitter::{Emitter, Value, names, types};
+use super::shape::transpose;
 use super::syntax;
-use crate::choices;
+use crate::choices::{self, Attention, AttentionForm};
+use crate::documents;
 use crate::report::{Direction, Form, Kind, Row};
 
-/// A call of lmc's kernel, or the ops of the decomposition, all at the location of the node. `attributes` are the
-/// forward op's, also for its backward.
+/// An attention in the form that the target has for it. The log-sum-exp is left out of the results where it is not used
+/// and a fused kernel need not write it.
 pub(super) fn attention(
     e: &mut Emitter<'_>,
-    op: &Op,
-    attributes: &ScaledDotProductAttention,
+    op: Attention<'_>,
     x: &[Value],
     result_types: &[TensorType],
+    uses_log_sum_exp: bool,
 ) -> Vec<Value> {
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
-    let refused = choices::attention_refusal(e.target, attributes, &operands);
-    // Queries are `B T N H`.
-    let num_queries = operands[0].shape[1];
-    let block = choices::attention_block(e.target, num_queries).max(1);
+    let form = choices::attention(e.target, op, &operands);
     let row = e.report.rows.len();
     e.report.rows.push(Row {
         kind: Kind::Attention,
         location: e.location.clone(),
         direction: Direction::of(&e.location),
-        operands: operands.clone(),
+        operands,
         results: result_types.to_vec(),
-        form: match refused {
-            None => Form::AttentionKernel,
-            Some(_) if block < num_queries => Form::DecomposedByBlocks,
-            Some(_) => Form::Decomposed,
+        form: match form {
+            AttentionForm::Cudnn => Form::Cudnn,
+            AttentionForm::Kernel => Form::AttentionKernel,
+            AttentionForm::Decomposed { block, .. } if block < x[0].ty.shape[1] => Form::DecomposedByBlocks,
+            AttentionForm::Decomposed { .. } => Form::Decomposed,
         },
-        refused: refused.map(str::to_string),
+        refused: match &form {
+            AttentionForm::Cudnn | AttentionForm::Kernel => None,
+            AttentionForm::Decomposed { refused, .. } => Some(refused.clone()),
+        },
         flops: 0,
         times: e.times,
         part_of: None,
     });
-    if refused.is_none() {
-        e.report.rows[row].flops = flops(attributes, &operands);
-        return kernel(e, op, attributes, x, result_types);
+    match (form, op) {
+        (AttentionForm::Decomposed { block, .. }, op) => decomposed(e, &op.op(), x, block, row),
+        (AttentionForm::Kernel, op) => {
+            e.report.rows[row].flops = visible_products(&op.attributes(), x);
+            kernel(e, op, x, result_types)
+        }
+        (AttentionForm::Cudnn, Attention::Forward(op)) => {
+            e.report.rows[row].flops = products(x, 2);
+            forward(e, op, x, result_types, uses_log_sum_exp)
+        }
+        (AttentionForm::Cudnn, Attention::Backward(op)) => {
+            e.report.rows[row].flops = products(x, 5);
+            backward(e, &op.forward(), x, result_types)
+        }
     }
+}
+
+/// The ops of the decomposition, all at the location of the node; `row` is the attention's in the report.
+fn decomposed(e: &mut Emitter<'_>, op: &Op, x: &[Value], block: usize, row: usize) -> Vec<Value> {
+    let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
     let func =
         decompose_by_blocks(op, &operands, block).unwrap_or_else(|| panic!("{} has no decomposition", op.name()));
     let outer = e.attention.replace(row);
-    let mut frame = Frame { keeps_location: true, ..Frame::new(&func) };
-    let results = frame.inline(e, func.body(), x);
+    let results = inline(e, &func, x);
     e.attention = outer;
     // A decomposition may loop: its products count per run of the attention.
     let per_run = |product: &Row| match (product.times, e.times) {
@@ -61,24 +80,36 @@ pub(super) fn attention(
     results
 }
 
+/// The ops of a function at the present location.
+fn inline(e: &mut Emitter<'_>, func: &Func, x: &[Value]) -> Vec<Value> {
+    let mut frame = Frame { keeps_location: true, ..Frame::new(func) };
+    frame.inline(e, func.body(), x)
+}
+
+/// The operations of `count` products of an attention: of each two, or of the last of five, half with the size of keys
+/// and half with that of values.
+fn products(x: &[Value], count: u64) -> u64 {
+    let (query, value) = (&x[0].ty.shape, &x[2].ty.shape);
+    let size = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
+    let scores = [query[0], query[1], query[2], value[1]].into_iter().map(size).fold(1, u64::saturating_mul);
+    // Scores and the cotangents of queries and keys are of keys' size; outputs and what else the derivative has of values'.
+    let (of_keys, of_values) = if count == 2 { (1, 1) } else { (count - 2, 2) };
+    let elements = (size(query[3]) * of_keys).saturating_add(size(value[3]) * of_values);
+    scores.saturating_mul(2).saturating_mul(elements)
+}
+
 /// The custom call of a kernel of `lmc_runtime`, which has the op's name.
-fn kernel(
-    e: &mut Emitter<'_>,
-    op: &Op,
-    attributes: &ScaledDotProductAttention,
-    x: &[Value],
-    result_types: &[TensorType],
-) -> Vec<Value> {
-    let ScaledDotProductAttention { scale, mask, sliding_window } = attributes;
+fn kernel(e: &mut Emitter<'_>, op: Attention<'_>, x: &[Value], result_types: &[TensorType]) -> Vec<Value> {
+    let ScaledDotProductAttention { scale, mask, sliding_window, rows: _ } = op.attributes();
     let config = format!(
         "{{scale = {} : f64, causal = {}, sliding_window = {} : i64}}",
-        syntax::float(*scale),
-        *mask == AttentionMask::Causal,
+        syntax::float(scale),
+        mask == AttentionMask::Causal,
         sliding_window.unwrap_or(0)
     );
     let text = format!(
         "stablehlo.custom_call @lmc.{}({}) {{api_version = 4 : i32, backend_config = {config}}} : ({}) -> {}",
-        op.name(),
+        op.op().name(),
         names(x),
         types(x),
         syntax::results(result_types)
@@ -86,12 +117,12 @@ fn kernel(
     e.op_n(&text, result_types)
 }
 
-/// Operations of the products of an attention, of visible scores only: scores and values, and with an output's cotangent
-/// (operand 5) three more.
-fn flops(attributes: &ScaledDotProductAttention, operands: &[TensorType]) -> u64 {
-    let [b, t, n, h] = [0, 1, 2, 3].map(|d| operands[0].shape[d]);
-    let (s, v) = (operands[2].shape[1], operands[2].shape[3]);
-    let per_score = if operands.len() > 3 { 3 * h + 2 * v } else { h + v };
+/// The operations of an attention's products, of visible scores only: of scores and outputs, and with an output's
+/// cotangent (operand 5) of three more.
+fn visible_products(attributes: &ScaledDotProductAttention, x: &[Value]) -> u64 {
+    let [b, t, n, h] = [0, 1, 2, 3].map(|d| x[0].ty.shape[d]);
+    let (s, v) = (x[2].ty.shape[1], x[2].ty.shape[3]);
+    let per_score = if x.len() > 3 { 3 * h + 2 * v } else { h + v };
     let visible: usize = match attributes.mask {
         AttentionMask::Full => t.saturating_mul(s),
         AttentionMask::Causal => {
@@ -100,4 +131,149 @@ fn flops(attributes: &ScaledDotProductAttention, operands: &[TensorType]) -> u64
         }
     };
     [2, b, n, visible, per_score].into_iter().fold(1, |product, size| product.saturating_mul(size as u64))
+}
+
+/// cuDNN's attention.
+fn forward(
+    e: &mut Emitter<'_>,
+    op: &ScaledDotProductAttention,
+    x: &[Value],
+    types: &[TensorType],
+    uses_log_sum_exp: bool,
+) -> Vec<Value> {
+    let rows = Rows::new(e, op, x, &x[3..]);
+    let mut results = vec![by_head(&types[0])];
+    if uses_log_sum_exp {
+        results.push((rows.log_sum_exp_type(&types[1]), Layout::RowMajor));
+    }
+    let operands = [&x[..3], &rows.operands[..]].concat();
+    let results = call(e, op, false, &rows, operands, results);
+    let output = by_position(e, &results[0]);
+    match results.get(1) {
+        Some(log_sum_exp) if uses_log_sum_exp => vec![output, rows.to_positions(e, log_sum_exp)],
+        Some(_) | None => vec![output],
+    }
+}
+
+/// The derivative of cuDNN's attention.
+fn backward(e: &mut Emitter<'_>, op: &ScaledDotProductAttention, x: &[Value], types: &[TensorType]) -> Vec<Value> {
+    let rows = Rows::new(e, op, x, &x[6..]);
+    let (log_sum_exp, output, ct) = (rows.to_documents(e, &x[3]), &x[4], &x[5]);
+    let operands = [&x[..3], &[log_sum_exp, ct.clone(), output.clone()], &rows.operands[..]].concat();
+    let results = call(e, op, true, &rows, operands, types.iter().map(by_head).collect());
+    results[..3].iter().map(|result| by_position(e, result)).collect()
+}
+
+/// Writes a call; a workspace, whose size XLA finds, is the last of its results.
+fn call(
+    e: &mut Emitter<'_>,
+    op: &ScaledDotProductAttention,
+    is_backward: bool,
+    rows: &Rows,
+    operands: Vec<Value>,
+    mut results: Vec<(TensorType, Layout)>,
+) -> Vec<Value> {
+    results.push((TensorType::new(DType::U8, [0]), Layout::RowMajor));
+    let call = Call {
+        is_backward,
+        scale: op.scale,
+        mask_type: match (op.mask, op.rows) {
+            (AttentionMask::Full, AttentionRows::Whole) => MaskType::NoMask,
+            (AttentionMask::Causal, AttentionRows::Whole) => MaskType::Causal,
+            (AttentionMask::Full, AttentionRows::Padded | AttentionRows::Packed) => MaskType::Padding,
+            (AttentionMask::Causal, AttentionRows::Padded | AttentionRows::Packed) => MaskType::PaddingCausal,
+        },
+        // A window of all keys limits nothing.
+        sliding_window_length: op.sliding_window.filter(|&window| window < operands[1].ty.shape[1]).unwrap_or(0),
+        max_seg_per_batch: rows.places,
+        operands: operands.iter().map(|operand| operand.ty.clone()).collect(),
+        results,
+    };
+    let types: Vec<TensorType> = call.results.iter().map(|(ty, _)| ty.clone()).collect();
+    e.op_n(&call.text(&operands), &types)
+}
+
+/// `B T N H` as the call returns it: `B N T H`, laid out as it was.
+fn by_head(ty: &TensorType) -> (TensorType, Layout) {
+    let [b, t, n, h] = [0, 1, 2, 3].map(|d| ty.shape[d]);
+    (ty.with_shape([b, n, t, h]), Layout::HeadsBehindPositions)
+}
+
+/// Back from [`by_head`]. The bytes stay where they are.
+fn by_position(e: &mut Emitter<'_>, x: &Value) -> Value {
+    let [b, n, t, h] = [0, 1, 2, 3].map(|d| x.ty.shape[d]);
+    transpose(e, &Transpose { permutation: vec![0, 2, 1, 3] }, x, &x.ty.with_shape([b, t, n, h]))
+}
+
+/// What the call has to know of the rows.
+struct Rows {
+    /// The places for documents in a row; 1 where rows are not packed.
+    places: usize,
+    /// The operands that say it.
+    operands: Vec<Value>,
+    /// Of packed rows the bounds, and where documents begin among all positions.
+    bounds: Option<[Value; 2]>,
+}
+
+impl Rows {
+    /// From the operands of the op, `of_rows` being those that its rows ask for.
+    fn new(e: &mut Emitter<'_>, op: &ScaledDotProductAttention, x: &[Value], of_rows: &[Value]) -> Rows {
+        let (query, key) = (&x[0].ty.shape, &x[1].ty.shape);
+        match op.rows {
+            AttentionRows::Whole => Rows { places: 1, operands: vec![], bounds: None },
+            AttentionRows::Padded => {
+                let lengths = within_rows(&of_rows[0].ty, [query[1], key[1]]);
+                Rows { places: 1, operands: inline(e, &lengths, of_rows), bounds: None }
+            }
+            AttentionRows::Packed => {
+                let bounds = &of_rows[0];
+                let list = documents::list(&bounds.ty, query[1], &[1, query[2] * query[3], key[2] * key[3]]);
+                let [lengths, begins, of_queries, of_keys] =
+                    <[Value; 4]>::try_from(inline(e, &list, of_rows)).expect("lengths, and a result for each size");
+                Rows {
+                    places: bounds.ty.shape[1] - 1,
+                    operands: vec![lengths.clone(), lengths, of_queries, of_keys],
+                    bounds: Some([bounds.clone(), begins]),
+                }
+            }
+        }
+    }
+
+    /// The type in which the call has a log-sum-exp that is `B N T` in the graph.
+    fn log_sum_exp_type(&self, ty: &TensorType) -> TensorType {
+        ty.with_shape([ty.shape[0] * self.places, ty.shape[1], ty.shape[2]])
+    }
+
+    /// The log-sum-exp of positions from that of the call.
+    fn to_positions(&self, e: &mut Emitter<'_>, x: &Value) -> Value {
+        match &self.bounds {
+            None => x.clone(),
+            Some([bounds, _]) => {
+                let func = documents::to_positions(&bounds.ty, &x.ty);
+                inline(e, &func, &[bounds.clone(), x.clone()]).remove(0)
+            }
+        }
+    }
+
+    /// The log-sum-exp for the call from that of positions.
+    fn to_documents(&self, e: &mut Emitter<'_>, x: &Value) -> Value {
+        match &self.bounds {
+            None => x.clone(),
+            Some([_, begins]) => {
+                let func = documents::to_documents(&begins.ty, &x.ty);
+                inline(e, &func, &[begins.clone(), x.clone()]).remove(0)
+            }
+        }
+    }
+}
+
+/// Lengths of queries and keys, limited to their rows: cuDNN reads as far as it is told.
+fn within_rows(ty: &TensorType, limits: [usize; 2]) -> Func {
+    Builder::build("lengths", |b| {
+        let limited = |limit: usize| {
+            let bound = |x: usize| b.constant(Literal::scalar(i32::try_from(x).unwrap_or(i32::MAX)));
+            b.param("lengths", ty.clone()).clamp(bound(0), bound(limit))
+        };
+        limits.map(limited).to_vec()
+    })
 }

@@ -6,6 +6,7 @@
 mod attention;
 mod contract;
 mod control;
+mod cudnn;
 mod elementwise;
 mod emitter;
 mod index;
@@ -17,7 +18,7 @@ mod syntax;
 
 use lmc_graph::{Entity, Func, Node, NodeId, Op, RegionId, TensorType, ValueId};
 
-use crate::choices::{self, Uses};
+use crate::choices::{self, Attention, Uses};
 use crate::target::Target;
 use crate::{Lowered, Options};
 use emitter::{Emitter, Value};
@@ -164,8 +165,13 @@ impl<'f> Frame<'f> {
             Op::StopGradient => vec![x[0].clone()],
             Op::OptimizationBarrier => control::optimization_barrier(e, x),
             Op::RngBitGenerator(op) => random::rng_bit_generator(e, op, &x[0]),
-            Op::ScaledDotProductAttention(op) => attention::attention(e, &node.op, op, x, types),
-            Op::ScaledDotProductAttentionBackward(op) => attention::attention(e, &node.op, &op.forward(), x, types),
+            Op::ScaledDotProductAttention(op) => {
+                let uses_log_sum_exp = self.uses.are_any(node.results[1]);
+                attention::attention(e, Attention::Forward(op), x, types, uses_log_sum_exp)
+            }
+            Op::ScaledDotProductAttentionBackward(op) => {
+                attention::attention(e, Attention::Backward(op), x, types, false)
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Attention between the positions of a sequence.
 
-use lmc_graph::ops::{AttentionMask, DotGeneral, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, AttentionRows, DotGeneral, ScaledDotProductAttention};
 use lmc_graph::{DType, TensorType, Value};
 
 use crate::layers::dropout::dropout;
@@ -14,8 +14,12 @@ use crate::scope::Scope;
 #[track_caller]
 pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>) -> Value<'g> {
     let [_, _, _, h] = query.dims();
-    let attributes =
-        ScaledDotProductAttention { scale: 1.0 / (h as f64).sqrt(), mask: AttentionMask::Causal, sliding_window: None };
+    let attributes = ScaledDotProductAttention {
+        scale: 1.0 / (h as f64).sqrt(),
+        mask: AttentionMask::Causal,
+        sliding_window: None,
+        rows: AttentionRows::Whole,
+    };
     let (output, _) = query.scaled_dot_product_attention(key, value, attributes);
     output
 }

@@ -35,6 +35,7 @@ macro_rules! opaque {
 opaque! {
     PJRT_Error PJRT_Event PJRT_Client PJRT_Device PJRT_DeviceDescription PJRT_Memory PJRT_Executable
     PJRT_LoadedExecutable PJRT_Buffer PJRT_SerializedExecutable PJRT_ExecuteContext PJRT_MultiSlice_Config
+    PJRT_TopologyDescription
 }
 
 /// Argument structs: `struct_size`, `extension_start`, the fields, and room for fields of later versions.
@@ -244,6 +245,11 @@ args! {
         device_kind: *const c_char,
         device_kind_size: usize,
     }
+    PJRT_DeviceDescription_Attributes_Args {
+        device_description: *mut PJRT_DeviceDescription,
+        num_attributes: usize,
+        attributes: *const PJRT_NamedValue,
+    }
     PJRT_DeviceDescription_DebugString_Args {
         device_description: *mut PJRT_DeviceDescription,
         debug_string: *const c_char,
@@ -357,6 +363,25 @@ args! {
         execute_device: *mut PJRT_Device,
     }
 
+    PJRT_Executable_OptimizedProgram_Args { executable: *mut PJRT_Executable, program: *mut PJRT_Program, }
+
+    PJRT_TopologyDescription_Create_Args {
+        topology_name: *const c_char,
+        topology_name_size: usize,
+        create_options: *const PJRT_NamedValue,
+        num_options: usize,
+        topology: *mut PJRT_TopologyDescription,
+    }
+    PJRT_TopologyDescription_Destroy_Args { topology: *mut PJRT_TopologyDescription, }
+    PJRT_Compile_Args {
+        topology: *const PJRT_TopologyDescription,
+        program: *const PJRT_Program,
+        compile_options: *const c_char,
+        compile_options_size: usize,
+        client: *mut PJRT_Client,
+        executable: *mut PJRT_Executable,
+    }
+
     PJRT_Buffer_Destroy_Args { buffer: *mut PJRT_Buffer, }
     PJRT_Buffer_ElementType_Args { buffer: *mut PJRT_Buffer, kind: c_int, }
     PJRT_Buffer_Dimensions_Args { buffer: *mut PJRT_Buffer, dims: *const i64, num_dims: usize, }
@@ -417,7 +442,7 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_Client_BufferFromHostBuffer: Call<PJRT_Client_BufferFromHostBuffer_Args>,
     pub(crate) PJRT_DeviceDescription_Id: Call<PJRT_DeviceDescription_Id_Args>,
     pub(crate) PJRT_DeviceDescription_ProcessIndex: Unused,
-    pub(crate) PJRT_DeviceDescription_Attributes: Unused,
+    pub(crate) PJRT_DeviceDescription_Attributes: Call<PJRT_DeviceDescription_Attributes_Args>,
     pub(crate) PJRT_DeviceDescription_Kind: Call<PJRT_DeviceDescription_Kind_Args>,
     pub(crate) PJRT_DeviceDescription_DebugString: Call<PJRT_DeviceDescription_DebugString_Args>,
     pub(crate) PJRT_DeviceDescription_ToString: Unused,
@@ -440,7 +465,7 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_Executable_SizeOfGeneratedCodeInBytes: Unused,
     pub(crate) PJRT_Executable_GetCostAnalysis: Call<PJRT_Executable_GetCostAnalysis_Args>,
     pub(crate) PJRT_Executable_OutputMemoryKinds: Unused,
-    pub(crate) PJRT_Executable_OptimizedProgram: Unused,
+    pub(crate) PJRT_Executable_OptimizedProgram: Call<PJRT_Executable_OptimizedProgram_Args>,
     pub(crate) PJRT_Executable_Serialize: Call<PJRT_Executable_Serialize_Args>,
     pub(crate) PJRT_LoadedExecutable_Destroy: Call<PJRT_LoadedExecutable_Destroy_Args>,
     pub(crate) PJRT_LoadedExecutable_GetExecutable: Call<PJRT_LoadedExecutable_GetExecutable_Args>,
@@ -474,14 +499,14 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_CopyToDeviceStream_TotalBytes: Unused,
     pub(crate) PJRT_CopyToDeviceStream_GranuleSize: Unused,
     pub(crate) PJRT_CopyToDeviceStream_CurrentBytes: Unused,
-    pub(crate) PJRT_TopologyDescription_Create: Unused,
-    pub(crate) PJRT_TopologyDescription_Destroy: Unused,
+    pub(crate) PJRT_TopologyDescription_Create: Call<PJRT_TopologyDescription_Create_Args>,
+    pub(crate) PJRT_TopologyDescription_Destroy: Call<PJRT_TopologyDescription_Destroy_Args>,
     pub(crate) PJRT_TopologyDescription_PlatformName: Unused,
     pub(crate) PJRT_TopologyDescription_PlatformVersion: Unused,
     pub(crate) PJRT_TopologyDescription_GetDeviceDescriptions: Unused,
     pub(crate) PJRT_TopologyDescription_Serialize: Unused,
     pub(crate) PJRT_TopologyDescription_Attributes: Unused,
-    pub(crate) PJRT_Compile: Unused,
+    pub(crate) PJRT_Compile: Call<PJRT_Compile_Args>,
     pub(crate) PJRT_Executable_OutputElementTypes: Call<PJRT_Executable_OutputElementTypes_Args>,
     pub(crate) PJRT_Executable_OutputDimensions: Call<PJRT_Executable_OutputDimensions_Args>,
     pub(crate) PJRT_Buffer_CopyToMemory: Unused,
@@ -543,6 +568,11 @@ mod tests {
             ),
             ("PJRT_Device_GetDescription_Args", mem::offset_of!(PJRT_Device_GetDescription_Args, room), 32),
             ("PJRT_DeviceDescription_Id_Args", mem::offset_of!(PJRT_DeviceDescription_Id_Args, room), 32),
+            (
+                "PJRT_DeviceDescription_Attributes_Args",
+                mem::offset_of!(PJRT_DeviceDescription_Attributes_Args, room),
+                40,
+            ),
             ("PJRT_DeviceDescription_Kind_Args", mem::offset_of!(PJRT_DeviceDescription_Kind_Args, room), 40),
             (
                 "PJRT_DeviceDescription_DebugString_Args",
@@ -577,6 +607,10 @@ mod tests {
                 mem::offset_of!(PJRT_Executable_DeserializeAndLoad_Args, room),
                 64,
             ),
+            ("PJRT_Executable_OptimizedProgram_Args", mem::offset_of!(PJRT_Executable_OptimizedProgram_Args, room), 32),
+            ("PJRT_TopologyDescription_Create_Args", mem::offset_of!(PJRT_TopologyDescription_Create_Args, room), 56),
+            ("PJRT_TopologyDescription_Destroy_Args", mem::offset_of!(PJRT_TopologyDescription_Destroy_Args, room), 24),
+            ("PJRT_Compile_Args", mem::offset_of!(PJRT_Compile_Args, room), 64),
             ("PJRT_ExecuteOptions", mem::offset_of!(PJRT_ExecuteOptions, room), 112 + 8),
             ("PJRT_LoadedExecutable_Execute_Args", mem::offset_of!(PJRT_LoadedExecutable_Execute_Args, room), 80),
             ("PJRT_Buffer_Destroy_Args", mem::offset_of!(PJRT_Buffer_Destroy_Args, room), 24),

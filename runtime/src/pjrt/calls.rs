@@ -19,6 +19,7 @@ use libloading::{Library, Symbol};
 
 use super::api::*;
 use super::ffi;
+use super::program::ProgramHandle;
 use crate::error::{ErrorCode, PjrtError};
 
 /// A value of a named list: a plugin attribute, a client option or a property of the cost analysis.
@@ -53,7 +54,7 @@ pub(crate) enum LoadFailure {
 
 /// The function table of a loaded plugin.
 pub(crate) struct Api {
-    table: PJRT_Api,
+    pub(super) table: PJRT_Api,
     /// `(major, minor)`.
     pub(crate) version: (i32, i32),
     extensions: Vec<i32>,
@@ -82,6 +83,7 @@ macro_rules! call {
         }
     }};
 }
+pub(super) use call;
 
 impl Api {
     /// Loads the library at `path` and initializes it. The library stays loaded until the process ends: XLA starts
@@ -139,7 +141,7 @@ impl Api {
     }
 
     /// Turns the error that a function returned into ours, and frees it.
-    fn check(&self, function: &'static str, error: *mut PJRT_Error) -> Result<(), PjrtError> {
+    pub(super) fn check(&self, function: &'static str, error: *mut PJRT_Error) -> Result<(), PjrtError> {
         if error.is_null() {
             return Ok(());
         }
@@ -167,7 +169,7 @@ impl Api {
     }
 
     /// The error for a function that the plugin's table does not have.
-    fn missing(&self, function: &'static str) -> PjrtError {
+    pub(super) fn missing(&self, function: &'static str) -> PjrtError {
         let (major, minor) = self.version;
         let message = format!("this plugin (PJRT {major}.{minor}) does not have the function");
         PjrtError { function, code: ErrorCode::Unimplemented, message }
@@ -271,7 +273,7 @@ fn keep_freed_memory() {}
 ///
 /// # Safety
 /// `text` is null or points to `size` readable bytes.
-unsafe fn read_text(text: *const c_char, size: usize) -> String {
+pub(super) unsafe fn read_text(text: *const c_char, size: usize) -> String {
     if text.is_null() {
         return String::new();
     }
@@ -284,7 +286,7 @@ unsafe fn read_text(text: *const c_char, size: usize) -> String {
 ///
 /// # Safety
 /// `first` is null or points to `len` readable elements.
-unsafe fn read_array<T: Copy>(first: *const T, len: usize) -> Vec<T> {
+pub(super) unsafe fn read_array<T: Copy>(first: *const T, len: usize) -> Vec<T> {
     if first.is_null() {
         return Vec::new();
     }
@@ -296,7 +298,7 @@ unsafe fn read_array<T: Copy>(first: *const T, len: usize) -> Vec<T> {
 ///
 /// # Safety
 /// `first` is null or points to `len` named values whose names and values are readable.
-unsafe fn read_named_values(first: *const PJRT_NamedValue, len: usize) -> BTreeMap<String, NamedValue> {
+pub(super) unsafe fn read_named_values(first: *const PJRT_NamedValue, len: usize) -> BTreeMap<String, NamedValue> {
     let mut values = BTreeMap::new();
     if first.is_null() {
         return values;
@@ -398,13 +400,7 @@ impl ClientHandle {
 
     /// Compiles a program in MLIR's text form with an encoded `CompileOptionsProto`.
     pub(crate) fn compile(self: &Arc<ClientHandle>, mlir: &str, options: &[u8]) -> Result<ExecutableHandle, PjrtError> {
-        let format = "mlir";
-        let mut program = PJRT_Program::new();
-        // The field is mutable because other functions write a program through it; this one only reads.
-        program.code = mlir.as_ptr().cast::<c_char>().cast_mut();
-        program.code_size = mlir.len();
-        program.format = format.as_ptr().cast();
-        program.format_size = format.len();
+        let program = mlir_program(mlir);
         let mut args = PJRT_Client_Compile_Args::new();
         args.client = self.client;
         args.program = &program;
@@ -428,8 +424,20 @@ impl ClientHandle {
     }
 }
 
+/// A program in MLIR's text form for the plugin, which points into `mlir`.
+pub(super) fn mlir_program(mlir: &str) -> PJRT_Program {
+    const FORMAT: &str = "mlir";
+    let mut program = PJRT_Program::new();
+    // The field is mutable because other functions write a program through it; those that compile only read.
+    program.code = mlir.as_ptr().cast::<c_char>().cast_mut();
+    program.code_size = mlir.len();
+    program.format = FORMAT.as_ptr().cast();
+    program.format_size = FORMAT.len();
+    program
+}
+
 /// A named value for the plugin, which points into `name` and `value`.
-fn named_value(name: &str, value: &NamedValue) -> PJRT_NamedValue {
+pub(super) fn named_value(name: &str, value: &NamedValue) -> PJRT_NamedValue {
     let (kind, union, value_size) = match value {
         NamedValue::String(text) => {
             (named_value::STRING, PJRT_NamedValue_Value { string_value: text.as_ptr().cast() }, text.len())
@@ -505,6 +513,16 @@ impl DeviceHandle {
         unsafe {
             let args = call!(self.client.api, PJRT_DeviceDescription_Kind, args)?;
             Ok(read_text(args.device_kind, args.device_kind_size))
+        }
+    }
+
+    pub(crate) fn attributes(&self) -> Result<BTreeMap<String, NamedValue>, PjrtError> {
+        let mut args = PJRT_DeviceDescription_Attributes_Args::new();
+        args.device_description = self.description()?;
+        // SAFETY: the description lives as long as the device, and so do the values that are copied here.
+        unsafe {
+            let args = call!(self.client.api, PJRT_DeviceDescription_Attributes, args)?;
+            Ok(read_named_values(args.attributes, args.num_attributes))
         }
     }
 
@@ -690,49 +708,29 @@ impl BufferHandle {
     }
 }
 
-/// Sizes of a compiled program, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CompiledMemoryStats {
-    /// Machine code. Zero where the plugin does not count it.
-    pub generated_code: i64,
-    /// All arguments.
-    pub arguments: i64,
-    /// All outputs.
-    pub outputs: i64,
-    /// The part of the outputs that takes the memory of donated arguments.
-    pub alias: i64,
-    /// Temporaries.
-    pub temporaries: i64,
-    /// The most that is alive at once: arguments, outputs and temporaries.
-    pub peak: i64,
-}
-
 /// A compiled program, loaded on its devices.
 pub(crate) struct ExecutableHandle {
-    client: Arc<ClientHandle>,
-    loaded: *mut PJRT_LoadedExecutable,
-    /// The same program without its devices, for questions about it.
-    executable: *mut PJRT_Executable,
+    // Freed in this order.
+    program: ProgramHandle,
+    loaded: LoadedHandle,
     num_outputs: usize,
 }
 
-// SAFETY: PJRT executables may be used from any thread, and from several at once.
-unsafe impl Send for ExecutableHandle {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for ExecutableHandle {}
+/// What runs.
+struct LoadedHandle {
+    client: Arc<ClientHandle>,
+    executable: *mut PJRT_LoadedExecutable,
+}
 
-impl Drop for ExecutableHandle {
+// SAFETY: PJRT executables may be used from any thread, and from several at once.
+unsafe impl Send for LoadedHandle {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for LoadedHandle {}
+
+impl Drop for LoadedHandle {
     fn drop(&mut self) {
-        if !self.executable.is_null() {
-            let mut args = PJRT_Executable_Destroy_Args::new();
-            args.executable = self.executable;
-            // SAFETY: this handle owns the executable.
-            if let Err(error) = unsafe { call!(self.client.api, PJRT_Executable_Destroy, args) } {
-                tracing::warn!(%error, "an executable was not freed");
-            }
-        }
         let mut args = PJRT_LoadedExecutable_Destroy_Args::new();
-        args.executable = self.loaded;
+        args.executable = self.executable;
         // SAFETY: this handle owns the loaded executable. Executions under way hold their own references.
         if let Err(error) = unsafe { call!(self.client.api, PJRT_LoadedExecutable_Destroy, args) } {
             tracing::warn!(%error, "an executable was not freed");
@@ -743,97 +741,25 @@ impl Drop for ExecutableHandle {
 impl ExecutableHandle {
     /// Takes over `loaded`, which the plugin has just returned.
     fn new(client: &Arc<ClientHandle>, loaded: *mut PJRT_LoadedExecutable) -> Result<ExecutableHandle, PjrtError> {
-        let mut handle =
-            ExecutableHandle { client: client.clone(), loaded, executable: ptr::null_mut(), num_outputs: 0 };
+        let loaded = LoadedHandle { client: client.clone(), executable: loaded };
         let mut args = PJRT_LoadedExecutable_GetExecutable_Args::new();
-        args.loaded_executable = loaded;
+        args.loaded_executable = loaded.executable;
         // SAFETY: the loaded executable is alive.
-        handle.executable = unsafe { call!(client.api, PJRT_LoadedExecutable_GetExecutable, args) }?.executable;
-        let mut args = PJRT_Executable_NumOutputs_Args::new();
-        args.executable = handle.executable;
-        // SAFETY: the executable is alive.
-        handle.num_outputs = unsafe { call!(client.api, PJRT_Executable_NumOutputs, args) }?.num_outputs;
-        Ok(handle)
+        let executable = unsafe { call!(client.api, PJRT_LoadedExecutable_GetExecutable, args) }?.executable;
+        // SAFETY: the plugin has just handed out this executable, which is the caller's to free.
+        let program = unsafe { ProgramHandle::from_raw(client.api, executable) };
+        let num_outputs = program.num_outputs()?;
+        Ok(ExecutableHandle { program, loaded, num_outputs })
     }
 
     /// The client it was compiled for.
     pub(crate) fn client(&self) -> &Arc<ClientHandle> {
-        &self.client
+        &self.loaded.client
     }
 
-    pub(crate) fn fingerprint(&self) -> Result<Vec<u8>, PjrtError> {
-        let mut args = PJRT_Executable_Fingerprint_Args::new();
-        args.executable = self.executable;
-        // SAFETY: the executable is alive, and so are the bytes that are copied here.
-        unsafe {
-            let args = call!(self.client.api, PJRT_Executable_Fingerprint, args)?;
-            Ok(read_array(args.executable_fingerprint.cast::<u8>(), args.executable_fingerprint_size))
-        }
-    }
-
-    /// The type (`PJRT_Buffer_Type`) and dimensions of every output.
-    pub(crate) fn outputs(&self) -> Result<Vec<(c_int, Vec<i64>)>, PjrtError> {
-        let mut types = PJRT_Executable_OutputElementTypes_Args::new();
-        types.executable = self.executable;
-        let mut dims = PJRT_Executable_OutputDimensions_Args::new();
-        dims.executable = self.executable;
-        // SAFETY: the executable is alive, and so are the arrays that are copied here. The plugin returns the
-        // dimensions of all outputs in one array, whose length is the sum of the ranks.
-        let (types, ranks, dims) = unsafe {
-            let types = call!(self.client.api, PJRT_Executable_OutputElementTypes, types)?;
-            let dims = call!(self.client.api, PJRT_Executable_OutputDimensions, dims)?;
-            let ranks = read_array(dims.dim_sizes, dims.num_outputs);
-            let all = read_array(dims.dims, ranks.iter().sum());
-            (read_array(types.output_types.cast_const(), types.num_output_types), ranks, all)
-        };
-        let mut rest = dims.as_slice();
-        let mut outputs = Vec::with_capacity(types.len());
-        for (kind, rank) in types.into_iter().zip(ranks) {
-            let (dims, tail) = rest.split_at(rank);
-            rest = tail;
-            outputs.push((kind, dims.to_vec()));
-        }
-        Ok(outputs)
-    }
-
-    pub(crate) fn memory_stats(&self) -> Result<CompiledMemoryStats, PjrtError> {
-        let mut args = PJRT_Executable_GetCompiledMemoryStats_Args::new();
-        args.executable = self.executable;
-        // SAFETY: the executable is alive.
-        let args = unsafe { call!(self.client.api, PJRT_Executable_GetCompiledMemoryStats, args) }?;
-        Ok(CompiledMemoryStats {
-            generated_code: args.generated_code_size_in_bytes,
-            arguments: args.argument_size_in_bytes,
-            outputs: args.output_size_in_bytes,
-            alias: args.alias_size_in_bytes,
-            temporaries: args.temp_size_in_bytes,
-            peak: args.peak_memory_in_bytes,
-        })
-    }
-
-    pub(crate) fn cost_analysis(&self) -> Result<BTreeMap<String, NamedValue>, PjrtError> {
-        let mut args = PJRT_Executable_GetCostAnalysis_Args::new();
-        args.executable = self.executable;
-        // SAFETY: the executable is alive, and so are the values that are copied here.
-        unsafe {
-            let args = call!(self.client.api, PJRT_Executable_GetCostAnalysis, args)?;
-            Ok(read_named_values(args.properties, args.num_properties))
-        }
-    }
-
-    /// The program in the plugin's own form, for [`ClientHandle::deserialize`].
-    pub(crate) fn serialize(&self) -> Result<Vec<u8>, PjrtError> {
-        let mut args = PJRT_Executable_Serialize_Args::new();
-        args.executable = self.executable;
-        // SAFETY: the executable is alive; the bytes are copied before their owner is freed by its own deleter.
-        unsafe {
-            let args = call!(self.client.api, PJRT_Executable_Serialize, args)?;
-            let bytes = read_array(args.serialized_bytes.cast::<u8>(), args.serialized_bytes_size);
-            if let Some(delete) = args.serialized_executable_deleter {
-                delete(args.serialized_executable);
-            }
-            Ok(bytes)
-        }
+    /// The program without its devices, for questions about it.
+    pub(crate) fn program(&self) -> &ProgramHandle {
+        &self.program
     }
 
     /// Starts the program on its one device. `kept` are the positions of arguments that must not be donated.
@@ -844,7 +770,7 @@ impl ExecutableHandle {
         kept: &[i64],
         location: &str,
     ) -> Result<Vec<BufferHandle>, PjrtError> {
-        assert!(arguments.iter().all(|argument| argument.is_of(&self.client)), "a buffer of another client");
+        assert!(arguments.iter().all(|argument| argument.is_of(self.client())), "a buffer of another client");
         let pointers: Vec<*mut PJRT_Buffer> = arguments.iter().map(|argument| argument.buffer).collect();
         let mut outputs: Vec<*mut PJRT_Buffer> = vec![ptr::null_mut(); self.num_outputs];
         let argument_lists = [pointers.as_ptr()];
@@ -855,7 +781,7 @@ impl ExecutableHandle {
         options.num_non_donatable_input_indices = kept.len();
         options.call_location = location.as_ptr();
         let mut args = PJRT_LoadedExecutable_Execute_Args::new();
-        args.executable = self.loaded;
+        args.executable = self.loaded.executable;
         args.options = &mut options;
         args.argument_lists = argument_lists.as_ptr();
         args.num_devices = 1;
@@ -865,7 +791,7 @@ impl ExecutableHandle {
         // call and have the lengths that the plugin is told, the outputs' being the program's own number of outputs;
         // the plugin checks number and shapes of the arguments, and refuses to run a program of several devices with
         // one list. No completion event is asked for: outputs carry the error of their execution.
-        unsafe { call!(self.client.api, PJRT_LoadedExecutable_Execute, args) }?;
-        Ok(outputs.into_iter().map(|buffer| BufferHandle { client: self.client.clone(), buffer }).collect())
+        unsafe { call!(self.client().api, PJRT_LoadedExecutable_Execute, args) }?;
+        Ok(outputs.into_iter().map(|buffer| BufferHandle { client: self.client().clone(), buffer }).collect())
     }
 }

@@ -18,8 +18,8 @@ pub struct Managed {
     pub version: String,
     /// The path of the library in that folder.
     pub library: String,
-    /// The size of the download in megabytes.
-    pub megabytes: u32,
+    /// The room that the unpacked folder takes at most, in megabytes.
+    pub unpacked_megabytes: u64,
     /// What is fetched and unpacked.
     pub wheels: Vec<Wheel>,
 }
@@ -44,6 +44,15 @@ pub struct WheelFile {
     pub file: String,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl Managed {
+    /// The size of the download in bytes, on the machine that lmc was built for; 0 where there are no wheels for it.
+    pub fn download_bytes(&self) -> u64 {
+        self.wheels.iter().filter_map(Wheel::file).map(|file| file.bytes).sum()
+    }
 }
 
 impl Wheel {
@@ -92,6 +101,7 @@ mod tests {
                         file.file.ends_with(&format!("_{arch}.whl")) && file.file.contains(&wheel.version),
                         "{name}"
                     );
+                    assert!(file.bytes > 0, "{name}");
                     assert!(file.sha256.len() == 64 && file.sha256.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
                 }
             }

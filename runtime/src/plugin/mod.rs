@@ -1,5 +1,6 @@
 //! Plugins: the managed ones, where they are looked for, how they are fetched, and loading one.
 
+mod download;
 mod fetch;
 mod manifest;
 mod search;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-pub(crate) use fetch::hexadecimal;
+pub(crate) use download::hexadecimal;
 pub use fetch::{Progress, install};
 pub use manifest::{Managed, Wheel, WheelFile, managed, managed_plugin};
 pub use search::{Found, Locations, Search, Source, cache_dir, find};
@@ -20,14 +21,18 @@ use crate::error::PjrtError;
 use crate::pjrt::api::{MAJOR, MIN_MINOR};
 use crate::pjrt::calls::{Api, LoadFailure, NamedValue};
 
-/// The command that puts things right when a plugin is not usable.
-const MEND: &str = "`lmc plugin install cpu` fetches the one that lmc is made for";
+/// The command that puts things right when the plugin at a path is not usable.
+fn mend(path: &Path) -> String {
+    let cuda = path.file_name().is_some_and(|name| name.to_string_lossy().contains("cuda"));
+    let name = if cuda { "cuda13" } else { "cpu" };
+    format!("`lmc plugin install {name}` fetches the one that lmc is made for")
+}
 
 /// Why there is no plugin. Every message is a paragraph: the path, the reason, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
     /// There is no such file.
-    #[error("there is no PJRT plugin at {}: no such file. Correct the path, or leave it out: {MEND}.", path.display())]
+    #[error("there is no PJRT plugin at {}: no such file. Correct the path, or leave it out: {}.", path.display(), mend(path))]
     Missing {
         /// The path.
         path: PathBuf,
@@ -35,7 +40,7 @@ pub enum PluginError {
     /// The path leads to a folder.
     #[error(
         "the PJRT plugin {} is a folder; a plugin is a shared library, such as xla_cpu_pjrt.so. \
-         Name the file in it, or leave the path out: {MEND}.", path.display()
+         Name the file in it, or leave the path out: {}.", path.display(), mend(path)
     )]
     Folder {
         /// The path.
@@ -44,7 +49,7 @@ pub enum PluginError {
     /// The system's loader does not take the file.
     #[error(
         "the PJRT plugin {} cannot be loaded: it is not a shared library for this machine, or needs one that is \
-         missing ({reason}). Name another file, or leave the path out: {MEND}.", path.display()
+         missing ({reason}). Name another file, or leave the path out: {}.", path.display(), mend(path)
     )]
     NotALibrary {
         /// The path.
@@ -55,7 +60,7 @@ pub enum PluginError {
     /// It is a library, but no plugin.
     #[error(
         "{} is a shared library but not a PJRT plugin: it has no function GetPjrtApi, or that gives no function \
-         table. Name another file, or leave the path out: {MEND}.", path.display()
+         table. Name another file, or leave the path out: {}.", path.display(), mend(path)
     )]
     NotAPlugin {
         /// The path.
@@ -64,7 +69,7 @@ pub enum PluginError {
     /// It has another version of the interface.
     #[error(
         "the PJRT plugin {} has version {major}.{minor} of the interface; lmc needs {MAJOR}.{MIN_MINOR} or a later \
-         {MAJOR}.x. Name another plugin, or leave the path out: {MEND}.", path.display()
+         {MAJOR}.x. Name another plugin, or leave the path out: {}.", path.display(), mend(path)
     )]
     Version {
         /// The path.
@@ -75,7 +80,7 @@ pub enum PluginError {
         minor: i32,
     },
     /// It does not start.
-    #[error("the PJRT plugin {} does not start: {source}. Another plugin may do: {MEND}.", path.display())]
+    #[error("the PJRT plugin {} does not start: {source}. Another plugin may do: {}.", path.display(), mend(path))]
     Initialize {
         /// The path.
         path: PathBuf,
@@ -130,6 +135,21 @@ pub enum PluginError {
         command: String,
         /// The end of what pip said.
         reason: String,
+    },
+    /// The disk is too full.
+    #[error(
+        "the plugin `{name}` takes {needed} MB while it is installed, and {} has {free} MB left. Make room there, or set \
+         LMC_CACHE to a folder on a larger disk.", dir.display()
+    )]
+    Space {
+        /// The plugin.
+        name: String,
+        /// What is needed, in megabytes.
+        needed: u64,
+        /// What there is, in megabytes.
+        free: u64,
+        /// The folder.
+        dir: PathBuf,
     },
     /// A wheel is not the pinned one.
     #[error(

@@ -1,7 +1,7 @@
 //! What is timed.
 
 use lmc_autodiff::{DiffError, value_and_grad};
-use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
 use lmc_models::layers::rms_normalize;
 use lmc_models::loss::cross_entropy_sum;
@@ -65,7 +65,12 @@ fn dot([lhs, rhs]: [usize; 2], result_dtype: DType) -> lmc_graph::ops::DotGenera
 fn attentions(cases: &mut Vec<Case>, dtype: DType) -> Result<(), DiffError> {
     for [batch, length, heads, key_heads] in [[8, 512, 12, 4], [2, 2048, 12, 4], [1, 8192, 2, 2]] {
         let ty = |heads| TensorType::new(dtype, [batch, length, heads, 64]);
-        let op = ScaledDotProductAttention { scale: 0.125, mask: AttentionMask::Causal, sliding_window: None };
+        let op = ScaledDotProductAttention {
+            scale: 0.125,
+            mask: AttentionMask::Causal,
+            sliding_window: None,
+            rows: AttentionRows::Whole,
+        };
         let name = format!("{batch}x{length}, {heads}/{key_heads} heads of 64, {dtype}, with gradients");
         let func = differentiated("attention", &[ty(heads), ty(key_heads), ty(key_heads)], |x| {
             x[0].scaled_dot_product_attention(x[1], x[2], op.clone()).0

@@ -1,5 +1,6 @@
 //! The verbs of the command line, a file each.
 
+mod attention;
 pub(crate) mod bench;
 mod check;
 mod checkpoint;
@@ -58,6 +59,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),
+        Command::CompileWorker { folder } => crate::offline::run_worker(&folder),
     }
 }
 

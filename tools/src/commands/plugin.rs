@@ -3,9 +3,10 @@
 use lmc_runtime::plugin::{Locations, Search, find, install, managed};
 
 use crate::cli::PluginCommand;
-use crate::device::print_progress;
 use crate::error::{Error, Result};
+use crate::installing::Installation;
 use crate::output::print;
+use crate::run::quantity::with_unit;
 
 pub(super) fn run(command: PluginCommand) -> Result<()> {
     let locations = Locations::from_environment(None).map_err(|e| Error::input(e.to_string()))?;
@@ -16,15 +17,18 @@ pub(super) fn run(command: PluginCommand) -> Result<()> {
                 let found = match find(name, &locations).map_err(|e| Error::run(e.to_string()))? {
                     Search::Found(found) => format!("{} ({})", found.path.display(), found.source),
                     Search::NotFound { .. } => {
-                        format!("not installed; `lmc plugin install {name}` fetches {} MB", plugin.megabytes)
+                        let size = with_unit(plugin.download_bytes() as f64, "B");
+                        format!("not installed; `lmc plugin install {name}` fetches {size}")
                     }
                 };
-                text += &format!("{name:8} {:10} {found}\n", plugin.version);
+                text += &format!("{name:8} {:24} {found}\n", plugin.version);
             }
             print(&text)
         }
         PluginCommand::Install { name } => {
-            let path = install(&name, &locations, &mut print_progress).map_err(|e| refuse(&e))?;
+            let mut installation = Installation::default();
+            let installed = install(&name, &locations, &mut |progress| installation.show(progress));
+            let path = installed.map_err(|e| refuse(&e))?;
             print(&format!("{}\n", path.display()))
         }
         PluginCommand::Path { name } => match find(&name, &locations).map_err(|e| refuse(&e))? {

@@ -7,6 +7,7 @@
 //! The parser keeps the place of every value and reads each section key by key, rather than deriving a deserializer,
 //! because a derived one stops at its first problem, and people mend configs faster with all problems at once.
 
+mod compile;
 mod mixture;
 mod model;
 mod optimizer;
@@ -29,6 +30,7 @@ use sha2::{Digest, Sha256};
 use crate::digest::hex;
 use crate::error::{Error, Result};
 
+pub use compile::{CompileConfig, Requirement};
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 pub use settings::{
     AdjustLrFn, Choice, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order,
@@ -289,7 +291,9 @@ fn may_change(key: &str) -> bool {
     ];
     let of_source =
         key.strip_prefix("data.mixture.").is_some_and(|key| key.ends_with(".files") || key.ends_with(".name"));
-    of_source || KEYS.contains(&key) || key.starts_with("sample.") || key.starts_with("runtime.")
+    of_source
+        || KEYS.contains(&key)
+        || ["sample.", "runtime.", "compile."].iter().any(|section| key.starts_with(section))
 }
 
 impl Deref for Config {

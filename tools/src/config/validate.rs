@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use super::compile::read_compile;
 use super::mixture::read_mixture;
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::optimizer::{read_optimizer, read_schedule};
@@ -22,7 +23,7 @@ const MOST_ELEMENTS: u128 = 1 << 40;
 const MOST_LAYERS: usize = 4096;
 
 /// Sections that mean something in a later version.
-const RESERVED: [&str; 3] = ["compile", "parallel", "distributed"];
+const RESERVED: [&str; 2] = ["parallel", "distributed"];
 
 /// What depends on where the config was read.
 pub(super) struct Origin<'a> {
@@ -68,6 +69,7 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
     };
     let (model, data, optimizer) = (section("model", true), section("data", true), section("optimizer", true));
     let (schedule, train, runtime) = (section("schedule", false), section("train", true), section("runtime", false));
+    let compile = section("compile", false);
     let sample = root.has("sample").then(|| section("sample", false));
     root.node("sample");
 
@@ -78,8 +80,9 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
     let schedule_config = read_schedule(&schedule, optimizer_config.learning_rate, optimizer.sound(&["learning_rate"]));
     let sample_config = sample.as_ref().map(read_sample);
     let runtime_config = read_runtime(&runtime, origin);
+    let compile_config = read_compile(&compile);
 
-    for section in [model, data, optimizer, schedule, train, runtime].into_iter().chain(sample) {
+    for section in [model, data, optimizer, schedule, train, runtime, compile].into_iter().chain(sample) {
         section.finish(elsewhere);
     }
     root.finish(|_| None);
@@ -92,6 +95,7 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
         train: train_config,
         sample: sample_config,
         runtime: runtime_config,
+        compile: compile_config,
     };
     if problems.borrow().is_empty() {
         let place = |key: &str| match tree.get("model").map(|entry| &entry.node.kind) {
@@ -485,8 +489,35 @@ fn read_runtime(section: &Section<'_>, origin: &Origin<'_>) -> RuntimeConfig {
         device: section.choice_or("device", DeviceKind::Auto),
         plugin: section.path("plugin").map(|path| find(path, origin.folder)),
         threads: usize::try_from(threads).unwrap_or(0),
+        visible_devices: read_visible_devices(section),
+        memory_fraction: section.number_or("memory_fraction", 0.75, &PROBABILITY),
+        preallocate: section.boolean_or("preallocate", true),
+        deterministic: section.boolean_or("deterministic", false),
         peak_tflops: section.number_or("peak_tflops", 0.0, &NOT_NEGATIVE),
     }
+}
+
+/// The GPU to run on, in a list: later versions may run on several.
+fn read_visible_devices(section: &Section<'_>) -> Vec<usize> {
+    const KEY: &str = "visible_devices";
+    let default = vec![0];
+    let Some(node) = section.node(KEY) else { return default };
+    let Kind::Array(items) = &node.kind else {
+        section.wrong_type(KEY, node, "a list of one GPU's number, such as [0]");
+        return default;
+    };
+    let [item] = items.as_slice() else {
+        let message = format!("`{KEY}` takes one GPU, as a step runs on one, found {} of them", items.len());
+        section.problem(KEY, Problem::new(node.place, message));
+        return default;
+    };
+    // More GPUs than any machine has.
+    if let Kind::Integer(number @ 0..=1023) = item.kind {
+        return vec![number as usize];
+    }
+    let message = format!("`{KEY}` has numbers from 0 to 1023, found {}", item.kind.describe());
+    section.problem(KEY, Problem::new(item.place, message));
+    default
 }
 
 /// The absolute form of a path or pattern: in the current folder if it is there, else beside the config file if it is
@@ -533,7 +564,9 @@ fn elsewhere(key: &str) -> Option<String> {
         "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
         "tokenizer" | "end_of_document" => "it belongs in [data]",
-        "device" | "plugin" | "threads" | "peak_tflops" => "it belongs in [runtime]",
+        "device" | "plugin" | "threads" | "peak_tflops" | "visible_devices" | "memory_fraction" | "preallocate"
+        | "deterministic" => "it belongs in [runtime]",
+        "require" => "it belongs in [compile]",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -174,7 +174,7 @@ fn attention_cost(func: &Func, node: &Node, lowered: Option<u64>) -> (f64, f64) 
 
 #[cfg(test)]
 mod tests {
-    use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+    use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
     use lmc_graph::{Builder, DType, Value};
     use lmc_lower::{Target, lower};
 
@@ -217,7 +217,12 @@ mod tests {
     fn attention_costs_what_it_was_lowered_to() {
         let func = Builder::build("f", |b| {
             let x = b.param("x", TensorType::new(DType::F32, [1, 512, 2, 4]));
-            let op = ScaledDotProductAttention { scale: 0.5, mask: AttentionMask::Causal, sliding_window: None };
+            let op = ScaledDotProductAttention {
+                scale: 0.5,
+                mask: AttentionMask::Causal,
+                sliding_window: None,
+                rows: AttentionRows::Whole,
+            };
             let (output, _) = x.scaled_dot_product_attention(x, x, op);
             vec![output]
         });

@@ -20,6 +20,7 @@ use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::memory::available_bytes;
 use crate::model::{differentiation_error, step_config};
+use crate::offline::{compile_for, find_cuda_plugin, target_for};
 use crate::run::peak_flops;
 use crate::tokenizer::Tokenizer;
 
@@ -136,9 +137,15 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
     let built = Built::new(&config)?;
     let target = &options.target;
     let (lowered, estimate) = built.estimate(target)?;
-    let compiled = match options.compile && target.has_plugin() {
-        true => Some(compiled_bytes(&built.step, &options.device)?),
-        false => None,
+    let mut described = None;
+    let compiled = match (options.compile, target.gpu()) {
+        (false, _) => None,
+        (true, Some(gpu)) if find_cuda_plugin().is_ok() => {
+            let lowered = described.insert(lower(&built.step.func, &target_for(&gpu, &config.runtime)));
+            u64::try_from(compile_for(&gpu, lowered, false)?.memory.peak).ok()
+        }
+        (true, _) if target.is_card() => None,
+        (true, _) => Some(compiled_bytes(&built.step, &options.device)?),
     };
     let estimated_peak_bytes = estimate.peak();
     let (source, peak_bytes) = match compiled {
@@ -152,7 +159,8 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
             (estimate.peak(), Some(lowered.report))
         }
     };
-    let card_report = card_report.as_ref().unwrap_or(&lowered.report);
+    let described = described.map(|lowered| lowered.report);
+    let card_report = card_report.as_ref().or(described.as_ref()).unwrap_or(&lowered.report);
     let card_attention_composed = card_report.rows.iter().any(|row| row.form == Form::Decomposed);
     let flops_per_step = lowered.report.total_flops() as f64;
     let peak = peak_flops(target.device_name(), config.train.precision, config.runtime.peak_tflops);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use lmc_lower::Target;
+use lmc_lower::{Gpu, Target};
 
 use crate::device::cpu_target;
 
@@ -56,9 +56,14 @@ impl PlanTarget {
         PlanTarget { card: None, any_card: true }
     }
 
-    /// Whether a plugin can compile for it here.
-    pub(super) fn has_plugin(self) -> bool {
-        !self.is_card()
+    /// Its description for XLA's compiler, if there is one.
+    pub(super) fn gpu(self) -> Option<Gpu> {
+        let name = match self.card?.name {
+            "a100-80" => "a100",
+            "a100-40" => "a100-40gb",
+            name => name,
+        };
+        Gpu::named(name).ok()
     }
 
     /// Whether it is a GPU.
@@ -126,6 +131,11 @@ mod tests {
             assert!(peak_flops(target.device_name(), Precision::Float32, 0.0).is_some(), "{card:?}");
         }
         assert_eq!("cpu".parse(), Ok(PlanTarget::cpu()));
+        let described = |name: &str| name.parse::<PlanTarget>().expect("a name of the table").gpu().map(|gpu| gpu.name);
+        assert_eq!(
+            ["h200", "a100-80", "a100-40", "t4"].map(described),
+            [Some("h200"), Some("a100"), Some("a100-40gb"), None]
+        );
         let error = "h20".parse::<PlanTarget>().expect_err("no such card");
         assert!(error.starts_with("expected cpu, h200, h100") && error.ends_with("found \"h20\""), "{error}");
     }

@@ -27,6 +27,7 @@ use crate::memory;
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
 use crate::plan;
+use crate::requirements;
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
 use changes::{changes, keep_graph};
@@ -97,9 +98,11 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
     let graph_time = start_of_graph.elapsed();
     let held_bytes = memory::held_bytes(&step_graph);
-    memory::check_fits(&config, held_bytes)?;
-    if let (Some(available), true) = (memory::available_bytes(), config.runtime.device != DeviceKind::Cuda) {
-        plan::refuse_what_cannot_fit(&config, &step_graph, held_bytes, available)?;
+    if config.runtime.device != DeviceKind::Cuda {
+        memory::check_fits(&config, held_bytes)?;
+        if let Some(available) = memory::available_bytes() {
+            plan::refuse_what_cannot_fit(&config, &step_graph, held_bytes, available)?;
+        }
     }
     // Refuses what cannot be generated now, and not after hours of training.
     let mut generator = generator(&config, &data, &step_config)?;
@@ -117,6 +120,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     let resumed = found.map(|(_, saved)| saved.step);
     let done = resumed.unwrap_or(0);
     let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
+    requirements::check(&config, &step_config, &step_graph.func, device.target())?;
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     for path in checkpoint::clean(run.path())? {
         say(format_args!("cleaned up after a process that was killed: {}", path.display()));
@@ -132,11 +136,14 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     if done < config.train.steps {
         let start = start(&config, &device, &step_config, &step_graph, done, changed);
         let recorder = recorder.insert(Recorder::begin(&config, &run, start, account)?);
+        recorder.watch(&device);
         let step =
             recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps, graph_time))?;
         recorder.lowered(step.report());
         if device.target().platform == Platform::Cpu {
             memory::check_temporaries(&config, &step_graph, step.executable())?;
+        } else {
+            memory::check_device(&config, step.executable(), device.client().device())?;
         }
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use lmc_graph::{DType, Literal};
 use lmc_lower::Report;
 use lmc_models::step::METRICS;
-use lmc_runtime::{Buffer, process_peak_memory_bytes};
+use lmc_runtime::Buffer;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::run_error;
+use crate::device::{Device, run_error};
 use crate::error::{Error, ErrorKind, Result};
+use crate::memory::peak_bytes;
 use crate::output::{group_digits, say};
 use crate::run::{
     Activity, EvalMetrics, Event, EventFile, Lowering, MetricsFile, Progress, RunFolder, Start, TimeAccount, TimeSpent,
@@ -41,6 +42,8 @@ pub(super) struct Recorder {
     running: Option<Running>,
     /// When the step before ended.
     last_end: Instant,
+    /// What tells the peak of memory, if it keeps count.
+    device: Option<lmc_runtime::Device>,
 }
 
 /// A step on the device: its number, the tokens it learns from, and its metrics, not read yet.
@@ -98,7 +101,13 @@ impl Recorder {
             next_report: now + REPORT_INTERVAL,
             running: None,
             last_end: now,
+            device: None,
         })
+    }
+
+    /// Takes the figure of peak memory from this device, if it keeps count.
+    pub(super) fn watch(&mut self, device: &Device) {
+        self.device = Some(device.client().device().clone());
     }
 
     /// Where the metrics are written.
@@ -163,7 +172,7 @@ impl Recorder {
             learning_rate,
             tokens_per_s,
             step_ms: seconds * 1e3,
-            peak_memory_bytes: process_peak_memory_bytes().unwrap_or(0),
+            peak_memory_bytes: peak_bytes(self.device.as_ref()),
             mfu: self.mfu_per_rate.map(|each| each * tokens_per_s),
         };
         self.metrics.record(&Event::Train(train))?;

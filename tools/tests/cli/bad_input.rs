@@ -60,8 +60,12 @@ fn configs() {
         (set!("optimizer.betas=[0.9, 1.0]"), &["betas"]),
         (set!("optimizer.kind=\"sgd\""), &["sgd", "adamw"]),
         (set!("schedule.kind=\"cosin\""), &["cosin", "cosine"]),
-        (set!("runtime.device=\"cuda\""), &["cuda", "cpu"]),
+        (set!("runtime.device=\"cuda\""), &["runtime.device = \"cuda\" needs an NVIDIA GPU"]),
         (set!("runtime.threads=100000"), &["threads", "8192"]),
+        (
+            set!("compile.require=[\"flash_attention\"]"),
+            &["flash_attention", "h.0.attn", "XLA's CPU backend has no fused attention", "^^^"],
+        ),
         (set!("model.arch=\"bert\""), &["bert", "gpt2"]),
         (&["train", "run.toml", "--steps", "x"], &["--steps", "x"]),
         (&["train", "run.toml", "--stepz", "3"], &["--stepz", "--steps"]),
@@ -251,6 +255,8 @@ fn run_folders() {
         (&["dump", "run.toml", "--stage", "graph", "-o", "empty"], &["cannot write empty"]),
         (&["dump", "run.toml", "--stage", "cake"], &["cake", "stablehlo"]),
         (&["dump", "run.toml"], &["--stage"]),
+        (&["dump", "run.toml", "--stage", "report", "--target", "h999"], &["--target", "\"h999\"", "h200"]),
+        (&["dump", "run.toml", "--stage", "ptx"], &["--target", "h200"]),
         (&["plugin", "install", "tpu"], &["no plugin `tpu`", "cpu"]),
         (&["plugin", "path", "tpu"], &["no plugin `tpu`", "cpu"]),
     ];

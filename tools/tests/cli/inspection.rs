@@ -32,10 +32,11 @@ fn the_machine_is_described() {
     // The plugin may not be there yet.
     let path = folder.ok(&["plugin", "install", "cpu"]).stdout;
     assert_eq!(folder.ok(&["plugin", "path"]).stdout, path);
-    has(&folder.ok(&["plugin", "list"]).stdout, &["cpu", path.trim()]);
+    has(&folder.ok(&["plugin", "list"]).stdout, &["cpu", path.trim(), "cuda13"]);
     let json: Value = serde_json::from_str(&folder.ok(&["doctor", "--json"]).stdout).expect("JSON");
     assert_eq!((&json["lmc"], &json["platform"]), (&env!("CARGO_PKG_VERSION").into(), &"cpu".into()));
     has(json["plugin"].as_str().expect("a text"), &[path.trim()]);
+    assert!(json["gpu"].is_string() && json["cuda_plugin"].is_string(), "{json}");
     has(&folder.ok(&["doctor"]).stdout, &["plugin", path.trim(), "everything is in place"]);
 
     // A plugin that is not there is the finding, told beside the rest.

@@ -8,6 +8,7 @@ mod browser;
 mod checkpoints;
 mod data;
 mod disks;
+mod gpu_script;
 mod inspection;
 mod kills;
 mod looking_inside;
@@ -94,6 +95,8 @@ impl Folder {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lmc"));
         command.args(args).current_dir(self.dir.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+        // On a machine with a GPU, too, these are tests of the CPU.
+        command.env("CUDA_VISIBLE_DEVICES", "");
         command
     }
 

@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use half::bf16;
 
 use super::{check, check_all, check_close, count, f32s, i32s, results};
-use crate::ops::{AttentionMask, DotGeneral, ReduceOp, ScaledDotProductAttention, SortDirection};
+use crate::ops::{AttentionMask, AttentionRows, DotGeneral, ReduceOp, ScaledDotProductAttention, SortDirection};
 use crate::{DType, Literal};
 
 const INF: f32 = f32::INFINITY;
@@ -135,7 +135,12 @@ fn sort() {
 #[test]
 fn attention_is_its_decomposition() {
     // Two keys of equal score: the causal mask leaves the first query one of them.
-    let op = ScaledDotProductAttention { scale: 1.0, mask: AttentionMask::Causal, sliding_window: None };
+    let op = ScaledDotProductAttention {
+        scale: 1.0,
+        mask: AttentionMask::Causal,
+        sliding_window: None,
+        rows: AttentionRows::Whole,
+    };
     let (q, k, v) =
         (f32s(&[1, 2, 1, 1], &[1.0, 1.0]), f32s(&[1, 2, 1, 1], &[2.0, 2.0]), f32s(&[1, 2, 1, 1], &[3.0, 5.0]));
     let args = [q, k, v];

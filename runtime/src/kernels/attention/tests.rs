@@ -1,7 +1,7 @@
 //! Against the reference evaluator, with every instruction set that the processor has.
 
 use half::bf16;
-use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Literal, Op, TensorType, eval};
 
 use super::*;
@@ -40,6 +40,7 @@ fn expected(a: &Attention, [query, key, value, ct]: [&[f32]; 4]) -> Vec<Vec<f64>
         scale: f64::from(a.scale),
         mask: if a.causal { AttentionMask::Causal } else { AttentionMask::Full },
         sliding_window: a.window,
+        rows: AttentionRows::Whole,
     };
     let func = Builder::build("attention", |b| {
         let params = ["q", "k", "v", "ct"].into_iter().zip(shapes);

@@ -73,7 +73,7 @@ impl Rules {
         match platform {
             // XLA's CPU backend orders a program so that as much as possible may run side by side.
             Platform::Cpu => Rules { widens_products: true, breadth_first: true },
-            Platform::Generic => Rules { widens_products: false, breadth_first: false },
+            Platform::Generic | Platform::Cuda(_) => Rules { widens_products: false, breadth_first: false },
         }
     }
 }

@@ -9,7 +9,7 @@ const CPU: Platform = Platform::Cpu;
 fn temporaries(func: &Func, platform: Platform) -> u64 {
     let target = match platform {
         Platform::Cpu => Target::cpu(None),
-        Platform::Generic => Target::generic(),
+        Platform::Generic | Platform::Cuda(_) => Target::generic(),
     };
     estimate(&lower(func, &target).text, &Rules::of(platform)).expect("lmc's own text").temporaries
 }

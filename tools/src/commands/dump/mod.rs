@@ -1,5 +1,7 @@
 //! `lmc dump`.
 
+mod described;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -16,7 +18,7 @@ use crate::output::{print, say};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  lmc dump examples/names.toml --stage stablehlo -o step.mlir\n  lmc dump \
                   examples/names.toml --stage optimized --layer transformer.h.0.attn\n  lmc dump examples/names.toml \
-                  --stage all -o dump")]
+                  --stage all -o dump\n  lmc dump examples/lm-100m.toml --target h200 --stage compiled")]
 pub struct DumpArgs {
     /// The config.
     #[command(flatten)]
@@ -24,9 +26,9 @@ pub struct DumpArgs {
     /// What to print
     #[arg(long, value_enum)]
     pub stage: StageArg,
-    /// What to make it for
-    #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
-    pub target: TargetArg,
+    /// What to make it for: cpu, or a GPU such as h200, which this machine need not have
+    #[arg(long, value_name = "TARGET", default_value = "cpu")]
+    pub target: String,
     /// Only what belongs to this layer, forward and backward: a path such as transformer.h.0.attn, with * for any block
     #[arg(long, value_name = "PATH")]
     pub layer: Option<String>,
@@ -60,6 +62,12 @@ pub enum StageArg {
     Optimized,
     /// Where each value lies in memory, and from when to when
     Buffers,
+    /// Of a program for a GPU: what it came to, memory, attentions, products
+    Compiled,
+    /// Of a program for a GPU: what runs, one after the other, as XLA lists it
+    Kernels,
+    /// Of a program for a GPU: the machine code's source
+    Ptx,
     /// A folder with all of them and an index
     All,
 }
@@ -82,7 +90,10 @@ impl TargetArg {
 
 pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
-    let backend = args.target.backend(&config, &args.plugin);
+    if args.target != "cpu" {
+        return described::run(&args, &config);
+    }
+    let backend = TargetArg::Cpu.backend(&config, &args.plugin);
     let stage = match args.stage {
         StageArg::Graph => Stage::Graph,
         StageArg::Grad => Stage::Grad,
@@ -92,6 +103,7 @@ pub(super) fn run(args: DumpArgs) -> Result<()> {
         StageArg::Hlo => Stage::Hlo,
         StageArg::Optimized => Stage::Optimized,
         StageArg::Buffers => Stage::Buffers,
+        StageArg::Compiled | StageArg::Kernels | StageArg::Ptx => return Err(described::needs_gpu()),
         StageArg::All => {
             let Some(folder) = &args.output else {
                 return Err(Error::input("`--stage all` writes a folder: name it with --output".to_owned()));

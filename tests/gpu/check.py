@@ -1,0 +1,305 @@
+#!/usr/bin/env python3
+"""Checks and measures lmc on a GPU, in less than nine minutes, and prints a table.
+
+    tests/gpu/check.py --lmc target/release/lmc                          lmc alone
+    tests/gpu/check.py --lmc target/release/lmc --peer /venv/bin/python  beside PyTorch, which that Python has
+
+Builds nothing: it runs the program that --lmc names, and needs only Python 3 itself. What there was no time for, or no
+peer, is listed as left out; what is wrong ends the script with exit code 1, after everything else.
+
+Without a GPU, --preset tiny --device cpu runs the same stages with a small model, which checks this script and not lmc.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import random
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+LM_100M = dict(vocab_size=32000, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=4,
+               head_dim=64, intermediate_size=2048, rope_theta=10000.0, rms_norm_eps=1e-5, seq_len=2048)
+LM_1B = dict(vocab_size=32000, hidden_size=2048, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
+             head_dim=64, intermediate_size=8192, rope_theta=500000.0, rms_norm_eps=1e-5, seq_len=4096)
+TINY = dict(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+            intermediate_size=128, rope_theta=10000.0, rms_norm_eps=1e-5, seq_len=64)
+
+# Models to time with their micro-batches, the one whose loss curve is compared, and steps of a curve.
+PRESETS = {
+    "full": dict(timed=[("100M", LM_100M, [2, 8, 32]), ("1B", LM_1B, [1])], curve=LM_100M, curve_steps=50, timed_steps=12),
+    "tiny": dict(timed=[("tiny", TINY, [2, 4])], curve=TINY, curve_steps=50, timed_steps=6),
+}
+
+# The first steps of a run warm up: they are not timed.
+WARM_UP = 3
+
+# How far a loss may be from PyTorch's at any step. In bfloat16 both round their products, each in its own order.
+CURVE_TOLERANCE = {"bfloat16": 0.02, "float32": 0.001}
+
+
+class Failure(Exception):
+    """A command that failed, with what it said."""
+
+
+class NoDevice(Exception):
+    """There is nothing to check on."""
+
+
+class Check:
+    """What was asked for, the folder to work in, and what was found so far."""
+
+    def __init__(self, arguments, folder):
+        self.arguments = arguments
+        self.folder = folder
+        self.preset = PRESETS[arguments.preset]
+        self.begin = time.monotonic()
+        self.rows = []
+        self.problems = []
+        # Compiled programs of an empty cache, with the plugins of the real one: cold is then really cold.
+        real = Path(os.environ.get("LMC_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmc")
+        cache = folder / "cache"
+        cache.mkdir()
+        (real / "plugins").mkdir(parents=True, exist_ok=True)
+        (cache / "plugins").symlink_to(real.resolve() / "plugins")
+        self.environment = dict(os.environ, LMC_CACHE=str(cache))
+        if arguments.device == "cpu":
+            # `lmc doctor` would look at a GPU where there is one.
+            self.environment["CUDA_VISIBLE_DEVICES"] = ""
+
+    def left(self):
+        """Seconds left."""
+        return self.arguments.minutes * 60 - (time.monotonic() - self.begin)
+
+    def row(self, stage, what, result):
+        self.rows.append((stage, what, result))
+        print(f"  {stage:12} {what:34} {result}", flush=True)
+
+    def problem(self, stage, what, why):
+        self.problems.append(f"{stage}, {what}: {why}")
+        self.row(stage, what, f"WRONG: {why}")
+
+    def run(self, command, environment=None):
+        """The output of a command; it is ended when the time is up."""
+        try:
+            done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=self.folder,
+                                  env=environment or self.environment, timeout=max(self.left(), 1))
+        except subprocess.TimeoutExpired:
+            raise Failure("no time left: it was ended") from None
+        except OSError as error:
+            raise Failure(f"{command[0]} does not run: {error}") from None
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise Failure(f"exit code {done.returncode}: " + " / ".join(said[-4:]))
+        return done.stdout
+
+    def config(self, name, model, **changes):
+        """Writes a config of lmc and gives its path and run folder."""
+        out = self.folder / "runs" / name
+        sizes = "\n".join(f"{key} = {value}" for key, value in model.items() if key != "seq_len")
+        train = dict(steps=50, seq_len=model["seq_len"], micro_batch_size=2, grad_accum_steps=1, seed=1337,
+                     precision=self.arguments.precision, eval_every=0, save_every=0, keep_last=1, out_dir=str(out))
+        train.update(changes)
+        if model is LM_1B:
+            train["remat"] = "layer"
+        lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in train.items())
+        path = self.folder / f"{name}.toml"
+        path.write_text(
+            f'[model]\narch = "llama"\n{sizes}\ntie_word_embeddings = true\n'
+            + (f'init_from = "{self.weights(model)}"\n' if self.weights(model).exists() else "")
+            + f'[data]\ntrain = "{self.tokens(model)}"\ntoken_dtype = "uint16"\norder = "sequential"\n'
+            + '[optimizer]\nkind = "adamw"\nlearning_rate = 4e-4\nbetas = [0.9, 0.95]\neps = 1e-8\nweight_decay = 0.1\n'
+            + 'grad_clip_norm = 1.0\n[schedule]\nkind = "constant"\nwarmup_steps = 0\n'
+            + f'[train]\n{lines}\n[runtime]\ndevice = "{self.arguments.device}"\n'
+        )
+        return path, out
+
+    def tokens(self, model):
+        """A shard of tokens with something to learn: each is most often the one before plus one."""
+        path = self.folder / f"tokens-{model['vocab_size']}.bin"
+        if not path.exists():
+            generator = random.Random(1337)
+            token, found = 0, []
+            for _ in range(1 << 20):
+                token = (token + 1) % 256 if generator.random() < 0.8 else generator.randrange(256)
+                found.append(token)
+            path.write_bytes(struct.pack(f"<{len(found)}H", *found))
+        return path
+
+    def weights(self, model):
+        return self.folder / f"weights-{model['hidden_size']}.safetensors"
+
+    def train(self, path, out):
+        """The start, the steps and the time account of a run of lmc."""
+        self.run([self.arguments.lmc, "train", path])
+        events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        start = next(event for event in events if event["event"] == "start")
+        steps = [event for event in events if event["event"] == "train"]
+        account = next(value for value in events[-1].values() if isinstance(value, dict) and "compile" in value)
+        return start, steps, account
+
+    def torch(self, model, steps, micro, accumulate, compiled):
+        """The steps of PyTorch and what it says at the end."""
+        description = self.folder / f"model-{model['hidden_size']}.json"
+        description.write_text(json.dumps(model))
+        script = [self.arguments.peer, HERE / "peer_torch.py"]
+        if not self.weights(model).exists():
+            self.run([*script, "init", description, self.weights(model)], os.environ)
+        output = self.run(
+            [*script, "train", description, self.weights(model), self.tokens(model), "--steps", steps, "--micro-batch", micro,
+             "--accumulate", accumulate, "--precision", self.arguments.precision, "--device", self.arguments.device]
+            + (["--compile"] if compiled else []),
+            os.environ,
+        )
+        lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+        return lines[:-1], lines[-1]
+
+
+def attention(check):
+    """Attention on the device, in all its forms, beside float32."""
+    output = check.run([check.arguments.lmc, "doctor", "--attention", "--json"])
+    report = json.loads(output)
+    if report["platform"] != check.arguments.device:
+        found = "; ".join(f"{key}: {report[key]}" for key in ("gpu", "cuda_plugin", "cudnn") if key in report)
+        raise NoDevice(f"lmc would run on {report['platform']} ({found})")
+    for key in ("device", "driver", "cudnn", "flash_attention", "stablehlo_current_version"):
+        if key in report:
+            check.row("machine", key, report[key])
+    for row in report.get("attention", []):
+        numbers = " ".join(f"{row[key]:.4f}" for key in ("output", "d_query", "d_key", "d_value"))
+        check.row("attention", row["variant"], f"{row['form']}: {numbers}")
+        if check.arguments.device == "cuda" and row["form"] != "attention, cuDNN":
+            check.problem("attention", row["variant"], "it is not cuDNN's")
+
+
+def curve(check):
+    """The loss of the same model beside PyTorch's, from the same weights, step by step."""
+    model, steps = check.preset["curve"], check.preset["curve_steps"]
+    theirs, _ = check.torch(model, steps, 2, 2, compiled=False)
+    path, out = check.config("curve", model, steps=steps, micro_batch_size=2, grad_accum_steps=2)
+    _, ours, _ = check.train(path, out)
+    worst, at = max((abs(a["loss"] - b["loss"]), a["step"]) for a, b in zip(ours, theirs, strict=True))
+    last = f"last loss {ours[-1]['loss']:.4f} and {theirs[-1]['loss']:.4f}"
+    result = f"at most {worst:.5f} from PyTorch, in step {at}; {last}"
+    tolerance = CURVE_TOLERANCE[check.arguments.precision]
+    if worst > tolerance:
+        check.problem("loss curve", f"{steps} steps", f"{result}, more than {tolerance}")
+    else:
+        check.row("loss curve", f"{steps} steps, {check.arguments.precision}", result)
+
+
+def speed_of(steps, tokens, start, peak):
+    """Rate, time of a step, peak memory and utilization, of the steps after the warm-up."""
+    milliseconds = statistics.median(step["step_ms"] for step in steps[WARM_UP:])
+    rate = tokens / milliseconds * 1e3
+    mfu = rate * start["flops_per_token"] / start["peak_flops"] if start.get("peak_flops") else None
+    text = f"{rate:12,.0f} tokens/s {milliseconds:9.1f} ms {peak / 1e9:7.2f} GB"
+    return rate, text + (f" {100 * mfu:5.1f} % MFU" if mfu is not None else "")
+
+
+def speed(check, name, model, micro):
+    """The speed of lmc, and of PyTorch where there is one, at a micro-batch."""
+    what, steps = f"{name}, micro-batch {micro}", check.preset["timed_steps"]
+    path, out = check.config(f"speed-{name}-{micro}", model, steps=steps, micro_batch_size=micro)
+    start, ours, account = check.train(path, out)
+    tokens = micro * model["seq_len"]
+    rate, text = speed_of(ours, tokens, start, max(step["peak_memory_bytes"] for step in ours))
+    check.row("speed", f"{what}, lmc", text)
+    check.row("compile", f"{what}, cold", f"{account['compile']:.1f} s")
+    if check.arguments.peer is None:
+        return
+    theirs, end = check.torch(model, steps, micro, 1, compiled=check.arguments.device == "cuda")
+    other, text = speed_of(theirs, tokens, start, end["peak_memory_bytes"])
+    check.row("speed", f"{what}, PyTorch {end['version']}", text)
+    check.row("speed", f"{what}, lmc by PyTorch", f"{rate / other:.2f}")
+
+
+def warm(check):
+    """Compiling what is in the cache."""
+    name, model, micros = check.preset["timed"][0]
+    path, out = check.config("warm", model, steps=check.preset["timed_steps"], micro_batch_size=micros[0])
+    _, _, account = check.train(path, out)
+    check.row("compile", f"{name}, micro-batch {micros[0]}, warm", f"{account['compile']:.1f} s")
+
+
+def resume(check):
+    """Interrupted runs beside an undisturbed one."""
+    model = check.preset["curve"]
+    path, _ = check.config("resume", model, steps=6, micro_batch_size=2)
+    report = json.loads(check.run([check.arguments.lmc, "verify-resume", path, "--steps", "6", "--json"]))
+    check.row("resume", "6 steps, bit for bit", "exact" if report["exact"] else "not exact")
+
+
+def stages(check):
+    """All stages: name, what, the seconds below which it is not begun, and what to call."""
+    yield "attention", "all forms", 20, lambda: attention(check)
+    if check.arguments.peer is None:
+        check.row("loss curve", "beside PyTorch", "left out: no --peer")
+    else:
+        yield "loss curve", "beside PyTorch", 60, lambda: curve(check)
+    for name, model, micros in check.preset["timed"]:
+        for micro in micros:
+            yield "speed", f"{name}, micro-batch {micro}", 45, lambda m=micro, n=name, d=model: speed(check, n, d, m)
+        if name == check.preset["timed"][0][0]:
+            yield "compile", "warm", 20, lambda: warm(check)
+            yield "resume", "6 steps", 30, lambda: resume(check)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lmc", type=Path, default=Path("target/release/lmc"), help="the program [default: %(default)s]")
+    parser.add_argument("--peer", type=Path, help="a Python with PyTorch")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--minutes", type=float, default=9, help="the time there is [default: %(default)s]")
+    parser.add_argument("--keep", type=Path, help="work in this new folder and keep it")
+    arguments = parser.parse_args()
+    found = shutil.which(arguments.lmc) or shutil.which(arguments.lmc.resolve())
+    if found is None:
+        parser.error(f"--lmc {arguments.lmc}: there is no such program; cargo build --release makes it")
+    arguments.lmc = Path(found).resolve()
+    if arguments.peer is not None:
+        peer = shutil.which(arguments.peer)
+        if peer is None:
+            parser.error(f"--peer {arguments.peer}: there is no such program")
+        # Not resolved: a virtual environment's Python is a link, and knows its packages by its own path.
+        arguments.peer = Path(peer).absolute()
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True)
+        return work(arguments, arguments.keep.resolve())
+    with tempfile.TemporaryDirectory(prefix="lmc-gpu-") as folder:
+        return work(arguments, Path(folder))
+
+
+def work(arguments, folder):
+    check = Check(arguments, folder)
+    version = check.run([arguments.lmc, "--version"]).strip()
+    print(f"{version}, {arguments.device}, {arguments.preset}, {datetime.date.today()}")
+    for stage, what, least, call in stages(check):
+        if check.left() < least:
+            check.row(stage, what, "left out: no time")
+            continue
+        try:
+            call()
+        except Failure as failure:
+            check.problem(stage, what, failure)
+        except NoDevice as problem:
+            check.problem(stage, what, problem)
+            break
+    print(f"\n{time.monotonic() - check.begin:.0f} s, {len(check.problems)} wrong")
+    for problem in check.problems:
+        print(f"  {problem}")
+    return 1 if check.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
