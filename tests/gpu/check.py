@@ -154,8 +154,8 @@ class Check:
         if not self.weights(model).exists():
             self.run([*script, "init", description, self.weights(model)], os.environ)
         output = self.run(
-            [*script, "train", description, self.weights(model), self.tokens(model), "--steps", steps, "--micro-batch", micro,
-             "--accumulate", accumulate, "--precision", self.arguments.precision, "--device", self.arguments.device]
+            [*script, "train", description, self.weights(model), self.tokens(model), "--steps", steps,
+             "--micro-batch", micro, "--accumulate", accumulate, "--precision", self.arguments.precision, "--device", self.arguments.device]
             + (["--compile"] if compiled else []),
             os.environ,
         )

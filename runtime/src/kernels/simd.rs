@@ -105,7 +105,7 @@ pub(crate) unsafe trait Simd: Copy {
             let x = Self::max(Self::splat(-104.0), x);
             // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, the first with trailing zeros (Cody and Waite 1980).
             let n = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
-            let r = Self::mul_add(n, Self::splat(-0.693_359_375), x);
+            let r = Self::mul_add(n, Self::splat(-0.693_359_4), x);
             let r = Self::mul_add(n, Self::splat(2.121_944_4e-4), r);
             // The polynomial of `expf` in Cephes (Moshier 1992): e^r = 1 + r + r^2 p(r).
             let mut p = Self::splat(1.987_569_1e-4);
@@ -307,7 +307,13 @@ mod avx512 {
         #[inline(always)]
         unsafe fn dot_pairs(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: as above; the types have the same size and every bit pattern is valid.
-            unsafe { _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b)) }
+            unsafe {
+                _mm512_dpbf16_ps(
+                    c,
+                    std::mem::transmute::<__m512, __m512bh>(a),
+                    std::mem::transmute::<__m512, __m512bh>(b),
+                )
+            }
         }
         #[inline(always)]
         unsafe fn narrow(to: *mut u16, x: __m512) {
@@ -326,8 +332,8 @@ mod avx512 {
             // SAFETY: as above.
             unsafe {
                 let (low, high) = if PAIRS {
-                    let low: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(low));
-                    let high: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(high));
+                    let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
+                    let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
                     (_mm512_cvtepu16_epi32(low), _mm512_cvtepu16_epi32(high))
                 } else {
                     (rounded(low), rounded(high))

@@ -188,19 +188,25 @@ impl Narrow for bf16 {
 /// # Safety
 /// The processor has the instruction set; tasks of different indices write to disjoint parts.
 unsafe fn run<T: Task<Element: Narrow>>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
-    // SAFETY: the caller's; `for_each` calls with each index once.
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 if T::Element::IS_BF16 => for_each(number, &|i| unsafe { run_avx512_pairs(task, i) }),
+        Isa::Avx512Bf16 if T::Element::IS_BF16 => {
+            // SAFETY: the caller's; `for_each` calls with each index once. The same holds below.
+            for_each(number, &|i| unsafe { run_avx512_pairs(task, i) });
+        }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx512Bf16 | Isa::Avx512 => for_each(number, &|i| unsafe { run_avx512(task, i) }),
+        Isa::Avx512Bf16 | Isa::Avx512 => {
+            // SAFETY: as above.
+            for_each(number, &|i| unsafe { run_avx512(task, i) });
+        }
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => for_each(number, &|i| unsafe { run_avx2(task, i) }),
-        // SAFETY: as above. On 64-bit Arm a fused multiplication and addition is in the baseline.
-        Isa::Baseline => for_each(number, &|i| unsafe {
-            task.run::<Wide<{ cfg!(target_arch = "aarch64") }>, Single>(i);
-        }),
+        Isa::Avx2 => {
+            // SAFETY: as above.
+            for_each(number, &|i| unsafe { run_avx2(task, i) });
+        }
+        Isa::Baseline => {
+            // SAFETY: as above. On 64-bit Arm a fused multiplication and addition is in the baseline.
+            for_each(number, &|i| unsafe { task.run::<Wide<{ cfg!(target_arch = "aarch64") }>, Single>(i) });
+        }
     }
 }
