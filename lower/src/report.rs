@@ -94,6 +94,18 @@ pub enum Form {
 }
 
 impl Form {
+    /// Whether it is an attention in one call, whose scores are never in memory.
+    pub fn is_fused(self) -> bool {
+        match self {
+            Form::Cudnn | Form::AttentionKernel => true,
+            Form::DotGeneral
+            | Form::DotGeneralCollapsed
+            | Form::OneDnnMatmul
+            | Form::Decomposed
+            | Form::DecomposedByBlocks => false,
+        }
+    }
+
     /// The name in the table.
     pub fn name(self) -> &'static str {
         match self {
@@ -165,7 +177,7 @@ impl Report {
 
     /// The attentions that are no call of a fused kernel.
     pub fn attentions_not_fused(&self) -> Vec<&Row> {
-        self.rows.iter().filter(|row| row.kind == Kind::Attention && row.form != Form::Cudnn).collect()
+        self.rows.iter().filter(|row| row.kind == Kind::Attention && !row.form.is_fused()).collect()
     }
 
     /// The products of the backward pass that have a wider operand than any product of the forward pass in their place,

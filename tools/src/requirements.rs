@@ -150,7 +150,7 @@ precision = "bfloat16"
         check_config(&[asked, "train.precision=float32"], &h200, &["takes bf16 and f16, found f32", "--set"]);
         // Nothing is asked of a CPU unless the config says so.
         check_config(&[], &Target::cpu(None), &[]);
-        check_config(&[asked], &Target::cpu(None), &["for cpu", "XLA's CPU backend has no fused attention"]);
+        check_config(&[asked], &Target::cpu(None), &["for cpu", "lmc's kernel does not fit this plugin"]);
         let no_cudnn = Cuda { cudnn: None, ..cuda(&h200) };
         check_config(&[], &Target { platform: Platform::Cuda(no_cudnn), ..h200 }, &["no cuDNN was found"]);
     }

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use lmc_lower::report::Direction;
 use lmc_models::{StepConfig, TrainStep};
 use serde::Serialize;
 
 use super::estimate::{Buffer, Estimate};
+use crate::inspect::Place;
 
 /// The memory of a step by what it is for, in bytes. All of it together is the peak.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -111,25 +113,25 @@ enum Kind {
 
 fn kind(buffer: &Buffer, vocab_size: usize, weights: &HashSet<usize>) -> Kind {
     let like_a_weight = weights.contains(&buffer.ty.num_elements());
-    let backward = buffer.scope.contains("vjp(");
-    let loop_or_optimizer = matches!(&*buffer.scope, "micro_batches" | "optimizer");
+    let direction = Direction::of_scope(&buffer.scope);
+    let backward = direction == Direction::Backward;
+    let loop_or_optimizer = &*buffer.scope == "micro_batches" || direction == Direction::Optimizer;
     if buffer.of_arguments && !loop_or_optimizer {
         Kind::Workspace
     } else if like_a_weight && (buffer.for_optimizer || backward || loop_or_optimizer) {
         Kind::Gradient
     } else if buffer.ty.rank() > 1 && buffer.ty.shape.last() == Some(&vocab_size) {
         Kind::Logits
-    } else if bare(&buffer.scope).is_empty() || loop_or_optimizer || buffer.scope.starts_with("optimizer") {
+    } else if bare(&buffer.scope).is_empty() || loop_or_optimizer {
         Kind::Workspace
     } else {
         Kind::Activation
     }
 }
 
-/// A scope without the loop over micro-batches, and without the mark of the backward pass.
+/// A scope without the loop over micro-batches, and without the marks of the passes.
 fn bare(scope: &str) -> String {
-    let scope = scope.strip_prefix("micro_batches").unwrap_or(scope).trim_start_matches('.');
-    scope.replace("vjp(", "").replace(')', "")
+    Place::of(scope).layer
 }
 
 /// A piece of a scope, ordered as people count.
@@ -204,6 +206,8 @@ mod tests {
             ("micro_batches.model.layers.3.self_attn.q_proj", "model.layers.3"),
             ("micro_batches.vjp(model.layers.11.mlp)", "model.layers.11"),
             ("vjp(model.layers)", "model.layers"),
+            ("micro_batches.remat(model.layers.2.mlp)", "model.layers.2"),
+            ("optimizer.model.layers.2.mlp.up_proj.weight", "model.layers.2"),
             ("transformer.h.0.attn", "transformer.h.0"),
             ("loss", "loss"),
         ] {

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use lmc_graph::{Builder, Copier, Func, NodeId, Op, RegionId, ValueId};
+use lmc_lower::report::Direction;
 use serde::Serialize;
 
 use crate::plan::layer_of;
@@ -49,7 +50,7 @@ pub(super) struct Part {
 /// The parts of a loss with its gradient, in the order of the program.
 pub(super) fn parts(func: &Func) -> Vec<Part> {
     let mut sorter = Sorter { func, groups: Vec::new(), places: HashMap::new() };
-    sorter.region(func.body(), false, 1);
+    sorter.region(func.body(), 1);
     sorter.groups.into_iter().filter_map(|group| group.part(func)).collect()
 }
 
@@ -74,26 +75,24 @@ struct Sorter<'f> {
 }
 
 impl Sorter<'_> {
-    /// Sorts the nodes of a region; `backward` if it belongs to the backward pass.
-    fn region(&mut self, region: RegionId, mut backward: bool, times: u64) {
+    /// Sorts the nodes of a region that runs so often.
+    fn region(&mut self, region: RegionId, times: u64) {
         for &id in &self.func.region(region).nodes {
             let node = self.func.node(id);
-            let of_backward = node.location.scope.contains("vjp(");
             if let Op::Scan(scan) = &node.op {
-                self.region(node.regions[0], of_backward || backward, times * scan.length as u64);
+                self.region(node.regions[0], times * scan.length as u64);
                 continue;
             }
             // What makes numbers from nothing is made where it is used.
             if is_made_of_nothing(self.func, id) {
                 continue;
             }
-            // Forward ops that come after the backward pass began repeat what was done.
-            let pass = match (of_backward, backward) {
-                (true, _) => Pass::Backward,
-                (false, true) => Pass::Recompute,
-                (false, false) => Pass::Forward,
+            let pass = match Direction::of(&node.location) {
+                Direction::Forward => Pass::Forward,
+                Direction::Recompute => Pass::Recompute,
+                Direction::Backward => Pass::Backward,
+                Direction::Optimizer => Pass::Optimizer,
             };
-            backward |= of_backward;
             let layer = match layer_of(&node.location.scope) {
                 layer if layer.is_empty() => "the step".to_owned(),
                 layer => layer,

@@ -71,7 +71,7 @@ fn data_need_not_be_there() {
     fs::remove_file(folder.path("names.txt")).expect("it was there");
     let known = ["--set", "model.vocab_size=21"];
     has(&folder.ok(&[&["dump", "run.toml", "--stage", "grad"], &known[..]].concat()).stdout, &["f32[21,8]"]);
-    has(&folder.ok(&[&["explain", "run.toml"], &known[..]].concat()).stdout, &["attention  not fused"]);
+    has(&folder.ok(&[&["explain", "run.toml"], &known[..]].concat()).stdout, &["attention  fused, all 2"]);
     let ran = folder.lmc(&["dump", "run.toml", "--stage", "grad"]);
     assert_eq!(ran.code, 2);
     has(&ran.stderr, &["names.txt"]);
@@ -119,14 +119,14 @@ fn the_first_lines_say_whether_attention_is_fused() {
     let first: Vec<&str> = text.lines().take(10).collect();
     has(
         &first.join("\n"),
-        &["attention  not fused, none of 2", "1 forward", "1 backward", "no fused attention", "FLOP a step"],
+        &["attention  fused, all 2", "1 forward: attention, lmc's kernel", "1 backward", "FLOP a step"],
     );
     has(&text, &["transformer.h.*.mlp.c_fc", "optimizer", "operands -> results"]);
     let text = folder.ok(&["explain", "run.toml", "transformer.h.*.mlp"]).stdout;
     has(&text, &["transformer.h.*.mlp.c_fc", "attention  none"]);
     assert!(!text.contains("c_attn"), "{text}");
     let text = folder.ok(&["explain", "run.toml", "dot_general"]).stdout;
-    assert!(!text.contains("attention  not"), "{text}");
+    assert!(!text.contains("attention  fused"), "{text}");
     let ran = folder.lmc(&["explain", "run.toml", "transformer.h.0.mpl"]);
     assert_eq!(ran.code, 2);
     has(&ran.stderr, &["no layer `transformer.h.0.mpl`", "`transformer.h.0.mlp`"]);
