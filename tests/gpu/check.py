@@ -155,7 +155,8 @@ class Check:
             self.run([*script, "init", description, self.weights(model)], os.environ)
         output = self.run(
             [*script, "train", description, self.weights(model), self.tokens(model), "--steps", steps,
-             "--micro-batch", micro, "--accumulate", accumulate, "--precision", self.arguments.precision, "--device", self.arguments.device]
+             "--micro-batch", micro, "--accumulate", accumulate, "--precision", self.arguments.precision,
+             "--device", self.arguments.device]
             + (["--compile"] if compiled else []),
             os.environ,
         )

@@ -11,8 +11,9 @@ use crate::plan::{PlanOptions, PlanTarget, plan};
 
 /// Tell what a run will take, before its first step: memory, time, whether it fits
 ///
-/// The figures are those of the compiled program where a plugin for the target is there (the CPU's, and for a GPU
-/// that of `lmc plugin install cuda13`, which needs no GPU), and lmc's own estimate otherwise. The data need not be there if the config says `model.vocab_size`.
+/// The figures are those of the compiled program where a plugin for the target is there (the CPU's, and for a GPU that of
+/// `lmc plugin install cuda13`, which needs no GPU), and lmc's own estimate otherwise. The data need not be there if the
+/// config says `model.vocab_size`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc plan examples/lm-100m.toml --target rtx4090")]
 pub struct PlanArgs {

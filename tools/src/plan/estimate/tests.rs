@@ -1,3 +1,5 @@
+//! Small programs whose memory is known by counting.
+
 use lmc_graph::{Builder, DType, Func, TensorType};
 use lmc_lower::{Platform, Target, lower};
 
