@@ -36,7 +36,7 @@ pub struct TensorCheck {
     pub difference: f64,
 }
 
-/// The largest relative error of a derivative that is right: central differences with [`STEP`] are good to about 1e-9,
+/// The largest relative error of a derivative that is right: central differences with `STEP` are good to about 1e-9,
 /// and a wrong term, however small a part of the gradient, is far above.
 pub const TOLERANCE: f64 = 1e-6;
 
