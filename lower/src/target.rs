@@ -151,7 +151,7 @@ impl Target {
         Target { platform: Platform::Cuda(cuda), plugin, processor: None, has_kernels: false, num_devices: 1 }
     }
 
-    /// The GPU of this name, in the plugin that its description is written for. See [`Gpu::NAMES`].
+    /// The GPU of this name, in the plugin that its description is written for. See [`Gpu::names`].
     ///
     /// # Errors
     /// When there is no GPU of this name, with those that there are.
