@@ -1,6 +1,10 @@
 //! Kernels of our own for the CPU, for what XLA's backend has no fast form of. Programs reach them by custom calls.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "vector instructions, and slices that threads share; each block with its argument")]
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_imports, reason = "products of pairs are for AVX-512")
+)]
 
 mod attention;
 mod product;
