@@ -210,7 +210,7 @@ mod tests {
         let again: &[(Pass, u64)] = &[(Forward, 1), (Recompute, 1), (Backward, 1)];
         check(Compute { remat: Remat::Layer, ..plain }, &[("transformer.h.0", again), ("transformer.h.1", again)]);
         // Twice each, and the parameters are stacked and taken apart once.
-        let looped: &[(Pass, u64)] = &[(Forward, 1), (Forward, 2), (Recompute, 2), (Backward, 2), (Backward, 1)];
+        let looped: &[(Pass, u64)] = &[(Forward, 1), (Forward, 2), (Recompute, 2), (Backward, 1), (Backward, 2)];
         check(Compute { layers: Layers::Scan, ..plain }, &[("transformer.h", looped)]);
     }
 
