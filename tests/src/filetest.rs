@@ -477,7 +477,9 @@ fn run_on_plugin(case: &Case, func: &Func) -> Result<Done, String> {
     {
         // Cotangents of one value are summed.
         let cts = check::cotangents(&func.result_types());
-        on_both(&derivative, &cts, Tolerance::DEVICE).map_err(|reason| format!("derivative: {reason}"))?;
+        let slack = Tolerance::DEVICE.for_results_of(&derivative).slack.max(Tolerance::DEVICE.slack);
+        let tolerance = Tolerance { slack, ..Tolerance::DEVICE };
+        on_both(&derivative, &cts, tolerance).map_err(|reason| format!("derivative: {reason}"))?;
     }
     Ok(Done::Checked)
 }
