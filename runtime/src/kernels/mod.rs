@@ -13,7 +13,7 @@ mod simd;
 use half::bf16;
 
 use crate::pjrt::ffi::{Call, FfiElement};
-use attention::{Attention, Backward, Forward};
+use attention::{Attention, Backward, Element, Forward};
 use simd::Isa;
 
 /// A kernel: what it does with a call's operands and results, or why it cannot.
@@ -56,10 +56,7 @@ fn attention(call: &Call<'_>) -> Result<Attention, String> {
 }
 
 fn attention_forward(call: &Call<'_>) -> Result<(), String> {
-    fn forward<E: FfiElement>(
-        call: &Call<'_>,
-        f: fn(Isa, Forward<'_, E>, attention::ForEach<'_>),
-    ) -> Result<(), String> {
+    fn forward<E: FfiElement + Element>(call: &Call<'_>) -> Result<(), String> {
         let operands = Forward {
             attention: attention(call)?,
             query: call.operand::<E>(0)?,
@@ -68,21 +65,14 @@ fn attention_forward(call: &Call<'_>) -> Result<(), String> {
             output: call.result(0)?,
             log_sum_exp: call.result(1)?,
         };
-        f(Isa::detect(), operands, &|number, f| call.for_each(number, f));
+        attention::forward(Isa::detect(), operands, &|number, f| call.for_each(number, f));
         Ok(())
     }
-    if call.operand_is::<bf16>(0) {
-        forward::<bf16>(call, attention::forward)
-    } else {
-        forward::<f32>(call, attention::forward)
-    }
+    if call.operand_is::<bf16>(0) { forward::<bf16>(call) } else { forward::<f32>(call) }
 }
 
 fn attention_backward(call: &Call<'_>) -> Result<(), String> {
-    fn backward<E: FfiElement>(
-        call: &Call<'_>,
-        f: fn(Isa, Backward<'_, E>, usize, attention::ForEach<'_>),
-    ) -> Result<(), String> {
+    fn backward<E: FfiElement + Element>(call: &Call<'_>) -> Result<(), String> {
         let operands = Backward {
             attention: attention(call)?,
             query: call.operand::<E>(0)?,
@@ -95,12 +85,8 @@ fn attention_backward(call: &Call<'_>) -> Result<(), String> {
             key_ct: call.result(1)?,
             value_ct: call.result(2)?,
         };
-        f(Isa::detect(), operands, call.num_threads(), &|number, f| call.for_each(number, f));
+        attention::backward(Isa::detect(), operands, call.num_threads(), &|number, f| call.for_each(number, f));
         Ok(())
     }
-    if call.operand_is::<bf16>(0) {
-        backward::<bf16>(call, attention::backward)
-    } else {
-        backward::<f32>(call, attention::backward)
-    }
+    if call.operand_is::<bf16>(0) { backward::<bf16>(call) } else { backward::<f32>(call) }
 }

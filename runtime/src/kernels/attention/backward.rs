@@ -2,8 +2,8 @@
 
 use super::super::product::{Left, product};
 use super::super::simd::{Isa, LANES, Simd};
-use super::pack::{Element, Pack, Rows};
-use super::{Attention, ForEach, HIDDEN, Narrow, Shared, Task, run, write_row};
+use super::pack::{Element, Pack};
+use super::{Attention, ForEach, HIDDEN, Shared, Task, run, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Backward<'a, E> {
@@ -29,8 +29,7 @@ pub(crate) struct Backward<'a, E> {
 }
 
 /// Computes the cotangents with this instruction set, which the processor must have, on about `threads` threads.
-#[expect(private_bounds, reason = "implemented for f32 and bf16 only")]
-pub(crate) fn backward<E: Element + Narrow>(isa: Isa, call: Backward<'_, E>, threads: usize, for_each: ForEach<'_>) {
+pub(crate) fn backward<E: Element>(isa: Isa, call: Backward<'_, E>, threads: usize, for_each: ForEach<'_>) {
     assert!(Isa::available().contains(&isa));
     let a = call.attention;
     let sizes = [a.batch * a.queries * a.heads, a.batch * a.keys * a.key_heads];
@@ -105,18 +104,6 @@ struct Packed {
 }
 
 impl<E: Element> Groups<'_, '_, E> {
-    /// A head's rows of an array `B T N width`.
-    fn rows<'b>(&self, elements: &'b [E], batch: usize, head: usize, width: usize) -> Rows<'b, E> {
-        let (len, heads) = (self.a.queries, self.a.heads);
-        Rows { elements, start: (batch * len * heads + head) * width, stride: heads * width, len, width }
-    }
-
-    /// A head's rows of an array `B S K width`.
-    fn key_rows<'b>(&self, elements: &'b [E], batch: usize, head: usize, width: usize) -> Rows<'b, E> {
-        let (len, heads) = (self.a.keys, self.a.key_heads);
-        Rows { elements, start: (batch * len * heads + head) * width, stride: heads * width, len, width }
-    }
-
     #[inline(always)]
     fn pack<S: Simd, W: Pack>(&self, batch: usize, key_head: usize) -> Packed {
         let a = &self.a;
@@ -137,9 +124,9 @@ impl<E: Element> Groups<'_, '_, E> {
         };
         for g in 0..group {
             let head = key_head * group + g;
-            let query = self.rows(self.query, batch, head, h);
-            let output = self.rows(self.output, batch, head, v);
-            let ct = self.rows(self.output_ct, batch, head, v);
+            let query = a.query_rows(self.query, batch, head, h);
+            let output = a.query_rows(self.output, batch, head, v);
+            let ct = a.query_rows(self.output_ct, batch, head, v);
             query.pack_left::<W>(&mut packed.queries[g * padded * words..][..padded * words], 0, words);
             ct.pack_left::<W>(&mut packed.cts[g * padded * ct_words..][..padded * ct_words], 0, ct_words);
             for first in (0..padded).step_by(rows) {
@@ -175,8 +162,8 @@ impl<E: Element> Task for Groups<'_, '_, E> {
         let (columns, ct_columns) = (h.next_multiple_of(LANES), v.next_multiple_of(LANES));
         let row_words = rows / W::PER_WORD;
         let packed = self.pack::<S, W>(batch, key_head);
-        let key = self.key_rows(self.key, batch, key_head, h);
-        let value = self.key_rows(self.value, batch, key_head, v);
+        let key = a.key_rows(self.key, batch, key_head, h);
+        let value = a.key_rows(self.value, batch, key_head, v);
 
         let mut query_ct = vec![0.0; group * padded * columns];
         let mut keys = vec![0.0; most_keys * words];
@@ -292,12 +279,7 @@ impl Tile {
         (lse, delta): (&[f32], &[f32]),
     ) {
         for r in 0..lse.len() {
-            let scores = &mut self.scores[r * n..][..n];
-            let visible = a.visible(first + r);
-            let start = visible.start.saturating_sub(first_key).min(n);
-            let end = visible.end.saturating_sub(first_key).clamp(start, n);
-            scores[..start].fill(HIDDEN);
-            scores[end..].fill(HIDDEN);
+            a.hide(&mut self.scores[r * n..][..n], first + r, first_key);
         }
         // SAFETY: rows have whole vectors; the rest is the caller's.
         unsafe {

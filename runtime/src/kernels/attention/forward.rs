@@ -2,8 +2,8 @@
 
 use super::super::product::{Left, product};
 use super::super::simd::{Isa, LANES, Simd};
-use super::pack::{Element, Pack, Rows};
-use super::{Attention, ForEach, HIDDEN, Narrow, Shared, Task, run, write_row};
+use super::pack::{Element, Pack};
+use super::{Attention, ForEach, HIDDEN, Shared, Task, run, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -21,8 +21,7 @@ pub(crate) struct Forward<'a, E> {
 }
 
 /// Computes output and log-sum-exp with this instruction set, which the processor must have.
-#[expect(private_bounds, reason = "implemented for f32 and bf16 only")]
-pub(crate) fn forward<E: Element + Narrow>(isa: Isa, call: Forward<'_, E>, for_each: ForEach<'_>) {
+pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, for_each: ForEach<'_>) {
     assert!(Isa::available().contains(&isa));
     let Forward { attention: a, query, key, value, output, log_sum_exp } = call;
     assert_eq!(query.len(), a.batch * a.queries * a.heads * a.head_size);
@@ -57,20 +56,8 @@ impl<E: Element> Task for Blocks<'_, E> {
         // The last blocks see the most keys: they begin first, so that threads end together.
         let block = self.blocks - 1 - index / (a.batch * key_heads);
         let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
-        let key = Rows {
-            elements: self.key,
-            start: (batch * a.keys * key_heads + key_head) * h,
-            stride: key_heads * h,
-            len: a.keys,
-            width: h,
-        };
-        let value = Rows {
-            elements: self.value,
-            start: (batch * a.keys * key_heads + key_head) * v,
-            stride: key_heads * v,
-            len: a.keys,
-            width: v,
-        };
+        let key = a.key_rows(self.key, batch, key_head, h);
+        let value = a.key_rows(self.value, batch, key_head, v);
         let (rows, most_keys) = (a.query_block(), a.key_block());
         let first = block * rows;
         let num_rows = rows.min(a.queries - first);
@@ -79,14 +66,7 @@ impl<E: Element> Task for Blocks<'_, E> {
         let mut queries = vec![0.0; group * rows * words];
         for (g, queries) in queries.chunks_exact_mut(rows * words).enumerate() {
             let head = key_head * group + g;
-            let query = Rows {
-                elements: self.query,
-                start: (batch * a.queries * heads + head) * h,
-                stride: heads * h,
-                len: a.queries,
-                width: h,
-            };
-            query.pack_left::<W>(queries, first, words);
+            a.query_rows(self.query, batch, head, h).pack_left::<W>(queries, first, words);
         }
         let mut keys = vec![0.0; most_keys * words];
         let mut scratch = vec![0.0; most_keys * words];
@@ -110,11 +90,7 @@ impl<E: Element> Task for Blocks<'_, E> {
                     product::<S, W, false>([rows, num_keys, words], left, &keys, &mut scores, num_keys);
                     for r in 0..num_rows {
                         let scores = &mut scores[r * num_keys..][..num_keys];
-                        let visible = a.visible(first + r);
-                        let start = visible.start.saturating_sub(first_key).min(num_keys);
-                        let end = visible.end.saturating_sub(first_key).clamp(start, num_keys);
-                        scores[..start].fill(HIDDEN);
-                        scores[end..].fill(HIDDEN);
+                        a.hide(scores, first + r, first_key);
                         let pairs =
                             if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
                         let factor = softmax_row::<S, W>(scores, pairs, a.scale, &mut state[r]);

@@ -9,8 +9,6 @@ mod tests;
 
 use std::marker::PhantomData;
 
-use half::bf16;
-
 use super::product::{Pair, Single};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx512;
@@ -18,7 +16,8 @@ use super::simd::{Isa, Wide};
 
 pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::{Forward, forward};
-use pack::Element;
+pub(crate) use pack::Element;
+use pack::Rows;
 
 /// Queries in a block: four panels of rows.
 const QUERY_BLOCK: usize = 64;
@@ -55,6 +54,29 @@ impl Attention {
         let end = if self.causal { self.keys.min(t + 1) } else { self.keys };
         let start = self.window.map_or(0, |window| (t + 1).saturating_sub(window));
         start.min(end)..end
+    }
+
+    /// Makes the scores of a query's hidden keys so small that their probability is 0; `scores` are of the keys from
+    /// `first_key` on.
+    #[inline(always)]
+    fn hide(&self, scores: &mut [f32], t: usize, first_key: usize) {
+        let visible = self.visible(t);
+        let start = visible.start.saturating_sub(first_key).min(scores.len());
+        let end = visible.end.saturating_sub(first_key).clamp(start, scores.len());
+        scores[..start].fill(HIDDEN);
+        scores[end..].fill(HIDDEN);
+    }
+
+    /// A head's rows of an array `B T N width`.
+    fn query_rows<'a, E>(&self, elements: &'a [E], batch: usize, head: usize, width: usize) -> Rows<'a, E> {
+        let (len, heads) = (self.queries, self.heads);
+        Rows { elements, start: (batch * len * heads + head) * width, stride: heads * width, len, width }
+    }
+
+    /// A head's rows of an array `B S K width`.
+    fn key_rows<'a, E>(&self, elements: &'a [E], batch: usize, head: usize, width: usize) -> Rows<'a, E> {
+        let (len, heads) = (self.keys, self.key_heads);
+        Rows { elements, start: (batch * len * heads + head) * width, stride: heads * width, len, width }
     }
 
     /// Query heads that share a key head.
@@ -170,24 +192,11 @@ unsafe fn run_avx2<T: Task>(task: &T, index: usize) {
     unsafe { task.run::<Wide<true>, Single>(index) }
 }
 
-/// Whether elements are stored as bf16, so that pairs of them lose nothing.
-trait Narrow {
-    const IS_BF16: bool;
-}
-
-impl Narrow for f32 {
-    const IS_BF16: bool = false;
-}
-
-impl Narrow for bf16 {
-    const IS_BF16: bool = true;
-}
-
 /// Runs the task for every index below `number`.
 ///
 /// # Safety
 /// The processor has the instruction set; tasks of different indices write to disjoint parts.
-unsafe fn run<T: Task<Element: Narrow>>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
+unsafe fn run<T: Task>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Bf16 if T::Element::IS_BF16 => {

@@ -6,7 +6,10 @@ use super::super::product::{Pair, Single, Words, panel};
 use super::super::simd::Simd;
 
 /// What the operands and results are stored as.
-pub(super) trait Element: Copy + Send + Sync {
+pub(crate) trait Element: Copy + Send + Sync {
+    /// Whether it is bf16, so that pairs in a word lose nothing.
+    const IS_BF16: bool;
+
     fn to_f32(self) -> f32;
     fn bf16_bits(self) -> u32;
 
@@ -20,6 +23,8 @@ pub(super) trait Element: Copy + Send + Sync {
 }
 
 impl Element for f32 {
+    const IS_BF16: bool = false;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -40,6 +45,8 @@ impl Element for f32 {
 }
 
 impl Element for bf16 {
+    const IS_BF16: bool = true;
+
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)

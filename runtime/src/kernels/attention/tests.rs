@@ -59,7 +59,7 @@ fn expected(a: &Attention, [query, key, value, ct]: [&[f32]; 4]) -> Vec<Vec<f64>
 }
 
 /// The kernels' results with operands of type `E`.
-fn computed<E: Element + Narrow>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads: usize) -> Vec<Vec<f64>> {
+fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads: usize) -> Vec<Vec<f64>> {
     let [query, key, value, ct] = operands.map(|x| x.iter().map(|&x| E::from_f32(x)).collect::<Vec<E>>());
     let mut output = vec![E::from_f32(f32::NAN); ct.len()];
     let mut log_sum_exp = vec![f32::NAN; a.batch * a.heads * a.queries];
