@@ -2,14 +2,16 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
+//! | `dot_general` | as it is | a call of lmc's kernel, or of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
 
+mod amx;
 mod collapse;
 mod cudnn;
 mod keep;
+mod matmul;
 mod onednn;
 mod reduce;
 
@@ -18,7 +20,7 @@ use lmc_graph::{DType, Op, TensorType};
 
 pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
-pub(crate) use onednn::OneDnn;
+pub(crate) use matmul::Matmul;
 pub(crate) use reduce::{ReduceStep, reduce_steps};
 
 use crate::target::{Platform, Target};
@@ -30,8 +32,10 @@ pub(crate) enum DotForm {
     Plain,
     /// Reshapes to fewer dimensions around the product.
     Collapsed(Collapsed),
+    /// A call of lmc's kernel for the matrix unit of the CPU, between reshapes.
+    Kernel(Matmul),
     /// A call of oneDNN's matrix product, between reshapes.
-    OneDnn(OneDnn),
+    OneDnn(Matmul),
 }
 
 /// The form of a product on this target, and why a faster one was refused.
@@ -46,6 +50,9 @@ pub(crate) fn dot_general(
         Platform::Generic | Platform::Cuda(_) => (DotForm::Plain, None),
         Platform::Cpu => {
             let product = collapse::collapse(op, lhs, rhs);
+            if let Some(call) = amx::call(target, &product, lhs.dtype, rhs.dtype) {
+                return (DotForm::Kernel(call), None);
+            }
             match onednn::call(target, &product, lhs.dtype, rhs.dtype) {
                 Ok(call) => (DotForm::OneDnn(call), None),
                 // XLA's CPU library kernels take matrices: a bf16 product on [8,512,768] runs at half the speed of the

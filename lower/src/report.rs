@@ -81,6 +81,8 @@ pub enum Form {
     DotGeneral,
     /// A product: `stablehlo.dot_general` between reshapes that collapse neighbouring dimensions.
     DotGeneralCollapsed,
+    /// A product: a call of lmc's own kernel, between reshapes that collapse neighbouring dimensions.
+    MatmulKernel,
     /// A product: a call of oneDNN's, between reshapes that collapse neighbouring dimensions.
     OneDnnMatmul,
     /// Attention: a call of lmc's own kernel.
@@ -100,6 +102,7 @@ impl Form {
             Form::Cudnn | Form::AttentionKernel => true,
             Form::DotGeneral
             | Form::DotGeneralCollapsed
+            | Form::MatmulKernel
             | Form::OneDnnMatmul
             | Form::Decomposed
             | Form::DecomposedByBlocks => false,
@@ -111,6 +114,7 @@ impl Form {
         match self {
             Form::DotGeneral => "dot_general",
             Form::DotGeneralCollapsed => "dot_general, collapsed",
+            Form::MatmulKernel => "matmul, lmc's kernel",
             Form::OneDnnMatmul => "oneDNN matmul",
             Form::AttentionKernel => "attention, lmc's kernel",
             Form::Decomposed => "attention, decomposed",

@@ -118,6 +118,8 @@ pub struct Processor {
     /// Whether it has AVX-512 with the byte and word instructions (`avx512f`, `avx512bw`, `avx512vl`, `avx512dq`),
     /// below which oneDNN has no products of bf16.
     pub avx512: bool,
+    /// Whether it has AMX with products of bf16, and lmc's kernel for it may run.
+    pub amx: bool,
 }
 
 /// What a function is lowered for: the inputs of every target-specific choice.

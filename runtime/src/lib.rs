@@ -80,6 +80,7 @@ pub use cache::{CacheOutcome, CompileCache};
 pub use client::{Client, ClientOptions, Device, HloDump};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, Executable};
+pub use kernels::has_matrix_unit;
 pub use options::{CompileOptions, OptionValue};
 pub use pjrt::calls::{MemoryStats, NamedValue};
 pub use pjrt::program::CompiledMemoryStats;

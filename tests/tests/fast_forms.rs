@@ -40,6 +40,9 @@ fn check(func: &Func, target: &Target, tolerance: f64) -> Vec<Form> {
 /// This machine's form of a product that is worth a call.
 fn library_form(dtype: DType) -> Form {
     let processor = cpu_target().processor.unwrap();
+    if processor.amx && dtype == DType::BF16 {
+        return Form::MatmulKernel;
+    }
     let has = processor.architecture == "x86_64" && (processor.avx512 || dtype != DType::BF16);
     if has { Form::OneDnnMatmul } else { Form::DotGeneral }
 }

@@ -221,7 +221,7 @@ fn host_processor() -> Processor {
         && is_x86_feature_detected!("avx512dq");
     #[cfg(not(target_arch = "x86_64"))]
     let avx512 = false;
-    Processor { architecture: std::env::consts::ARCH.to_string(), avx512 }
+    Processor { architecture: std::env::consts::ARCH.to_string(), avx512, amx: lmc_runtime::has_matrix_unit() }
 }
 
 /// Finds the CPU plugin, or fetches it.

@@ -20,6 +20,12 @@ impl Collapsed {
     pub(super) fn has_fewer_dimensions(&self, lhs: &TensorType, rhs: &TensorType) -> bool {
         self.lhs.len() < lhs.rank() || self.rhs.len() < rhs.rank()
     }
+
+    /// A multiplication and an addition for each element of the result and each summed index.
+    pub(super) fn flops(&self) -> usize {
+        let summed = self.op.lhs_contracting_dimensions.iter().map(|&d| self.lhs[d]);
+        summed.chain(self.result.iter().copied()).fold(2, usize::saturating_mul)
+    }
 }
 
 /// Collapses neighbouring dimensions that play the same part in the product: the product itself when there are none.

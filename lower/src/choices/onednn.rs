@@ -7,18 +7,8 @@
 use lmc_graph::DType;
 
 use super::collapse::Collapsed;
+use super::matmul::Matmul;
 use crate::target::{PluginIdentity, Target};
-
-/// A call of oneDNN's matrix product.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct OneDnn {
-    /// The product, of matrices or of batches of them.
-    pub(crate) product: Collapsed,
-    /// Whether the last two dimensions of an operand are the other way round: contracting and free on the left, free
-    /// and contracting on the right.
-    pub(crate) transpose_lhs: bool,
-    pub(crate) transpose_rhs: bool,
-}
 
 /// The plugins whose oneDNN takes the calls, by package and version: the call is no public contract.
 const PLUGINS: [(&str, &str); 1] = [("xla-cpu-pjrt", "0.0.1")];
@@ -29,16 +19,13 @@ const LEAST_FLOPS_BF16: usize = 1 << 21;
 const LEAST_FLOPS_F32: usize = 1 << 25;
 
 /// The call for a product, or why there is none: `None` where nothing faster is missed.
-pub(super) fn call(target: &Target, product: &Collapsed, lhs: DType, rhs: DType) -> Result<OneDnn, Option<String>> {
+pub(super) fn call(target: &Target, product: &Collapsed, lhs: DType, rhs: DType) -> Result<Matmul, Option<String>> {
     let least = match (lhs, rhs, product.op.result_dtype) {
         (DType::BF16, DType::BF16, DType::BF16 | DType::F32) => LEAST_FLOPS_BF16,
         (DType::F32, DType::F32, DType::F32) => LEAST_FLOPS_F32,
         (_, _, _) => return Err(None),
     };
-    let op = &product.op;
-    let summed = op.lhs_contracting_dimensions.iter().map(|&d| product.lhs[d]);
-    let flops = summed.chain(product.result.iter().copied()).fold(2, usize::saturating_mul);
-    if flops < least {
+    if product.flops() < least {
         return Err(None);
     }
     let is_known = |PluginIdentity { name, version }: &PluginIdentity| PLUGINS.contains(&(name, version));
@@ -51,14 +38,5 @@ pub(super) fn call(target: &Target, product: &Collapsed, lhs: DType, rhs: DType)
     if lhs == DType::BF16 && !processor.avx512 {
         return Err(Some("oneDNN multiplies bf16 with AVX-512 only, which this processor has not".to_string()));
     }
-    let batch = op.lhs_batching_dimensions.len();
-    let leading: Vec<usize> = (0..batch).collect();
-    let is_matrix = |shape: &[usize], batching: &[usize]| shape.len() == batch + 2 && batching == leading;
-    let (&[lhs_sum], &[rhs_sum]) = (&op.lhs_contracting_dimensions[..], &op.rhs_contracting_dimensions[..]) else {
-        return Err(Some("oneDNN sums over one dimension, and these do not collapse to one".to_string()));
-    };
-    if !is_matrix(&product.lhs, &op.lhs_batching_dimensions) || !is_matrix(&product.rhs, &op.rhs_batching_dimensions) {
-        return Err(Some("oneDNN takes matrices behind their batch, and these do not collapse to that".to_string()));
-    }
-    Ok(OneDnn { transpose_lhs: lhs_sum == batch, transpose_rhs: rhs_sum == batch + 1, product: product.clone() })
+    Matmul::of(product).map_err(|reason| Some(format!("oneDNN {reason}")))
 }

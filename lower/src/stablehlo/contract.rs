@@ -6,7 +6,7 @@ use lmc_graph::ops::DotGeneral;
 use super::emitter::{Emitter, Value, names, types};
 use super::shape::reshape;
 use super::syntax::{list, tensor};
-use crate::choices::{self, DotForm, OneDnn};
+use crate::choices::{self, DotForm, Matmul};
 use crate::report::{Direction, Form, Kind, Row};
 
 pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
@@ -20,6 +20,7 @@ pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs
         form: match form {
             DotForm::Plain => Form::DotGeneral,
             DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
+            DotForm::Kernel(_) => Form::MatmulKernel,
             DotForm::OneDnn(_) => Form::OneDnnMatmul,
         },
         refused,
@@ -35,19 +36,41 @@ pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs
             let product = plain(e, &collapsed.op, &lhs, &rhs, &ty.with_shape(collapsed.result));
             reshape(e, &product, &ty.shape)
         }
-        DotForm::OneDnn(call) => {
-            let lhs = reshape(e, lhs, &call.product.lhs);
-            let rhs = reshape(e, rhs, &call.product.rhs);
-            let product = onednn(e, &call, &lhs, &rhs, &ty.with_shape(call.product.result.clone()));
-            reshape(e, &product, &ty.shape)
-        }
+        DotForm::Kernel(call) => of_matrices(e, &call, kernel, lhs, rhs, ty),
+        DotForm::OneDnn(call) => of_matrices(e, &call, onednn, lhs, rhs, ty),
     }
+}
+
+/// How a call is written: for its operands and the type of its result.
+type Write = fn(&mut Emitter<'_>, &Matmul, &Value, &Value, &TensorType) -> Value;
+
+/// A call between reshapes.
+fn of_matrices(e: &mut Emitter<'_>, call: &Matmul, write: Write, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
+    let lhs = reshape(e, lhs, &call.product.lhs);
+    let rhs = reshape(e, rhs, &call.product.rhs);
+    let product = write(e, call, &lhs, &rhs, &ty.with_shape(call.product.result.clone()));
+    reshape(e, &product, &ty.shape)
+}
+
+/// The custom call of a kernel of `lmc_runtime`.
+fn kernel(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
+    let operands = [lhs.clone(), rhs.clone()];
+    let op = format!(
+        "stablehlo.custom_call @lmc.dot_general({}) {{api_version = 4 : i32, backend_config = {{transpose_lhs = {}, \
+         transpose_rhs = {}}}}} : ({}) -> {}",
+        names(&operands),
+        call.transpose_lhs,
+        call.transpose_rhs,
+        types(&operands),
+        tensor(ty)
+    );
+    e.op(&op, ty)
 }
 
 /// The custom call that XLA's own rewrite of a product to oneDNN makes (`xla/service/cpu/onednn_contraction_rewriter.cc`).
 /// Its backend config is JSON of `OneDnnMatMulConfig` (`onednn_config.proto`); a tensor's `dimensions` count from 1 and
 /// say the order of its dimensions in memory, here row-major.
-fn onednn(e: &mut Emitter<'_>, call: &OneDnn, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
+fn onednn(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
     let tensor_config = |ty: &TensorType| {
         let dimensions: Vec<String> = (1..=ty.rank()).map(|d| format!("\\\"{d}\\\"")).collect();
         format!("{{\\\"tensor\\\":{{\\\"dimensions\\\":[{}]}}}}", dimensions.join(","))

@@ -6,9 +6,14 @@
     allow(dead_code, unused_imports, reason = "products of pairs are for AVX-512")
 )]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod matmul;
 mod product;
 mod simd;
+mod tasks;
 
 use half::bf16;
 
@@ -20,10 +25,11 @@ use simd::Isa;
 pub(crate) type Kernel = fn(&Call<'_>) -> Result<(), String>;
 
 /// The kernels by the name of their custom call.
-pub(crate) const KERNELS: [(&str, Kernel); 3] = [
+pub(crate) const KERNELS: [(&str, Kernel); 4] = [
     ("lmc.scaled_dot_product_attention", attention_forward),
     ("lmc.scaled_dot_product_attention_backward", attention_backward),
     ("lmc.optimization_barrier", optimization_barrier),
+    ("lmc.dot_general", dot_general),
 ];
 
 /// Nothing: its result lies where its operand does. To XLA it is a value that cannot be computed again.
@@ -89,4 +95,78 @@ fn attention_backward(call: &Call<'_>) -> Result<(), String> {
         Ok(())
     }
     if call.operand_is::<bf16>(0) { backward::<bf16>(call) } else { backward::<f32>(call) }
+}
+
+/// Whether this processor has what the kernel `lmc.dot_general` needs: AMX with bf16, which the system lets this process use,
+/// and AVX-512 with bf16.
+pub fn has_matrix_unit() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        matmul::is_available()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Products of matrices of bf16, behind a batch dimension if there are three dimensions; the attributes `transpose_lhs` and
+/// `transpose_rhs` say that the last two dimensions of an operand are the other way round.
+#[cfg(target_arch = "x86_64")]
+fn dot_general(call: &Call<'_>) -> Result<(), String> {
+    use matmul::{Major, Matrix, Output};
+
+    fn products<T: FfiElement + Output>(call: &Call<'_>) -> Result<(), String> {
+        let matrix = |i: usize, is_summed_last: bool| -> Result<(usize, [usize; 2], Major), String> {
+            let dims = call.operand_dims(i)?;
+            let sizes: Option<Vec<usize>> = dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+            match (sizes.as_deref(), is_summed_last) {
+                (Some(&[.., free, summed]), true) => Ok((free * summed, [free, summed], Major::Summed)),
+                (Some(&[.., summed, free]), false) => Ok((free * summed, [free, summed], Major::Free)),
+                _ => Err(format!("operand {i} has dimensions {dims:?}")),
+            }
+        };
+        let (left_size, [rows, left_summed], left_major) = matrix(0, !call.bool("transpose_lhs")?)?;
+        let (right_size, [columns, summed], right_major) = matrix(1, call.bool("transpose_rhs")?)?;
+        let (left, right) = (call.operand::<bf16>(0)?, call.operand::<bf16>(1)?);
+        let result = call.result::<T>(0)?;
+        if left_summed != summed {
+            return Err(format!("sums over {left_summed} and over {summed} elements"));
+        }
+        if !has_matrix_unit() {
+            return Err("this processor has no AMX, for which the program was compiled".to_string());
+        }
+        if rows * columns == 0 {
+            return Ok(());
+        }
+        let batch = result.len() / (rows * columns);
+        if left.len() != batch * left_size || right.len() != batch * right_size {
+            return Err("operands and result have different batches".to_string());
+        }
+        let product = |i: usize, result: &mut [T], threads: usize, for_each: tasks::ForEach<'_>| {
+            let elements = &left[i * left_size..][..left_size];
+            let left = Matrix { elements, free: rows, summed, major: left_major };
+            let elements = &right[i * right_size..][..right_size];
+            let right = Matrix { elements, free: columns, summed, major: right_major };
+            matmul::matmul(left, right, result, threads, for_each);
+        };
+        if batch == 1 {
+            product(0, result, call.num_threads(), &|number, f| call.for_each(number, f));
+        } else {
+            let results = tasks::Shared::new(result);
+            call.for_each(batch, &|i| {
+                // SAFETY: each product of the batch has a result of its own.
+                let result = unsafe { results.part(i * rows * columns, rows * columns) };
+                product(i, result, 1, &|number, f| (0..number).for_each(f));
+            });
+        }
+        Ok(())
+    }
+    if call.result_is::<f32>(0) { products::<f32>(call) } else { products::<bf16>(call) }
+}
+
+/// There is none.
+#[cfg(not(target_arch = "x86_64"))]
+fn dot_general(_: &Call<'_>) -> Result<(), String> {
+    Err("this architecture has no AMX".to_string())
 }

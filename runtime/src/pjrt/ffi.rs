@@ -249,6 +249,11 @@ impl<'a> Call<'a> {
         buffer(&self.frame.args, i, "operand").is_ok_and(|buffer| buffer.dtype == T::DTYPE)
     }
 
+    /// Whether result `i` has elements of this type.
+    pub(crate) fn result_is<T: FfiElement>(&self, i: usize) -> bool {
+        buffer(&self.frame.results, i, "result").is_ok_and(|buffer| buffer.dtype == T::DTYPE)
+    }
+
     /// The elements of operand `i`, row-major.
     pub(crate) fn operand<T: FfiElement>(&self, i: usize) -> Result<&'a [T], String> {
         let (data, len) = elements::<T>(buffer(&self.frame.args, i, "operand")?)?;
@@ -514,7 +519,7 @@ pub(super) unsafe fn register(extension: *const PJRT_Extension_Base) -> bool {
     let extension = unsafe { &*extension.cast::<Extension>() };
     let Some(register) = extension.register_handler else { return false };
     let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] =
-        [handler::<0>, handler::<1>, handler::<2>];
+        [handler::<0>, handler::<1>, handler::<2>, handler::<3>];
     KERNELS.iter().zip(handlers).all(|((name, _), handler)| {
         // XLA's name of the CPU's platform.
         let platform = "Host";

@@ -2,8 +2,9 @@
 
 use super::super::product::{Left, product};
 use super::super::simd::{Isa, LANES, Simd};
+use super::super::tasks::{ForEach, Shared};
 use super::pack::{Element, Pack};
-use super::{Attention, ForEach, HIDDEN, Shared, Task, run, write_row};
+use super::{Attention, HIDDEN, Task, run, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {

@@ -7,12 +7,11 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use std::marker::PhantomData;
-
 use super::product::{Pair, Single};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx512;
 use super::simd::{Isa, Wide};
+use super::tasks::ForEach;
 
 pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::{Forward, forward};
@@ -94,40 +93,6 @@ impl Attention {
         KEY_BLOCK.min(self.keys.next_multiple_of(16))
     }
 }
-
-/// A slice that several tasks write to, each its own part.
-struct Shared<'a, T> {
-    start: *mut T,
-    len: usize,
-    of: PhantomData<&'a mut [T]>,
-}
-
-// SAFETY: parts are only handed out by `part`, whose callers see to it that no two overlap.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
-
-impl<'a, T> Shared<'a, T> {
-    fn new(slice: &'a mut [T]) -> Shared<'a, T> {
-        Shared { start: slice.as_mut_ptr(), len: slice.len(), of: PhantomData }
-    }
-
-    /// Elements `start .. start + len`.
-    ///
-    /// # Safety
-    /// No other part that is in use overlaps it.
-    ///
-    /// # Panics
-    /// If the slice ends before.
-    #[allow(clippy::mut_from_ref, reason = "disjoint parts, by the contract")]
-    unsafe fn part(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(start + len <= self.len);
-        // SAFETY: within the slice, and by the contract not in use elsewhere.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
-    }
-}
-
-/// How tasks are divided among threads: calls the function with every index below the number, in any order and from
-/// several threads at once, and returns when all calls have.
-pub(crate) type ForEach<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync));
 
 /// Writes a row of f32 as elements, each multiplied by `factor`.
 ///
