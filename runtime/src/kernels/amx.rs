@@ -101,10 +101,10 @@ pub(crate) struct Operand {
 /// over `steps` steps of [`STEP`] elements.
 ///
 /// # Safety
-/// For each step both tiles of `a` and of `b` can be read, and all rows of `c` read and written. `Tiles` are configured on
-/// this thread, which the reference shows.
+/// For each step both tiles of `a` and of `b` can be read, and all rows of `c` read and written. There are [`Tiles`] on this
+/// thread.
 #[inline(always)]
-pub(crate) unsafe fn multiply(_: &Tiles, steps: usize, a: Operand, b: Operand, c: *mut f32, c_row: usize, add: bool) {
+pub(crate) unsafe fn multiply(steps: usize, a: Operand, b: Operand, c: *mut f32, c_row: usize, add: bool) {
     // SAFETY: the caller's. Two tiles of each operand make four products; loads stand between them so that the unit does
     // not wait for memory.
     unsafe {

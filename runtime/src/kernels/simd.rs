@@ -11,6 +11,9 @@ pub(crate) const LANES: usize = 16;
 /// The instruction sets that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// AVX-512 with products of pairs of bf16, and AMX for those of tiles.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with products of pairs of bf16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -46,6 +49,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
             if avx512 && is_x86_feature_detected!("avx512bf16") {
+                if super::amx::is_available() {
+                    available.push(Isa::Amx);
+                }
                 available.push(Isa::Avx512Bf16);
             }
             if avx512 {
@@ -95,6 +101,9 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn narrow(to: *mut u16, x: Self::V);
     /// Pairs of bf16: `low` rounded in the low halves, `high` in the high ones.
     unsafe fn narrow_pairs(low: Self::V, high: Self::V) -> Self::V;
+
+    /// The transpose of 16 rows of 16 words.
+    unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES];
 
     /// `e^x` for `x <= 0`, within 2 units in the last place; not a number where `x` is not.
     #[inline(always)]
@@ -222,6 +231,14 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
         unsafe { to.cast::<[u16; LANES]>().write_unaligned(bits) }
     }
     #[inline(always)]
+    unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut columns = rows;
+        for (i, column) in columns.iter_mut().enumerate() {
+            *column = lanes(|j| rows[j][i]);
+        }
+        columns
+    }
+    #[inline(always)]
     unsafe fn narrow_pairs(low: Self::V, high: Self::V) -> Self::V {
         lanes(|i| f32::from_bits(bf16_bits(low[i]) | (bf16_bits(high[i]) << 16)))
     }
@@ -236,7 +253,7 @@ pub(crate) struct Avx512<const PAIRS: bool>;
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Avx512, Simd};
+    use super::{Avx512, LANES, Simd};
 
     // SAFETY: instructions of AVX-512 F, BW, DQ and VL, and of BF16 with `PAIRS`, which is what the trait's contract
     // says; pointers are read and written as it says.
@@ -325,6 +342,38 @@ mod avx512 {
                     _mm512_cvtepi32_epi16(rounded(x))
                 };
                 _mm256_storeu_si256(to.cast(), bits);
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+            // Words of two rows interleaved, then pairs of words, then quarters.
+            // SAFETY: as above.
+            unsafe {
+                let rows = rows.map(|row| _mm512_castps_si512(row));
+                let mut words = rows;
+                for r in (0..LANES).step_by(2) {
+                    words[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
+                    words[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
+                }
+                let mut pairs = words;
+                for r in (0..LANES).step_by(4) {
+                    pairs[r] = _mm512_unpacklo_epi64(words[r], words[r + 2]);
+                    pairs[r + 1] = _mm512_unpackhi_epi64(words[r], words[r + 2]);
+                    pairs[r + 2] = _mm512_unpacklo_epi64(words[r + 1], words[r + 3]);
+                    pairs[r + 3] = _mm512_unpackhi_epi64(words[r + 1], words[r + 3]);
+                }
+                // Row 4 q + i now has, in its quarter p, the words 4 p + i of rows 4 q to 4 q + 3.
+                let mut result = pairs;
+                for i in 0..4 {
+                    let [a, b, c, d] = [pairs[i], pairs[4 + i], pairs[8 + i], pairs[12 + i]];
+                    let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+                    let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+                    result[i] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
+                    result[8 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
+                    result[4 + i] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
+                    result[12 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
+                }
+                result.map(|row| _mm512_castsi512_ps(row))
             }
         }
         #[inline(always)]

@@ -1,6 +1,42 @@
-//! Work that is divided among threads.
+//! Work that is divided among threads, and memory for it.
 
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+/// Words that begin where a line of the cache does, so that none of their vectors lies in two.
+pub(super) struct Buffer {
+    lines: Vec<CacheLine>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct CacheLine([f32; 16]);
+
+impl Buffer {
+    /// So many zeros.
+    pub(super) fn zeros(len: usize) -> Buffer {
+        Buffer { lines: vec![CacheLine([0.0; 16]); len.div_ceil(16)], len }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    #[inline(always)]
+    fn deref(&self) -> &[f32] {
+        // SAFETY: a line is 16 f32 without padding, and there are enough of them.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
 
 /// A slice that several tasks write to, each its own part.
 pub(super) struct Shared<'a, T> {

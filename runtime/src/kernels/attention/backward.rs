@@ -1,10 +1,10 @@
 //! The derivative of an attention.
 
-use super::super::product::{Left, product};
+use super::super::product::panel;
 use super::super::simd::{Isa, LANES, Simd};
-use super::super::tasks::{ForEach, Shared};
-use super::pack::{Element, Pack};
-use super::{Attention, HIDDEN, Task, run, write_row};
+use super::super::tasks::{Buffer, ForEach, Shared};
+use super::pack::{Element, Pack, transpose};
+use super::{Attention, HIDDEN, KEY_BLOCK, Task, run, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Backward<'a, E> {
@@ -42,7 +42,7 @@ pub(crate) fn backward<E: Element>(isa: Isa, call: Backward<'_, E>, threads: usi
     let groups = a.batch * a.key_heads;
     // Blocks of keys of one head in several tasks, where heads are too few for the threads. Each then has a gradient of
     // the queries of its own, and these are added up in order.
-    let parts = if groups == 0 { 1 } else { threads.div_ceil(groups).clamp(1, a.keys.div_ceil(a.key_block())) };
+    let parts = if groups == 0 { 1 } else { threads.div_ceil(groups).clamp(1, a.keys.div_ceil(KEY_BLOCK)) };
     let mut partial = vec![0.0f32; if parts > 1 { parts * call.query.len() } else { 0 }];
     let row = a.head_size;
     let task = Groups {
@@ -94,35 +94,40 @@ struct Groups<'a, 'p, E> {
 
 /// The heads of a task, packed.
 struct Packed {
-    /// For each head and block: the queries and the output's cotangents as left operands, then as right ones.
-    queries: Vec<f32>,
-    cts: Vec<f32>,
-    query_columns: Vec<f32>,
-    ct_columns: Vec<f32>,
+    /// For each head and block: the queries and the output's cotangents as left operands summed over their width, then over
+    /// the queries.
+    queries: Buffer,
+    cts: Buffer,
+    queries_across: Buffer,
+    cts_across: Buffer,
     /// For each head and query: log-sum-exp, and the product of output and cotangent.
-    lse: Vec<f32>,
-    delta: Vec<f32>,
+    lse: Buffer,
+    delta: Buffer,
 }
 
 impl<E: Element> Groups<'_, '_, E> {
+    /// # Safety
+    /// That of [`Simd`].
     #[inline(always)]
-    fn pack<S: Simd, W: Pack>(&self, batch: usize, key_head: usize) -> Packed {
+    unsafe fn pack<S: Simd, W: Pack>(&self, batch: usize, key_head: usize) -> Packed {
         let a = &self.a;
-        let rows = a.query_block();
+        let rows = a.query_block::<W>();
         let padded = a.queries.div_ceil(rows) * rows;
         let (h, v, group) = (a.head_size, a.value_size, a.group());
-        let (words, ct_words) = (h.div_ceil(W::PER_WORD), v.div_ceil(W::PER_WORD));
-        let (columns, ct_columns) = (h.next_multiple_of(LANES), v.next_multiple_of(LANES));
+        let (words, ct_words) = (words_of::<W>(h), words_of::<W>(v));
+        let (h_rows, v_rows) = (h.next_multiple_of(W::ROWS), v.next_multiple_of(W::ROWS));
         let row_words = rows / W::PER_WORD;
+        let mut scratch = Buffer::zeros(row_words * h_rows.max(v_rows));
         let mut packed = Packed {
-            queries: vec![0.0; group * padded * words],
-            cts: vec![0.0; group * padded * ct_words],
-            query_columns: vec![0.0; group * padded / W::PER_WORD * columns],
-            ct_columns: vec![0.0; group * padded / W::PER_WORD * ct_columns],
-            // Rows that are not there have probability 0.
-            lse: vec![-HIDDEN; group * padded],
-            delta: vec![0.0; group * padded],
+            queries: Buffer::zeros(group * padded * words),
+            cts: Buffer::zeros(group * padded * ct_words),
+            queries_across: Buffer::zeros(group * padded / W::PER_WORD * h_rows),
+            cts_across: Buffer::zeros(group * padded / W::PER_WORD * v_rows),
+            lse: Buffer::zeros(group * padded),
+            delta: Buffer::zeros(group * padded),
         };
+        // Rows that are not there have probability 0.
+        packed.lse.fill(-HIDDEN);
         for g in 0..group {
             let head = key_head * group + g;
             let query = a.query_rows(self.query, batch, head, h);
@@ -132,10 +137,13 @@ impl<E: Element> Groups<'_, '_, E> {
             ct.pack_left::<W>(&mut packed.cts[g * padded * ct_words..][..padded * ct_words], 0, ct_words);
             for first in (0..padded).step_by(rows) {
                 let at = (g * padded + first) / W::PER_WORD;
-                let to = &mut packed.query_columns[at * columns..][..row_words * columns];
-                query.pack_right::<S, W>(to, first, columns, row_words);
-                let to = &mut packed.ct_columns[at * ct_columns..][..row_words * ct_columns];
-                ct.pack_right::<S, W>(to, first, ct_columns, row_words);
+                // SAFETY: the caller's.
+                unsafe {
+                    let to = &mut packed.queries_across[at * h_rows..][..row_words * h_rows];
+                    query.pack_left_across::<S, W>(to, &mut scratch, first, h_rows, row_words);
+                    let to = &mut packed.cts_across[at * v_rows..][..row_words * v_rows];
+                    ct.pack_left_across::<S, W>(to, &mut scratch, first, v_rows, row_words);
+                }
             }
             let at = (batch * a.heads + head) * a.queries;
             packed.lse[g * padded..][..a.queries].copy_from_slice(&self.lse[at..][..a.queries]);
@@ -157,34 +165,39 @@ impl<E: Element> Task for Groups<'_, '_, E> {
         let (h, v, group) = (a.head_size, a.value_size, a.group());
         let (part, index) = (index % self.parts, index / self.parts);
         let (batch, key_head) = (index / a.key_heads, index % a.key_heads);
-        let (rows, most_keys) = (a.query_block(), a.key_block());
+        let (rows, most_keys) = (a.query_block::<W>(), a.key_block::<W>());
         let padded = a.queries.div_ceil(rows) * rows;
-        let (words, ct_words) = (h.div_ceil(W::PER_WORD), v.div_ceil(W::PER_WORD));
-        let (columns, ct_columns) = (h.next_multiple_of(LANES), v.next_multiple_of(LANES));
-        let row_words = rows / W::PER_WORD;
-        let packed = self.pack::<S, W>(batch, key_head);
+        let (words, ct_words) = (words_of::<W>(h), words_of::<W>(v));
+        let (columns, row_words) = (h.next_multiple_of(W::COLUMNS), rows / W::PER_WORD);
+        let (h_rows, v_rows) = (h.next_multiple_of(W::ROWS), v.next_multiple_of(W::ROWS));
+        // SAFETY: the caller's.
+        let packed = unsafe { self.pack::<S, W>(batch, key_head) };
         let key = a.key_rows(self.key, batch, key_head, h);
         let value = a.key_rows(self.value, batch, key_head, v);
 
-        let mut query_ct = vec![0.0; group * padded * columns];
-        let mut keys = vec![0.0; most_keys * words];
-        let mut values = vec![0.0; most_keys * ct_words];
-        let mut scratch = vec![0.0; most_keys * words.max(ct_words)];
-        let mut key_columns = vec![0.0; most_keys / W::PER_WORD * columns];
+        let mut query_ct = Buffer::zeros(group * padded * columns);
+        let mut keys = Buffer::zeros(most_keys * words);
+        let mut values = Buffer::zeros(most_keys * ct_words);
+        let mut scratch = Buffer::zeros(most_keys * words.max(ct_words).max(h_rows).max(v_rows));
+        let mut key_columns = Buffer::zeros(most_keys / W::PER_WORD * columns);
         let mut tile = Tile {
-            scores: vec![0.0; rows * most_keys],
-            slopes: vec![0.0; rows * most_keys],
-            score_pairs: vec![0.0; if W::PER_WORD == 2 { row_words * most_keys } else { 0 }],
-            slope_pairs: vec![0.0; if W::PER_WORD == 2 { row_words * most_keys } else { 0 }],
-            slope_rows: vec![0.0; if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 }],
+            scores: Buffer::zeros(rows * most_keys),
+            slopes: Buffer::zeros(rows * most_keys),
+            score_panels: Buffer::zeros(row_words * most_keys),
+            slope_panels: Buffer::zeros(row_words * most_keys),
+            slope_pairs: Buffer::zeros(if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 }),
         };
-        let mut key_ct = vec![0.0; most_keys * columns];
-        let mut value_ct = vec![0.0; most_keys * ct_columns];
+        // The gradients of a block of keys and values, transposed.
+        let mut key_ct = Buffer::zeros(h_rows * most_keys);
+        let mut value_ct = Buffer::zeros(v_rows * most_keys);
         for first_key in (part * most_keys..a.keys).step_by(self.parts * most_keys) {
             let num_keys = most_keys.min(a.keys - first_key);
-            let n = num_keys.next_multiple_of(LANES);
-            key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, n, words);
-            value.pack_columns::<S, W>(&mut values, &mut scratch, first_key, n, ct_words);
+            let n = num_keys.next_multiple_of(W::COLUMNS);
+            // SAFETY: the caller's.
+            unsafe {
+                key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, n, words);
+                value.pack_columns::<S, W>(&mut values, &mut scratch, first_key, n, ct_words);
+            }
             key.pack_right::<S, W>(&mut key_columns, first_key, columns, n / W::PER_WORD);
             key_ct.fill(0.0);
             value_ct.fill(0.0);
@@ -194,44 +207,42 @@ impl<E: Element> Task for Groups<'_, '_, E> {
             for g in 0..group {
                 for first in (begin / rows * rows..end).step_by(rows) {
                     let at = g * padded + first;
-                    let queries = Left { words: &packed.queries[at * words..][..rows * words], row: words, word: 1 };
-                    let cts = Left { words: &packed.cts[at * ct_words..][..rows * ct_words], row: ct_words, word: 1 };
+                    let queries = &packed.queries[at * words..][..rows * words];
+                    let cts = &packed.cts[at * ct_words..][..rows * ct_words];
                     let statistics = (&packed.lse[at..][..rows], &packed.delta[at..][..rows]);
+                    let across = at / W::PER_WORD;
+                    let queries_across = &packed.queries_across[across * h_rows..][..row_words * h_rows];
+                    let cts_across = &packed.cts_across[across * v_rows..][..row_words * v_rows];
+                    let query_ct = &mut query_ct[at * columns..][..rows * columns];
                     // SAFETY: the caller's.
                     unsafe {
-                        product::<S, W, false>([rows, n, words], queries, &keys, &mut tile.scores, n);
-                        product::<S, W, false>([rows, n, ct_words], cts, &values, &mut tile.slopes, n);
+                        W::product::<S, false>([rows, n, words], queries, &keys, &mut tile.scores, n);
+                        W::product::<S, false>([rows, n, ct_words], cts, &values, &mut tile.slopes, n);
                         tile.differentiate::<S, W>(a, first, first_key, n, statistics);
-                        let (scores, slopes, slope_rows) = if W::PER_WORD == 2 {
-                            (&tile.score_pairs, &tile.slope_pairs, &tile.slope_rows)
-                        } else {
-                            (&tile.scores, &tile.slopes, &tile.slopes)
-                        };
-                        let across = |words| Left { words, row: 1, word: n };
-                        let at_words = at / W::PER_WORD;
-                        let cts = &packed.ct_columns[at_words * ct_columns..][..row_words * ct_columns];
-                        product::<S, W, true>(
-                            [n, ct_columns, row_words],
-                            across(scores),
-                            cts,
-                            &mut value_ct,
-                            ct_columns,
+                        W::product::<S, true>([v_rows, n, row_words], cts_across, &tile.score_panels, &mut value_ct, n);
+                        W::product::<S, true>(
+                            [h_rows, n, row_words],
+                            queries_across,
+                            &tile.slope_panels,
+                            &mut key_ct,
+                            n,
                         );
-                        let queries = &packed.query_columns[at_words * columns..][..row_words * columns];
-                        product::<S, W, true>([n, columns, row_words], across(slopes), queries, &mut key_ct, columns);
-                        let n_words = n / W::PER_WORD;
-                        let left = Left { words: slope_rows, row: n_words, word: 1 };
-                        let query_ct = &mut query_ct[at * columns..][..rows * columns];
-                        product::<S, W, true>([rows, columns, n_words], left, &key_columns, query_ct, columns);
+                        let slopes = if W::PER_WORD == 2 { &tile.slope_pairs } else { &tile.slopes };
+                        let words = n / W::PER_WORD;
+                        W::product::<S, true>([rows, columns, words], slopes, &key_columns, query_ct, columns);
                     }
                 }
             }
-            for s in 0..num_keys {
-                let at = (batch * a.keys + first_key + s) * a.key_heads + key_head;
+            for (gradient, [size, size_rows], to) in
+                [(&key_ct, [h, h_rows], &self.key_ct), (&value_ct, [v, v_rows], &self.value_ct)]
+            {
                 // SAFETY: no other task has this block of keys; the rest is the caller's.
                 unsafe {
-                    write_row::<S, E>(self.key_ct.part(at * h, h), &key_ct[s * columns..][..columns], 1.0);
-                    write_row::<S, E>(self.value_ct.part(at * v, v), &value_ct[s * ct_columns..][..ct_columns], 1.0);
+                    transpose::<S>(gradient, [size_rows, n], &mut scratch);
+                    for s in 0..num_keys {
+                        let at = (batch * a.keys + first_key + s) * a.key_heads + key_head;
+                        write_row::<S, E>(to.part(at * size, size), &scratch[s * size_rows..][..size], 1.0);
+                    }
                 }
             }
         }
@@ -254,14 +265,15 @@ impl<E: Element> Task for Groups<'_, '_, E> {
 
 /// Scores of a block of queries and keys, `dP = dO V^T` ("slopes"), and what becomes of them.
 struct Tile {
-    /// `Q K^T`, then the probabilities.
-    scores: Vec<f32>,
-    /// `dO V^T`, then the gradient of the scores.
-    slopes: Vec<f32>,
-    /// Where a word is a pair: probabilities and gradient in pairs of rows, and the gradient in pairs of columns.
-    score_pairs: Vec<f32>,
-    slope_pairs: Vec<f32>,
-    slope_rows: Vec<f32>,
+    /// `Q K^T`.
+    scores: Buffer,
+    /// `dO V^T`; then, where a word is one element, the gradient of the scores.
+    slopes: Buffer,
+    /// Probabilities, and the gradient of the scores, as right operands that are summed over the queries.
+    score_panels: Buffer,
+    slope_panels: Buffer,
+    /// Where a word is a pair, the gradient as a left operand that is summed over the keys.
+    slope_pairs: Buffer,
 }
 
 impl Tile {
@@ -282,30 +294,34 @@ impl Tile {
         for r in 0..lse.len() {
             a.hide(&mut self.scores[r * n..][..n], first + r, first_key);
         }
+        let words = lse.len() / W::PER_WORD;
+        // Where 16 columns of a word lie in the panels.
+        let width = panel::<S>();
+        let place = |word: usize, column: usize| {
+            let panel = column / width * width;
+            panel * words + word * width.min(n - panel) + column - panel
+        };
         // SAFETY: rows have whole vectors; the rest is the caller's.
         unsafe {
             let scale = S::splat(a.scale);
-            if W::PER_WORD == 2 {
-                for r in (0..lse.len()).step_by(2) {
-                    for i in (0..n).step_by(LANES) {
-                        let (p, slope) = self.vector::<S>(r * n + i, scale, lse[r], delta[r]);
-                        let (next_p, next_slope) = self.vector::<S>((r + 1) * n + i, scale, lse[r + 1], delta[r + 1]);
-                        let at = r / 2 * n + i;
-                        S::store(self.score_pairs[at..][..LANES].as_mut_ptr(), S::narrow_pairs(p, next_p));
-                        S::store(self.slope_pairs[at..][..LANES].as_mut_ptr(), S::narrow_pairs(slope, next_slope));
-                        for (r, slope) in [(r, slope), (r + 1, next_slope)] {
-                            let to = &mut self.slope_rows[(r * n + i) / 2..][..LANES / 2];
+            for word in 0..words {
+                let r = word * W::PER_WORD;
+                for i in (0..n).step_by(LANES) {
+                    let at = place(word, i);
+                    let (p, slope) = self.vector::<S>(r * n + i, scale, lse[r], delta[r]);
+                    let (p, across) = if W::PER_WORD == 2 {
+                        let (next_p, next) = self.vector::<S>((r + 1) * n + i, scale, lse[r + 1], delta[r + 1]);
+                        for (r, slope) in [(r, slope), (r + 1, next)] {
+                            let to = &mut self.slope_pairs[(r * n + i) / 2..][..LANES / 2];
                             S::narrow(to.as_mut_ptr().cast(), slope);
                         }
-                    }
-                }
-            } else {
-                for r in 0..lse.len() {
-                    for i in (0..n).step_by(LANES) {
-                        let (p, slope) = self.vector::<S>(r * n + i, scale, lse[r], delta[r]);
-                        S::store(self.scores[r * n + i..][..LANES].as_mut_ptr(), p);
+                        (S::narrow_pairs(p, next_p), S::narrow_pairs(slope, next))
+                    } else {
                         S::store(self.slopes[r * n + i..][..LANES].as_mut_ptr(), slope);
-                    }
+                        (p, slope)
+                    };
+                    S::store(self.score_panels[at..][..LANES].as_mut_ptr(), p);
+                    S::store(self.slope_panels[at..][..LANES].as_mut_ptr(), across);
                 }
             }
         }

@@ -1,10 +1,9 @@
 //! Output and log-sum-exp of an attention.
 
-use super::super::product::{Left, product};
 use super::super::simd::{Isa, LANES, Simd};
-use super::super::tasks::{ForEach, Shared};
+use super::super::tasks::{Buffer, ForEach, Shared};
 use super::pack::{Element, Pack};
-use super::{Attention, HIDDEN, Task, run, write_row};
+use super::{Attention, HIDDEN, QUERY_BLOCK, Task, run, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -30,7 +29,7 @@ pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, for_each: ForE
     assert_eq!(key.len(), a.batch * a.keys * a.key_heads * a.head_size);
     assert_eq!(value.len(), a.batch * a.keys * a.key_heads * a.value_size);
     assert_eq!(log_sum_exp.len(), a.batch * a.queries * a.heads);
-    let blocks = a.queries.div_ceil(a.query_block());
+    let blocks = a.queries.div_ceil(QUERY_BLOCK);
     let task = Blocks { a, blocks, query, key, value, output: Shared::new(output), lse: Shared::new(log_sum_exp) };
     // SAFETY: the processor has the instructions; a task writes the rows of its own block and heads.
     unsafe { run(isa, &task, a.batch * a.key_heads * blocks, for_each) }
@@ -59,36 +58,37 @@ impl<E: Element> Task for Blocks<'_, E> {
         let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
         let key = a.key_rows(self.key, batch, key_head, h);
         let value = a.key_rows(self.value, batch, key_head, v);
-        let (rows, most_keys) = (a.query_block(), a.key_block());
+        let (rows, most_keys) = (a.query_block::<W>(), a.key_block::<W>());
         let first = block * rows;
         let num_rows = rows.min(a.queries - first);
-        let (words, columns) = (h.div_ceil(W::PER_WORD), v.next_multiple_of(LANES));
+        let (words, columns) = (words_of::<W>(h), v.next_multiple_of(W::COLUMNS));
         let group = a.group();
-        let mut queries = vec![0.0; group * rows * words];
+        let mut queries = Buffer::zeros(group * rows * words);
         for (g, queries) in queries.chunks_exact_mut(rows * words).enumerate() {
             let head = key_head * group + g;
             a.query_rows(self.query, batch, head, h).pack_left::<W>(queries, first, words);
         }
-        let mut keys = vec![0.0; most_keys * words];
-        let mut scratch = vec![0.0; most_keys * words];
-        let mut values = vec![0.0; most_keys / W::PER_WORD * columns];
-        let mut scores = vec![0.0; rows * most_keys];
-        let mut pairs = vec![0.0; if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 }];
-        let mut outputs = vec![0.0; group * rows * columns];
+        let mut keys = Buffer::zeros(most_keys * words);
+        let mut scratch = Buffer::zeros(most_keys * words);
+        let mut values = Buffer::zeros(most_keys / W::PER_WORD * columns);
+        let mut scores = Buffer::zeros(rows * most_keys);
+        let mut pairs = Buffer::zeros(if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 });
+        let mut outputs = Buffer::zeros(group * rows * columns);
         let mut state = vec![(HIDDEN, 0.0f32); group * rows];
 
         let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
         for first_key in (seen.start / most_keys * most_keys..seen.end).step_by(most_keys) {
-            let num_keys = most_keys.min(a.keys - first_key).next_multiple_of(LANES);
-            key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, num_keys, words);
+            let num_keys = most_keys.min(a.keys - first_key).next_multiple_of(W::COLUMNS);
+            // SAFETY: the caller's.
+            unsafe { key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, num_keys, words) };
             value.pack_right::<S, W>(&mut values, first_key, columns, num_keys / W::PER_WORD);
             for g in 0..group {
-                let left = Left { words: &queries[g * rows * words..][..rows * words], row: words, word: 1 };
+                let queries = &queries[g * rows * words..][..rows * words];
                 let outputs = &mut outputs[g * rows * columns..][..rows * columns];
                 let state = &mut state[g * rows..][..rows];
                 // SAFETY: the caller's.
                 unsafe {
-                    product::<S, W, false>([rows, num_keys, words], left, &keys, &mut scores, num_keys);
+                    W::product::<S, false>([rows, num_keys, words], queries, &keys, &mut scores, num_keys);
                     for r in 0..num_rows {
                         let scores = &mut scores[r * num_keys..][..num_keys];
                         a.hide(scores, first + r, first_key);
@@ -103,8 +103,7 @@ impl<E: Element> Task for Blocks<'_, E> {
                     }
                     let probabilities = if W::PER_WORD == 2 { &pairs } else { &scores };
                     let words = num_keys / W::PER_WORD;
-                    let left = Left { words: probabilities, row: words, word: 1 };
-                    product::<S, W, true>([rows, columns, words], left, &values, outputs, columns);
+                    W::product::<S, true>([rows, columns, words], probabilities, &values, outputs, columns);
                 }
             }
         }

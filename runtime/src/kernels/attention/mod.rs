@@ -7,7 +7,11 @@ mod pack;
 #[cfg(test)]
 mod tests;
 
-use super::product::{Pair, Single};
+#[cfg(target_arch = "x86_64")]
+use super::amx::Tiles;
+#[cfg(target_arch = "x86_64")]
+use super::product::TilePair;
+use super::product::{Pair, Single, Words};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Avx512;
 use super::simd::{Isa, Wide};
@@ -84,14 +88,19 @@ impl Attention {
     }
 
     /// Queries in a block.
-    fn query_block(&self) -> usize {
-        QUERY_BLOCK.min(self.queries.next_multiple_of(4))
+    fn query_block<W: Words>(&self) -> usize {
+        QUERY_BLOCK.min(self.queries.next_multiple_of(W::ROWS))
     }
 
     /// Keys in a block.
-    fn key_block(&self) -> usize {
-        KEY_BLOCK.min(self.keys.next_multiple_of(16))
+    fn key_block<W: Words>(&self) -> usize {
+        KEY_BLOCK.min(self.keys.next_multiple_of(W::COLUMNS))
     }
+}
+
+/// Words of rows of so many elements.
+fn words_of<W: Words>(elements: usize) -> usize {
+    elements.div_ceil(W::PER_WORD).next_multiple_of(W::WORDS)
 }
 
 /// Writes a row of f32 as elements, each multiplied by `factor`.
@@ -122,6 +131,18 @@ trait Task: Sync {
     /// # Safety
     /// That of [`super::simd::Simd`]; each index once only, as tasks write to disjoint parts.
     unsafe fn run<S: super::simd::Simd, W: pack::Pack>(&self, index: usize);
+}
+
+/// Calls a task compiled for an instruction set, here with the matrix unit.
+///
+/// # Safety
+/// As [`run_avx512_pairs`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn run_amx<T: Task>(task: &T, index: usize) {
+    let _tiles = Tiles::new();
+    // SAFETY: the caller's, and there are tiles.
+    unsafe { task.run::<Avx512<true>, TilePair>(index) }
 }
 
 /// Calls a task compiled for an instruction set.
@@ -164,12 +185,17 @@ unsafe fn run_avx2<T: Task>(task: &T, index: usize) {
 unsafe fn run<T: Task>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 if T::Element::IS_BF16 => {
+        Isa::Amx if T::Element::IS_BF16 => {
             // SAFETY: the caller's; `for_each` calls with each index once. The same holds below.
+            for_each(number, &|i| unsafe { run_amx(task, i) });
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Bf16 if T::Element::IS_BF16 => {
+            // SAFETY: as above.
             for_each(number, &|i| unsafe { run_avx512_pairs(task, i) });
         }
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 => {
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => {
             // SAFETY: as above.
             for_each(number, &|i| unsafe { run_avx512(task, i) });
         }

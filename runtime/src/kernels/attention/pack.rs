@@ -2,8 +2,10 @@
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::super::product::TilePair;
 use super::super::product::{Pair, Single, Words, panel};
-use super::super::simd::Simd;
+use super::super::simd::{LANES, Simd};
 
 /// What the operands and results are stored as.
 pub(crate) trait Element: Copy + Send + Sync {
@@ -126,6 +128,47 @@ impl Pack for Pair {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Pack for TilePair {
+    #[inline(always)]
+    fn along<E: Element>(to: &mut [f32], row: &[E]) {
+        Pair::along(to, row);
+    }
+    #[inline(always)]
+    fn across<E: Element>(to: &mut [f32], rows: [Option<&[E]>; 2]) {
+        Pair::across(to, rows);
+    }
+}
+
+/// A matrix of words, transposed: `to[c * rows + r] = from[r * columns + c]`.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+pub(super) unsafe fn transpose<S: Simd>(from: &[f32], [rows, columns]: [usize; 2], to: &mut [f32]) {
+    let (from, to) = (&from[..rows * columns], &mut to[..rows * columns]);
+    let (whole_rows, whole_columns) = (rows / LANES * LANES, columns / LANES * LANES);
+    for r in (0..whole_rows).step_by(LANES) {
+        for c in (0..whole_columns).step_by(LANES) {
+            // SAFETY: the slices have 16 elements; the rest is the caller's.
+            unsafe {
+                let mut block = [S::splat(0.0); LANES];
+                for (i, row) in block.iter_mut().enumerate() {
+                    *row = S::load(from[(r + i) * columns + c..][..LANES].as_ptr());
+                }
+                for (i, column) in S::transpose(block).into_iter().enumerate() {
+                    S::store(to[(c + i) * rows + r..][..LANES].as_mut_ptr(), column);
+                }
+            }
+        }
+    }
+    for r in 0..rows {
+        for c in if r < whole_rows { whole_columns } else { 0 }..columns {
+            to[c * rows + r] = from[r * columns + c];
+        }
+    }
+}
+
 /// One head of one sequence: `len` rows of `width` elements, `stride` apart.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a, E> {
@@ -156,8 +199,11 @@ impl<'a, E: Element> Rows<'a, E> {
 
     /// Rows `first ..` as a right operand that is summed over their width: each row is a column of the panels.
     /// `scratch` has room for a panel's columns as rows.
+    ///
+    /// # Safety
+    /// That of [`Simd`].
     #[inline(always)]
-    pub(super) fn pack_columns<S: Simd, W: Pack>(
+    pub(super) unsafe fn pack_columns<S: Simd, W: Pack>(
         &self,
         to: &mut [f32],
         scratch: &mut [f32],
@@ -170,14 +216,33 @@ impl<'a, E: Element> Rows<'a, E> {
             let width = panel::<S>().min(columns - column);
             let rows = &mut scratch[..width * words];
             self.pack_left::<W>(rows, first + column, words);
-            let to = &mut to[column * words..][..width * words];
-            for (k, to) in to.chunks_exact_mut(width).enumerate() {
-                for (n, to) in to.iter_mut().enumerate() {
-                    *to = rows[n * words + k];
-                }
-            }
+            // SAFETY: the caller's.
+            unsafe { transpose::<S>(rows, [width, words], &mut to[column * words..][..width * words]) };
             column += width;
         }
+    }
+
+    /// Rows `first ..` as a left operand that is summed over them: each row's element is a row, of `words` words of rows;
+    /// `columns` is the width of a row and what is missing to the operand's rows. `scratch` has room for as much.
+    ///
+    /// # Safety
+    /// That of [`Simd`].
+    #[inline(always)]
+    pub(super) unsafe fn pack_left_across<S: Simd, W: Pack>(
+        &self,
+        to: &mut [f32],
+        scratch: &mut [f32],
+        first: usize,
+        columns: usize,
+        words: usize,
+    ) {
+        let rows = &mut scratch[..words * columns];
+        for (k, to) in rows.chunks_exact_mut(columns).enumerate() {
+            let t = first + k * W::PER_WORD;
+            W::across(to, [self.row(t), if W::PER_WORD == 2 { self.row(t + 1) } else { None }]);
+        }
+        // SAFETY: the caller's.
+        unsafe { transpose::<S>(rows, [words, columns], &mut to[..words * columns]) };
     }
 
     /// Rows `first ..` as a right operand that is summed over them, `words` words of rows; `columns` is the width of a

@@ -253,7 +253,7 @@ impl<T: Output> Blocks<'_, T> {
     unsafe fn multiply(&self, rows: Range<usize>, columns: Range<usize>) {
         let Product { right, result, keeps_sums, .. } = self.product;
         let Region { rows: all_rows, columns: all_columns, summed } = self.region;
-        let tiles = Tiles::new();
+        let _tiles = Tiles::new();
         let (is_first, is_last) = (summed.start == 0, summed.end == right.summed);
         let mut buffer = [[0.0f32; BLOCK]; BLOCK];
         for row_block in rows {
@@ -270,7 +270,7 @@ impl<T: Output> Blocks<'_, T> {
                 unsafe {
                     if T::IS_F32 && num_rows == BLOCK && num_columns == BLOCK {
                         let to = result.part(at(0), at(BLOCK - 1) + BLOCK - at(0)).as_mut_ptr().cast();
-                        amx::multiply(&tiles, self.steps, left, right, to, self.product.right.free, !is_first);
+                        amx::multiply(self.steps, left, right, to, self.product.right.free, !is_first);
                         continue;
                     }
                     let (sums, adds) = if *keeps_sums {
@@ -284,7 +284,7 @@ impl<T: Output> Blocks<'_, T> {
                         }
                         (buffer.as_mut_ptr().cast(), !is_first)
                     };
-                    amx::multiply(&tiles, self.steps, left, right, sums, BLOCK, adds);
+                    amx::multiply(self.steps, left, right, sums, BLOCK, adds);
                     if is_last || !keeps_sums {
                         for r in 0..num_rows {
                             let to = result.part(at(r), num_columns).as_mut_ptr();

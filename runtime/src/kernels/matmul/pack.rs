@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::super::amx::{BLOCK, Line, STEP, TILE};
+use super::super::simd::{Avx512, Simd};
 
 /// Which dimension of an operand has its elements side by side in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,10 @@ impl Matrix<'_> {
             let rows = match (side, self.major) {
                 (Side::Left, Major::Summed) | (Side::Right, Major::Free) => rows,
                 // SAFETY: the caller's.
-                (Side::Left, Major::Free) | (Side::Right, Major::Summed) => unsafe { transpose(rows) },
+                (Side::Left, Major::Free) | (Side::Right, Major::Summed) => unsafe {
+                    Avx512::<true>::transpose(rows.map(|row| _mm512_castsi512_ps(row)))
+                        .map(|row| _mm512_castps_si512(row))
+                },
             };
             for (line, row) in tile.iter_mut().zip(rows) {
                 // SAFETY: a line has 64 bytes, at an address that they divide.
@@ -106,39 +110,6 @@ impl Matrix<'_> {
         }
         rows
     }
-}
-
-/// 16 rows of 16 words, transposed: words of two rows interleaved, then pairs of words, then quarters.
-///
-/// # Safety
-/// The processor has AVX-512 F.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn transpose(rows: [__m512i; TILE]) -> [__m512i; TILE] {
-    let mut words = rows;
-    for r in (0..TILE).step_by(2) {
-        words[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
-        words[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
-    }
-    let mut pairs = words;
-    for r in (0..TILE).step_by(4) {
-        pairs[r] = _mm512_unpacklo_epi64(words[r], words[r + 2]);
-        pairs[r + 1] = _mm512_unpackhi_epi64(words[r], words[r + 2]);
-        pairs[r + 2] = _mm512_unpacklo_epi64(words[r + 1], words[r + 3]);
-        pairs[r + 3] = _mm512_unpackhi_epi64(words[r + 1], words[r + 3]);
-    }
-    // Row 4 q + i now has, in its quarter p, the words 4 p + i of rows 4 q to 4 q + 3.
-    let mut result = pairs;
-    for i in 0..4 {
-        let [a, b, c, d] = [pairs[i], pairs[4 + i], pairs[8 + i], pairs[12 + i]];
-        let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-        let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-        result[i] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-        result[8 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
-        result[4 + i] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-        result[12 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
-    }
-    result
 }
 
 /// How many lines a block's tiles take for so many elements of the summed dimension.
