@@ -71,7 +71,7 @@ fn attention_forward(call: &Call<'_>) -> Result<(), String> {
             output: call.result(0)?,
             log_sum_exp: call.result(1)?,
         };
-        attention::forward(Isa::detect(), operands, &|number, f| call.for_each(number, f));
+        attention::forward(Isa::detect(), operands, call.num_threads(), &|number, f| call.for_each(number, f));
         Ok(())
     }
     if call.operand_is::<bf16>(0) { forward::<bf16>(call) } else { forward::<f32>(call) }

@@ -349,31 +349,31 @@ mod avx512 {
             // Words of two rows interleaved, then pairs of words, then quarters.
             // SAFETY: as above.
             unsafe {
-                let rows = rows.map(|row| _mm512_castps_si512(row));
+                // (By loops: what is called through a function of the library is compiled without the instructions.)
                 let mut words = rows;
                 for r in (0..LANES).step_by(2) {
-                    words[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
-                    words[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
+                    words[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]);
+                    words[r + 1] = _mm512_unpackhi_ps(rows[r], rows[r + 1]);
                 }
+                // Row 4 q + i now becomes, in its quarter p, the words 4 p + i of rows 4 q to 4 q + 3.
                 let mut pairs = words;
                 for r in (0..LANES).step_by(4) {
-                    pairs[r] = _mm512_unpacklo_epi64(words[r], words[r + 2]);
-                    pairs[r + 1] = _mm512_unpackhi_epi64(words[r], words[r + 2]);
-                    pairs[r + 2] = _mm512_unpacklo_epi64(words[r + 1], words[r + 3]);
-                    pairs[r + 3] = _mm512_unpackhi_epi64(words[r + 1], words[r + 3]);
+                    for (i, half) in [(0, 0), (2, 1)] {
+                        pairs[r + i] = interleave_pairs::<false>(words[r + half], words[r + 2 + half]);
+                        pairs[r + i + 1] = interleave_pairs::<true>(words[r + half], words[r + 2 + half]);
+                    }
                 }
-                // Row 4 q + i now has, in its quarter p, the words 4 p + i of rows 4 q to 4 q + 3.
                 let mut result = pairs;
                 for i in 0..4 {
                     let [a, b, c, d] = [pairs[i], pairs[4 + i], pairs[8 + i], pairs[12 + i]];
-                    let (ab_even, ab_odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-                    let (cd_even, cd_odd) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
-                    result[i] = _mm512_shuffle_i32x4::<0x88>(ab_even, cd_even);
-                    result[8 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_even, cd_even);
-                    result[4 + i] = _mm512_shuffle_i32x4::<0x88>(ab_odd, cd_odd);
-                    result[12 + i] = _mm512_shuffle_i32x4::<0xdd>(ab_odd, cd_odd);
+                    let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    result[i] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+                    result[8 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+                    result[4 + i] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+                    result[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
                 }
-                result.map(|row| _mm512_castsi512_ps(row))
+                result
             }
         }
         #[inline(always)]
@@ -389,6 +389,16 @@ mod avx512 {
                 };
                 _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
             }
+        }
+    }
+
+    /// In each quarter the low (or high) pair of words of `a`, then that of `b`.
+    #[inline(always)]
+    unsafe fn interleave_pairs<const HIGH: bool>(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller keeps the trait's contract.
+        unsafe {
+            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+            _mm512_castpd_ps(if HIGH { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
         }
     }
 

@@ -20,8 +20,11 @@ pub(crate) struct Forward<'a, E> {
     pub(crate) log_sum_exp: &'a mut [f32],
 }
 
-/// Computes output and log-sum-exp with this instruction set, which the processor must have.
-pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, for_each: ForEach<'_>) {
+/// Blocks of queries that share what is packed of the keys.
+const MOST_BLOCKS: usize = 4;
+
+/// Computes output and log-sum-exp with this instruction set, which the processor must have, on about `threads` threads.
+pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, threads: usize, for_each: ForEach<'_>) {
     assert!(Isa::available().contains(&isa));
     let Forward { attention: a, query, key, value, output, log_sum_exp } = call;
     assert_eq!(query.len(), a.batch * a.queries * a.heads * a.head_size);
@@ -29,16 +32,22 @@ pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, for_each: ForE
     assert_eq!(key.len(), a.batch * a.keys * a.key_heads * a.head_size);
     assert_eq!(value.len(), a.batch * a.keys * a.key_heads * a.value_size);
     assert_eq!(log_sum_exp.len(), a.batch * a.queries * a.heads);
-    let blocks = a.queries.div_ceil(QUERY_BLOCK);
-    let task = Blocks { a, blocks, query, key, value, output: Shared::new(output), lse: Shared::new(log_sum_exp) };
+    let (blocks, groups) = (a.queries.div_ceil(QUERY_BLOCK), a.batch * a.key_heads);
+    let per_task = (blocks * groups / (4 * threads)).clamp(1, MOST_BLOCKS);
+    let tasks = blocks.div_ceil(per_task);
+    let task =
+        Blocks { a, tasks, per_task, query, key, value, output: Shared::new(output), lse: Shared::new(log_sum_exp) };
     // SAFETY: the processor has the instructions; a task writes the rows of its own block and heads.
-    unsafe { run(isa, &task, a.batch * a.key_heads * blocks, for_each) }
+    unsafe { run(isa, &task, groups * tasks, for_each) }
 }
 
-/// A task is a block of queries with all heads that share a key head.
+/// A task is some blocks of queries with all heads that share a key head.
 struct Blocks<'a, E> {
     a: Attention,
-    blocks: usize,
+    /// Tasks of a head.
+    tasks: usize,
+    /// Blocks of a task.
+    per_task: usize,
     query: &'a [E],
     key: &'a [E],
     value: &'a [E],
@@ -54,17 +63,19 @@ impl<E: Element> Task for Blocks<'_, E> {
         let a = &self.a;
         let (h, v, heads, key_heads) = (a.head_size, a.value_size, a.heads, a.key_heads);
         // The last blocks see the most keys: they begin first, so that threads end together.
-        let block = self.blocks - 1 - index / (a.batch * key_heads);
+        let task = self.tasks - 1 - index / (a.batch * key_heads);
         let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
         let key = a.key_rows(self.key, batch, key_head, h);
         let value = a.key_rows(self.value, batch, key_head, v);
         let (rows, most_keys) = (a.query_block::<W>(), a.key_block::<W>());
-        let first = block * rows;
-        let num_rows = rows.min(a.queries - first);
+        let first = task * self.per_task * rows;
+        let num_rows = (self.per_task * rows).min(a.queries - first);
         let (words, columns) = (words_of::<W>(h), v.next_multiple_of(W::COLUMNS));
         let group = a.group();
-        let mut queries = Buffer::zeros(group * rows * words);
-        for (g, queries) in queries.chunks_exact_mut(rows * words).enumerate() {
+        // Rows of a head in this task.
+        let span = num_rows.next_multiple_of(rows);
+        let mut queries = Buffer::zeros(group * span * words);
+        for (g, queries) in queries.chunks_exact_mut(span * words).enumerate() {
             let head = key_head * group + g;
             a.query_rows(self.query, batch, head, h).pack_left::<W>(queries, first, words);
         }
@@ -73,8 +84,8 @@ impl<E: Element> Task for Blocks<'_, E> {
         let mut values = Buffer::zeros(most_keys / W::PER_WORD * columns);
         let mut scores = Buffer::zeros(rows * most_keys);
         let mut pairs = Buffer::zeros(if W::PER_WORD == 2 { rows * most_keys / 2 } else { 0 });
-        let mut outputs = Buffer::zeros(group * rows * columns);
-        let mut state = vec![(HIDDEN, 0.0f32); group * rows];
+        let mut outputs = Buffer::zeros(group * span * columns);
+        let mut state = vec![(HIDDEN, 0.0f32); group * span];
 
         let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
         for first_key in (seen.start / most_keys * most_keys..seen.end).step_by(most_keys) {
@@ -82,10 +93,16 @@ impl<E: Element> Task for Blocks<'_, E> {
             // SAFETY: the caller's.
             unsafe { key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, num_keys, words) };
             value.pack_right::<S, W>(&mut values, first_key, columns, num_keys / W::PER_WORD);
-            for g in 0..group {
-                let queries = &queries[g * rows * words..][..rows * words];
-                let outputs = &mut outputs[g * rows * columns..][..rows * columns];
-                let state = &mut state[g * rows..][..rows];
+            let blocks = (0..group).flat_map(|g| (0..span).step_by(rows).map(move |row| (g * span + row, first + row)));
+            for (at, first) in blocks {
+                let num_rows = rows.min(a.queries - first);
+                let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
+                if first_key >= seen.end || first_key + num_keys <= seen.start {
+                    continue;
+                }
+                let queries = &queries[at * words..][..rows * words];
+                let outputs = &mut outputs[at * columns..][..rows * columns];
+                let state = &mut state[at..][..rows];
                 // SAFETY: the caller's.
                 unsafe {
                     W::product::<S, false>([rows, num_keys, words], queries, &keys, &mut scores, num_keys);
@@ -113,12 +130,12 @@ impl<E: Element> Task for Blocks<'_, E> {
             unsafe {
                 let lse = self.lse.part((batch * heads + head) * a.queries + first, num_rows);
                 for (r, lse) in lse.iter_mut().enumerate() {
-                    let (maximum, sum) = state[g * rows + r];
+                    let (maximum, sum) = state[g * span + r];
                     *lse = maximum + sum.ln();
                     let at = ((batch * a.queries + first + r) * heads + head) * v;
                     write_row::<S, E>(
                         self.output.part(at, v),
-                        &outputs[(g * rows + r) * columns..][..columns],
+                        &outputs[(g * span + r) * columns..][..columns],
                         1.0 / sum,
                     );
                 }

@@ -73,7 +73,7 @@ fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads:
         output: &mut output,
         log_sum_exp: &mut log_sum_exp,
     };
-    forward(isa, call, &for_each);
+    forward(isa, call, threads, &for_each);
     let [mut query_ct, mut key_ct, mut value_ct] = [&query, &key, &value].map(|x| vec![E::from_f32(f32::NAN); x.len()]);
     let call = Backward {
         attention: *a,

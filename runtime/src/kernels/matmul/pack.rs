@@ -54,14 +54,11 @@ impl Matrix<'_> {
             let rows = match (side, self.major) {
                 (Side::Left, Major::Summed) | (Side::Right, Major::Free) => rows,
                 // SAFETY: the caller's.
-                (Side::Left, Major::Free) | (Side::Right, Major::Summed) => unsafe {
-                    Avx512::<true>::transpose(rows.map(|row| _mm512_castsi512_ps(row)))
-                        .map(|row| _mm512_castps_si512(row))
-                },
+                (Side::Left, Major::Free) | (Side::Right, Major::Summed) => unsafe { Avx512::<true>::transpose(rows) },
             };
             for (line, row) in tile.iter_mut().zip(rows) {
                 // SAFETY: a line has 64 bytes, at an address that they divide.
-                unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), row) };
+                unsafe { _mm512_store_ps(line.0.as_mut_ptr().cast(), row) };
             }
         }
     }
@@ -72,15 +69,15 @@ impl Matrix<'_> {
     /// As [`Matrix::pack`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn rows(&self, free: usize, summed: usize, end: usize) -> [__m512i; TILE] {
-        let mut rows = [_mm512_setzero_si512(); TILE];
+    unsafe fn rows(&self, free: usize, summed: usize, end: usize) -> [__m512; TILE] {
+        let mut rows = [_mm512_setzero_ps(); TILE];
         let inside = end.saturating_sub(summed).min(STEP);
         let mask = (((1u64 << inside) - 1) & 0xffff_ffff) as u32;
         for (r, row) in rows.iter_mut().enumerate() {
             if free + r < self.free && inside > 0 {
                 let from = &self.elements[(free + r) * self.summed + summed..][..inside];
                 // SAFETY: only elements of the slice are read.
-                *row = unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) };
+                *row = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi16(mask, from.as_ptr().cast()) });
             }
         }
         rows
@@ -92,8 +89,8 @@ impl Matrix<'_> {
     /// As [`Matrix::pack`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn pairs(&self, free: usize, summed: usize, end: usize) -> [__m512i; TILE] {
-        let mut rows = [_mm512_setzero_si512(); TILE];
+    unsafe fn pairs(&self, free: usize, summed: usize, end: usize) -> [__m512; TILE] {
+        let mut rows = [_mm512_setzero_ps(); TILE];
         let inside = self.free.saturating_sub(free).min(TILE);
         let mask = ((1u32 << inside) - 1) as u16;
         let part = |at: usize| {
@@ -106,7 +103,7 @@ impl Matrix<'_> {
         };
         for (r, row) in rows.iter_mut().enumerate() {
             let (low, high) = (part(summed + 2 * r), part(summed + 2 * r + 1));
-            *row = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
+            *row = _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)));
         }
         rows
     }
