@@ -1,8 +1,9 @@
 //! Products of matrices of bf16 on the matrix unit of AMX.
 //!
-//! Operands are cut along the summed dimension and packed as tiles, some rows and some columns at a time, and each task
-//! multiplies a part of both (Goto and van de Geijn 2008). Tiles could be loaded from a row-major operand itself, but the
-//! unit then waits for memory: sixteen rows apart are more than the processor fetches ahead.
+//! Operands are cut along the summed dimension and packed as tiles: of the right one some columns, which all threads share,
+//! of the left one some rows, by the task that multiplies them (Goto and van de Geijn 2008). Tiles could be loaded from a
+//! row-major operand itself, but the unit then waits for memory: sixteen rows apart are more than the processor fetches
+//! ahead.
 
 mod pack;
 #[cfg(test)]
@@ -23,8 +24,11 @@ pub(crate) use pack::{Major, Matrix};
 /// Elements of the summed dimension in one go: a block's tiles of each side, 128 KiB, lie in the second-level cache.
 const MOST_SUMMED: usize = 2048;
 
-/// Bytes of packed tiles of one side at a time. They are shared by all threads.
+/// Bytes of the right operand's tiles at a time.
 const MOST_PACKED: usize = 4 << 20;
+
+/// Bytes of the left operand's tiles in a task: with [`MOST_COLUMNS`], three quarters of a second-level cache.
+const MOST_ROWS: usize = 1 << 19;
 
 /// Bytes of the right operand's tiles that a task goes through for each block of rows: half of a second-level cache.
 const MOST_COLUMNS: usize = 1 << 20;
@@ -100,13 +104,14 @@ pub(crate) fn matmul<T: Output>(
     let block = BLOCK * most_blocks;
     // Sums that another chunk adds to lie in f32.
     let keeps_sums = !T::IS_F32 && chunk < summed;
+    let row_block = if keeps_sums { block } else { rows };
     let mut scratch = Scratch::take();
     let product = Product { left, right, result: Shared::new(result), keeps_sums, num_threads };
-    for first_row in (0..rows).step_by(block) {
+    for first_row in (0..rows).step_by(row_block) {
         for first_column in (0..columns).step_by(block) {
             for first in (0..summed.max(1)).step_by(chunk) {
                 let region = Region {
-                    rows: first_row..rows.min(first_row + block),
+                    rows: first_row..rows.min(first_row + row_block),
                     columns: first_column..columns.min(first_column + block),
                     summed: first..summed.min(first + chunk),
                 };
@@ -169,30 +174,31 @@ impl<T: Output> Product<'_, T> {
         let (row_blocks, column_blocks) = (region.rows.len().div_ceil(BLOCK), region.columns.len().div_ceil(BLOCK));
         let right = at_least(&mut scratch.right, column_blocks * steps * BLOCK, Line::ZERO);
         pack(&self.right, Side::Right, region.columns.start, &region.summed, right, for_each);
-        let left = at_least(&mut scratch.left, row_blocks * steps * BLOCK, Line::ZERO);
-        pack(&self.left, Side::Left, region.rows.start, &region.summed, left, for_each);
         let len = if self.keeps_sums { row_blocks * column_blocks * BLOCK * BLOCK } else { 0 };
         let blocks = Blocks {
             product: self,
             region,
             steps,
-            left,
             right,
             sums: Shared::new(at_least(&mut scratch.sums, len, 0.0)),
             column_blocks,
         };
         let block_bytes = steps * BLOCK * size_of::<Line>();
-        let columns_of_task = (MOST_COLUMNS / block_bytes.max(1)).clamp(1, column_blocks);
-        let column_tasks = column_blocks.div_ceil(columns_of_task);
         // Several tasks for each thread, so that none waits long for another.
-        let row_tasks = (4 * self.num_threads).div_ceil(column_tasks).min(row_blocks);
-        let rows_of_task = row_blocks.div_ceil(row_tasks);
-        for_each(column_tasks * row_blocks.div_ceil(rows_of_task), &|task| {
-            let (column, row) = (task % column_tasks * columns_of_task, task / column_tasks * rows_of_task);
-            let rows = row..row_blocks.min(row + rows_of_task);
-            let columns = column..column_blocks.min(column + columns_of_task);
-            // SAFETY: `matmul` has seen that the processor has the instructions; tasks have blocks of their own.
-            unsafe { blocks.multiply(rows, columns) };
+        let rows_of_task = (MOST_ROWS / block_bytes.max(1)).min(row_blocks.div_ceil(4 * self.num_threads)).max(1);
+        let columns_at_once = (MOST_COLUMNS / block_bytes.max(1)).max(1);
+        for_each(row_blocks.div_ceil(rows_of_task), &|task| {
+            let rows = task * rows_of_task..row_blocks.min((task + 1) * rows_of_task);
+            let mut scratch = Scratch::take();
+            let left = at_least(&mut scratch.left, rows.len() * steps * BLOCK, Line::ZERO);
+            let first = region.rows.start + rows.start * BLOCK;
+            pack(&self.left, Side::Left, first, &region.summed, left, &|number, f| (0..number).for_each(f));
+            for column in (0..column_blocks).step_by(columns_at_once) {
+                let columns = column..column_blocks.min(column + columns_at_once);
+                // SAFETY: `matmul` has seen that the processor has the instructions; tasks have rows of their own.
+                unsafe { blocks.multiply(left, rows.clone(), columns) };
+            }
+            scratch.give_back();
         });
     }
 }
@@ -237,7 +243,6 @@ struct Blocks<'a, T> {
     product: &'a Product<'a, T>,
     region: &'a Region,
     steps: usize,
-    left: &'a [Line],
     right: &'a [Line],
     /// Block after block, where sums are kept.
     sums: Shared<'a, f32>,
@@ -245,19 +250,19 @@ struct Blocks<'a, T> {
 }
 
 impl<T: Output> Blocks<'_, T> {
-    /// Computes these blocks.
+    /// Computes these blocks; `left` has the tiles of the rows.
     ///
     /// # Safety
     /// No other task has one of these, and the processor has AVX-512 F, BW, VL and BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn multiply(&self, rows: Range<usize>, columns: Range<usize>) {
+    unsafe fn multiply(&self, left: &[Line], rows: Range<usize>, columns: Range<usize>) {
         let Product { right, result, keeps_sums, .. } = self.product;
         let Region { rows: all_rows, columns: all_columns, summed } = self.region;
         let _tiles = Tiles::new();
         let (is_first, is_last) = (summed.start == 0, summed.end == right.summed);
         let mut buffer = [[0.0f32; BLOCK]; BLOCK];
-        for row_block in rows {
-            let left = tiles_of(self.left, row_block, self.steps);
+        for row_block in rows.clone() {
+            let left = tiles_of(left, row_block - rows.start, self.steps);
             let row = all_rows.start + row_block * BLOCK;
             let num_rows = BLOCK.min(all_rows.end - row);
             for column_block in columns.clone() {
