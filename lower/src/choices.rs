@@ -2,7 +2,7 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` | as it is | a call of lmc's kernel, or of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
+//! | `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |

@@ -97,8 +97,8 @@ fn attention_backward(call: &Call<'_>) -> Result<(), String> {
     if call.operand_is::<bf16>(0) { backward::<bf16>(call) } else { backward::<f32>(call) }
 }
 
-/// Whether this processor has what the kernel `lmc.dot_general` needs: AMX with bf16, which the system lets this process use,
-/// and AVX-512 with bf16.
+/// Whether this processor has what the kernel `lmc.dot_general` needs: AMX with bf16, which the system lets this process
+/// use, and AVX-512 with bf16.
 pub fn has_matrix_unit() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
