@@ -24,8 +24,8 @@ pub(crate) trait Words: Copy {
     const WORDS: usize;
 
     /// `c = a b`, or `c += a b` with `ADD`: `rows` by `columns`, summed over `words` words, each a multiple of what this
-    /// type says. Row `m` of `a` begins at `m * words`; `b` has panel after panel, each `words` times its columns; row `m` of
-    /// the result begins at `c[m * c_row]`.
+    /// type says. Row `m` of `a` begins at `m * words`; `b` has panel after panel, each `words` times its columns; row `m`
+    /// of the result begins at `c[m * c_row]`.
     ///
     /// # Safety
     /// That of [`Simd`].
