@@ -2,13 +2,12 @@
 //! they take. Nothing runs, so nothing is said of numbers or speed.
 //!
 //! It needs the CUDA plugin with NVIDIA's libraries, more than a gigabyte, which `lmc plugin install cuda13` fetches;
-//! where it is not installed the tests are listed as ignored, and that is said. The program is its own worker, hence a
-//! harness of its own.
+//! where it is not installed the tests are listed as ignored, and that is said.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use lmc::config::Config;
 use lmc::model::step_config;
 use lmc_autodiff::grad;
@@ -20,56 +19,27 @@ use lmc_lower::report::Form;
 use lmc_lower::{CudnnVersion, Gpu, Lowered, lower};
 use lmc_models::{Dropout, Gpt2Config, LlamaConfig, ModelConfig, StepConfig, train_step};
 use lmc_runtime::CompileOptions;
-use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
-use lmc_runtime::plugin::{Locations, Search, find, managed_plugin};
+use lmc_runtime::deviceless::{Described, DevicelessError};
+use lmc_runtime::plugin::managed_plugin;
+use lmc_tests::described::{self, compile_described, gpu};
 use lmc_tests::source::workspace;
 
-/// The first argument of the worker.
-const WORKER: &str = "compile-worker";
-
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == WORKER) {
-        let folder = PathBuf::from(arguments.next().expect("a folder"));
-        return match work(&folder) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    let plugin = plugin();
-    let trial = |name: &str, test: fn(&Path) -> Result<(), Failed>| {
-        let found = plugin.clone();
-        let run = move || found.as_deref().map_or(Err("there is no CUDA plugin".into()), test);
-        Trial::test(name, run).with_ignored_flag(plugin.is_none())
-    };
-    let mut trials = vec![
-        trial("llama_of_100m", llama_of_100m),
-        trial("llama_of_100m_in_large_batches", llama_of_100m_in_large_batches),
-        trial("llama_of_1b_with_long_sequences", llama_of_1b_with_long_sequences),
-        trial("gpt2_of_124m", gpt2_of_124m),
-        trial("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
-        trial("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
-    ];
-    if plugin.is_none() {
-        eprintln!("the CUDA plugin is not installed (`lmc plugin install cuda13`): {} tests are ignored", trials.len());
-    }
-    trials.push(Trial::test("descriptions_are_for_the_plugin_that_lmc_installs", || {
+    let descriptions = Trial::test("descriptions_are_for_the_plugin_that_lmc_installs", || {
         descriptions_are_for_the_plugin_that_lmc_installs();
         Ok(())
-    }));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// The installed CUDA plugin.
-fn plugin() -> Option<PathBuf> {
-    let locations = Locations { explicit: None, from_environment: None, ..Locations::from_environment(None).ok()? };
-    match find("cuda13", &locations).ok()? {
-        Search::Found(found) => Some(found.path),
-        Search::NotFound { .. } => None,
-    }
+    });
+    described::main(
+        &[
+            ("llama_of_100m", llama_of_100m),
+            ("llama_of_100m_in_large_batches", llama_of_100m_in_large_batches),
+            ("llama_of_1b_with_long_sequences", llama_of_1b_with_long_sequences),
+            ("gpt2_of_124m", gpt2_of_124m),
+            ("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
+            ("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
+        ],
+        vec![descriptions],
+    )
 }
 
 fn descriptions_are_for_the_plugin_that_lmc_installs() {
@@ -85,19 +55,13 @@ fn descriptions_are_for_the_plugin_that_lmc_installs() {
     }
 }
 
-fn gpu(name: &str) -> Gpu {
-    Gpu::named(name).unwrap_or_else(|error| panic!("{error}"))
-}
-
 fn described(
     plugin: &Path,
     gpu: &Gpu,
     stablehlo: &str,
     options: &CompileOptions,
 ) -> Result<Described, DevicelessError> {
-    let worker = Worker { program: std::env::current_exe().expect("this program"), arguments: vec![WORKER.into()] };
-    let request = Request { plugin, target_config: gpu.description, topology: "1x1x1", stablehlo, options, ptx: false };
-    compile(&worker, &request)
+    compile_described(plugin, gpu.description, stablehlo, options, false)
 }
 
 /// The matched model of 100M parameters, as the example trains it.

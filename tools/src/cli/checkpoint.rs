@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::Weights;
+
 /// List, verify, compare, prune and export the checkpoints of a run
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  lmc checkpoint export runs/names exported --dtype bfloat16")]
@@ -69,6 +71,9 @@ pub enum CheckpointCommand {
         /// The type of the weights there
         #[arg(long, value_enum, default_value_t = ExportDType::Float32)]
         dtype: ExportDType,
+        /// The weights to export
+        #[arg(long, value_enum, value_name = "WHICH", default_value_t = Weights::Trained)]
+        weights: Weights,
     },
 }
 

@@ -17,7 +17,11 @@ use super::tree::{Kind, Table};
 
 /// The largest number of elements of a weight set or an activation: 4 TiB of f32. It is far beyond any device, and
 /// keeps every product of sizes far from overflow.
-const MOST_ELEMENTS: u128 = 1 << 40;
+const MOST_ELEMENTS: u128 = 1 << MOST_BITS;
+const MOST_BITS: u32 = 40;
+
+/// The same of attention's scores where they are not kept: a million tokens with a thousand heads, which computes for days.
+const MOST_SCORES_BITS: u32 = 50;
 
 /// The most blocks: graphs grow with them, and the deepest published Transformer (DeepNet) has 1000.
 const MOST_LAYERS: usize = 4096;
@@ -127,26 +131,34 @@ pub(super) fn absurd_sizes(settings: &Settings, place: Option<Place>) -> Option<
     };
     let TrainConfig { micro_batch_size, grad_accum_steps, seq_len, .. } = settings.train;
     let product = |factors: &[usize]| factors.iter().fold(1u128, |product, &n| product.saturating_mul(n as u128));
+    // Scores are in memory where attention is composed for its dropout; fused kernels only compute them, and whether those
+    // of other forms fit is told by the estimate of memory.
+    let most_scores = if settings.model.attention_dropout() > 0.0 { MOST_BITS } else { MOST_SCORES_BITS };
     let largest = [
         (
             "the tokens of a step (grad_accum_steps * micro_batch_size * seq_len)",
             [grad_accum_steps, micro_batch_size, seq_len, 1],
+            MOST_BITS,
         ),
         (
             "the logits of a micro-batch (micro_batch_size * seq_len * vocab_size)",
             [micro_batch_size, seq_len, vocab_size, 1],
+            MOST_BITS,
         ),
         (
             "the activations of a micro-batch (micro_batch_size * seq_len * width)",
             [micro_batch_size, seq_len, widest, 1],
+            MOST_BITS,
         ),
         (
             "the attention of a micro-batch (micro_batch_size * heads * seq_len^2)",
             [micro_batch_size, heads, seq_len, seq_len],
+            most_scores,
         ),
     ];
-    largest.into_iter().find(|(_, factors)| product(factors) > MOST_ELEMENTS).map(|(what, factors)| {
-        let message = format!("{what} would be {} elements; the most is 2^40, {MOST_ELEMENTS}", product(&factors));
+    largest.into_iter().find(|(_, factors, bits)| product(factors) > 1 << bits).map(|(what, factors, bits)| {
+        let message =
+            format!("{what} would be {} elements; the most is 2^{bits}, {}", product(&factors), 1u128 << bits);
         Problem::new(place, message).help("look at the sizes in [train] and [model]")
     })
 }
