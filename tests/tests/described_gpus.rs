@@ -8,8 +8,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Failed, Trial};
+use lmc::DeviceOptions;
 use lmc::config::Config;
 use lmc::model::step_config;
+use lmc::plan::{PlanOptions, plan};
+use lmc::target::TargetDevice;
 use lmc_autodiff::grad;
 use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
             ("gpt2_of_124m", gpt2_of_124m),
             ("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
             ("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
+            ("estimates_are_near_what_is_compiled", estimates_are_near_what_is_compiled),
         ],
         vec![descriptions],
     )
@@ -64,10 +68,15 @@ fn described(
     compile_described(plugin, gpu.description, stablehlo, options, false)
 }
 
+/// An example's config with settings in place of its own.
+fn config(example: &str, settings: &[&str]) -> Config {
+    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    Config::read(&workspace().join("examples").join(example), &settings).unwrap_or_else(|e| panic!("{e}"))
+}
+
 /// The matched model of 100M parameters, as the example trains it.
 fn example() -> StepConfig {
-    let config = Config::read(&workspace().join("examples/lm-100m.toml"), &[]).unwrap_or_else(|e| panic!("{e}"));
-    step_config(&config).unwrap_or_else(|e| panic!("{e}"))
+    step_config(&config("lm-100m.toml", &[])).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// What is asked of a training step's program for an H200.
@@ -260,4 +269,28 @@ fn deterministic_attention_takes_more_memory(plugin: &Path) -> Result<(), Failed
     let deterministic = workspace(&CompileOptions::default().with("xla_gpu_deterministic_ops", true))?;
     assert!(deterministic > plain && plain > 0, "{plain} and {deterministic} bytes");
     Ok(())
+}
+
+/// What `plan` tells without a compiler, beside what the compiler plans.
+fn estimates_are_near_what_is_compiled(plugin: &Path) -> Result<(), Failed> {
+    /// How far they may be apart.
+    const TOLERANCE: f64 = 0.1;
+    let check = |name: &str, settings: &[&str]| -> Result<(), Failed> {
+        let (gpu, config) = (gpu("h200"), config(name, settings));
+        let device = DeviceOptions::default();
+        let options = PlanOptions { target: TargetDevice::Gpu(gpu), compile: false, device };
+        let estimated = plan(&config, &options)?.estimated_peak_bytes as f64;
+        let step = train_step(&step_config(&config)?).map_err(|error| error.to_string())?;
+        let text = lower(&step.func, &gpu.target()).text;
+        let compiled = described(plugin, &gpu, &text, &CompileOptions::default())?.memory.peak as f64;
+        eprintln!("{name} {settings:?}: {estimated} estimated, {compiled} compiled, {:.3}", estimated / compiled);
+        assert!((estimated / compiled - 1.0).abs() < TOLERANCE, "{name} {settings:?}: {estimated}, {compiled}");
+        Ok(())
+    };
+    check("names.toml", &["model.vocab_size=27"])?;
+    check("microgpt.toml", &["model.vocab_size=27"])?;
+    check("shakespeare.toml", &["model.vocab_size=65"])?;
+    check("lm-100m.toml", &[])?;
+    check("lm-100m.toml", &["train.micro_batch_size=32", "train.grad_accum_steps=2"])?;
+    check("lm-100m.toml", &["train.layers=\"scan\""])
 }

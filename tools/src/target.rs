@@ -1,4 +1,4 @@
-//! What a program is made for: this machine's CPU, or a GPU that need not be there.
+//! What a program is made for: this machine's CPU, a GPU that need not be there, or whatever reads StableHLO.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,13 +8,15 @@ use lmc_lower::{Cuda, Gpu, Platform, Target};
 use crate::config::RuntimeConfig;
 use crate::device::cpu_target;
 
-/// A device by its name on the command line: `cpu`, or one of [`Gpu::names`].
+/// A device by its name on the command line: `cpu`, `generic`, or one of [`Gpu::names`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetDevice {
     /// This machine's CPU, in the plugin that lmc installs.
     Cpu,
     /// A GPU that XLA's compiler has a description of.
     Gpu(Gpu),
+    /// Any consumer of StableHLO: every op in its plainest form, without calls of libraries. Nothing here compiles it.
+    Generic,
 }
 
 impl TargetDevice {
@@ -23,6 +25,7 @@ impl TargetDevice {
         match self {
             TargetDevice::Cpu => cpu_target(),
             TargetDevice::Gpu(gpu) => gpu_target(&gpu, runtime),
+            TargetDevice::Generic => Target::generic(),
         }
     }
 
@@ -31,13 +34,14 @@ impl TargetDevice {
         match self {
             TargetDevice::Cpu => "cpu",
             TargetDevice::Gpu(gpu) => gpu.product,
+            TargetDevice::Generic => "generic",
         }
     }
 
     /// Its memory in bytes, where that does not depend on this machine.
     pub fn memory_bytes(self) -> Option<u64> {
         match self {
-            TargetDevice::Cpu => None,
+            TargetDevice::Cpu | TargetDevice::Generic => None,
             TargetDevice::Gpu(gpu) => Some(gpu.memory_bytes),
         }
     }
@@ -45,7 +49,7 @@ impl TargetDevice {
     /// Bytes a second from and to its memory, where that does not depend on this machine.
     pub fn bandwidth(self) -> Option<f64> {
         match self {
-            TargetDevice::Cpu => None,
+            TargetDevice::Cpu | TargetDevice::Generic => None,
             TargetDevice::Gpu(gpu) => Some(gpu.memory_bandwidth as f64),
         }
     }
@@ -67,6 +71,7 @@ impl fmt::Display for TargetDevice {
         match self {
             TargetDevice::Cpu => f.write_str("cpu"),
             TargetDevice::Gpu(gpu) => f.write_str(gpu.name),
+            TargetDevice::Generic => f.write_str("generic"),
         }
     }
 }
@@ -75,10 +80,11 @@ impl FromStr for TargetDevice {
     type Err = String;
 
     fn from_str(name: &str) -> Result<TargetDevice, String> {
-        if name == "cpu" {
-            return Ok(TargetDevice::Cpu);
+        match name {
+            "cpu" => Ok(TargetDevice::Cpu),
+            "generic" => Ok(TargetDevice::Generic),
+            name => Gpu::named(name).map(TargetDevice::Gpu).map_err(|error| format!("{error}, and cpu and generic")),
         }
-        Gpu::named(name).map(TargetDevice::Gpu).map_err(|error| format!("{error}, and cpu"))
     }
 }
 
@@ -97,6 +103,7 @@ mod tests {
             assert!(device.memory_bytes().is_some() && device.bandwidth().is_some());
         }
         assert_eq!("cpu".parse(), Ok(TargetDevice::Cpu));
+        assert_eq!("generic".parse(), Ok(TargetDevice::Generic));
         assert_eq!(TargetDevice::Cpu.device_name(), "cpu");
     }
 
@@ -107,7 +114,8 @@ mod tests {
         assert_eq!(named("A100-40").as_deref(), Ok("a100-40gb"));
         let error = named("h20").expect_err("there is no such GPU");
         assert!(
-            error.starts_with("no GPU is called \"h20\"; there are a100, ") && error.ends_with(", t4, and cpu"),
+            error.starts_with("no GPU is called \"h20\"; there are a100, ")
+                && error.ends_with(", t4, and cpu and generic"),
             "{error}"
         );
     }

@@ -46,7 +46,8 @@ pub struct DumpArgs {
 /// What to compile for.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TargetArgs {
-    /// What to compile for: cpu, or a GPU such as h200, a100 or rtx4090, which need not be there
+    /// What to make it for: cpu; a GPU such as h200, a100 or rtx4090, which need not be there; or generic, StableHLO for
+    /// other tools
     #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_target)]
     pub target: TargetDevice,
 }

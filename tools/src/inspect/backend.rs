@@ -25,6 +25,8 @@ pub enum Backend {
         /// What functions are lowered for.
         target: Target,
     },
+    /// Any consumer of StableHLO. There are no stages behind StableHLO.
+    Generic,
 }
 
 impl Backend {
@@ -37,6 +39,7 @@ impl Backend {
                 ..DeviceOptions::from_config(&config.runtime, plugin)
             }),
             TargetDevice::Gpu(gpu) => Backend::Gpu { gpu, target: device.lowering(&config.runtime) },
+            TargetDevice::Generic => Backend::Generic,
         }
     }
 
@@ -46,6 +49,7 @@ impl Backend {
             Backend::Cpu(options) if options.plugin.is_some() => Target::cpu(None),
             Backend::Cpu(_) => cpu_target(),
             Backend::Gpu { target, .. } => target.clone(),
+            Backend::Generic => Target::generic(),
         }
     }
 
@@ -53,9 +57,13 @@ impl Backend {
     /// code's source, which takes longer, only if `ptx`.
     ///
     /// # Errors
-    /// If the plugin cannot be opened, or XLA refuses the program.
+    /// If the plugin cannot be opened, or XLA refuses the program; and always for [`Backend::Generic`].
     pub fn compile(&self, stablehlo: &str, ptx: bool) -> Result<Compilation> {
         match self {
+            Backend::Generic => Err(Error::input(
+                "nothing here compiles for `generic`: what there is is graph, grad, step, stablehlo and report; name a target \
+                 that is compiled for, such as cpu or h200",
+            )),
             Backend::Cpu(options) => {
                 let dump = Device::open(options)?.dump_hlo(stablehlo)?;
                 Ok(Compilation {

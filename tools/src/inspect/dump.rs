@@ -158,7 +158,7 @@ fn check_stage(stage: Stage, backend: &Backend, layer: Option<&str>) -> Result<(
         return Ok(());
     }
     match (backend, layer) {
-        (Backend::Cpu(_), _) => Err(needs_gpu()),
+        (Backend::Cpu(_) | Backend::Generic, _) => Err(needs_gpu()),
         (Backend::Gpu { .. }, Some(_)) => {
             Err(Error::input(format!("`--layer` takes part of a stage, and {} is of the whole program", stage.name())))
         }

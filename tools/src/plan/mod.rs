@@ -142,7 +142,7 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
             u64::try_from(compile_for(&gpu, &target, &lowered.text, false)?.memory.peak).ok()
         }
         TargetDevice::Cpu if options.compile => Some(compiled_bytes(&built.step, &options.device)?),
-        TargetDevice::Gpu(_) | TargetDevice::Cpu => None,
+        TargetDevice::Gpu(_) | TargetDevice::Cpu | TargetDevice::Generic => None,
     };
     let estimated_peak_bytes = estimate.peak();
     let (source, peak_bytes) = match compiled {
@@ -151,7 +151,7 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
     };
     let (card_peak_bytes, card_report) = match device {
         TargetDevice::Gpu(_) => (peak_bytes, None),
-        TargetDevice::Cpu => {
+        TargetDevice::Cpu | TargetDevice::Generic => {
             let (lowered, estimate) = built.estimate(&any_card()?.lowering(&config.runtime))?;
             (estimate.peak(), Some(lowered.report))
         }
@@ -174,7 +174,10 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
         peak_bytes,
         estimated_peak_bytes,
         parts,
-        available_bytes: device.memory_bytes().or_else(available_bytes),
+        available_bytes: match device {
+            TargetDevice::Cpu => available_bytes(),
+            TargetDevice::Gpu(_) | TargetDevice::Generic => device.memory_bytes(),
+        },
         num_parameters: built.step.specs.values().map(|spec| spec.ty.num_elements() as u64).sum(),
         tokens_per_step: config.tokens_per_step() as u64,
         flops_per_token: built.step_config.model.flops_per_token(config.train.seq_len),

@@ -82,7 +82,7 @@ fn a_card_is_answered_for_in_the_first_lines_without_data() {
     assert_eq!(plan["parts"]["optimizer"], 2 * 4 * 100_092_672_u64);
     let ran = folder.lmc(&["plan", example, "--target", "h20"]);
     assert_eq!(ran.code, 2);
-    has(&ran.stderr, &["no GPU is called \"h20\"; there are a100", "and cpu"]);
+    has(&ran.stderr, &["no GPU is called \"h20\"; there are a100", "and cpu and generic"]);
     // The vocabulary is that of the characters, which only the data have.
     std::fs::remove_file(folder.path("names.txt")).expect("a file");
     let ran = folder.lmc(&["plan", "run.toml"]);
