@@ -27,6 +27,9 @@ pub struct DataShowArgs {
     /// The step whose batch is printed, from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub step: u64,
+    /// Rows of the held-out data instead: those of evaluation's micro-batch N, from 0
+    #[arg(long)]
+    pub held_out: bool,
     /// How many of its rows
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub rows: usize,

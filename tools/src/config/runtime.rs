@@ -1,8 +1,9 @@
 //! `[runtime]`: the device.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::section::{NOT_NEGATIVE, PROBABILITY, Section};
 use super::settings::{Choice, choices};

@@ -147,7 +147,7 @@ impl Pass<'_> {
                 ([&batch[..], &free[..], &sum[..]].concat(), [&batch[..], &sum[..], &free[..]].concat());
             let takes_transposed = self.rules.takes_transposed && ty.num_bytes() as u64 >= self.rules.small_result;
             let (order, turned) = if side == 0 { (free_first, sum_first) } else { (sum_first, free_first) };
-            if !order.is_sorted() && !(takes_transposed && turned.is_sorted()) {
+            if !(order.is_sorted() || (takes_transposed && turned.is_sorted())) {
                 let shape: Vec<usize> = order.iter().map(|&dim| ty.shape[dim]).collect();
                 let ty = TensorType::new(dtype, shape);
                 op.operands[side] = make(self, "transpose", format!("{order:?}"), op.operands[side], ty);
