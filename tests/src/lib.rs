@@ -14,8 +14,8 @@
 //! # Reading order
 //!
 //! [`filetest`]: the format of files in `filetests`, and how one is run; [`check`]: the checks themselves, on one
-//! function; [`plugin`]: the shared client; [`described`]: programs for GPUs that are not there; [`constraints`] and [`source`]
-//! for the rules about sources.
+//! function; [`plugin`]: the shared client; [`described`]: programs for GPUs that are not there; [`constraints`] and
+//! [`source`] for the rules about sources.
 
 pub mod check;
 pub mod constraints;

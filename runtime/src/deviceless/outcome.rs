@@ -109,9 +109,10 @@ pub(super) fn read_program(
     for entry in fs::read_dir(&dump).map_err(|e| file_error("cannot read", &dump, e))?.flatten() {
         files.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
     }
-    // XLA names files `module_0001.NAME.before_optimizations.txt`, `module_0001.NAME.sm_9.0a_gpu_after_optimizations.txt`;
-    // other files of the stage have more words behind a hyphen (`…after_optimizations-buffer-assignment.txt`). Small modules beside the main one, which XLA makes
-    // for itself, have files of their own.
+    // XLA names files `module_0001.NAME.before_optimizations.txt`,
+    // `module_0001.NAME.sm_9.0a_gpu_after_optimizations.txt`; other files of the stage have more words behind a hyphen
+    // (`…after_optimizations-buffer-assignment.txt`). Small modules beside the main one, which XLA makes for itself,
+    // have files of their own.
     let find = |end: &str| -> Result<Option<String>, Error> {
         let of_module = |name: &&String| name.ends_with(end) && name.contains(&format!(".{module}."));
         let path = files.keys().find(of_module).and_then(|name| files.get(name));

@@ -1,6 +1,6 @@
-//! The C interfaces of a plugin. PJRT: declarations in `api`, safe wrappers in `calls`, `program` and `topology`, libraries
-//! that a plugin needs beforehand in `driver`. XLA's FFI, by which programs call kernels of this crate: `ffi`, declarations in `ffi_abi`. But for the
-//! kernels, all `unsafe` of the crate is here.
+//! The C interfaces of a plugin. PJRT: declarations in `api`, safe wrappers in `calls`, `program` and `topology`,
+//! libraries that a plugin needs beforehand in `driver`. XLA's FFI, by which programs call kernels of this crate:
+//! `ffi`, declarations in `ffi_abi`. But for the kernels, all `unsafe` of the crate is here.
 
 pub(crate) mod api;
 pub(crate) mod calls;

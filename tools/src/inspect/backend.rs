@@ -30,8 +30,8 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// The backend of a device, used as `[runtime]` of a config says; `plugin`, of the command line, names another plugin for
-    /// the CPU.
+    /// The backend of a device, used as `[runtime]` of a config says; `plugin`, of the command line, names another
+    /// plugin for the CPU.
     pub fn of(device: TargetDevice, config: &Config, plugin: Option<PathBuf>) -> Backend {
         match device {
             TargetDevice::Cpu => Backend::Cpu(DeviceOptions {

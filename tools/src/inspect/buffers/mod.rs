@@ -173,6 +173,7 @@ impl Buffers {
             let (names, ranges) = order::order(module);
             let scheduled = |name| Scheduled { name, place: Place::of("") };
             (buffers.schedule, live) = (names.into_iter().map(scheduled).collect(), ranges);
+            buffers.total = buffers.allocations.iter().map(|allocation| allocation.size).sum();
         }
         let places: HashMap<&str, Place> = (module.computations.iter().flat_map(|c| &c.instructions))
             .map(|instruction| (instruction.name.as_str(), module.place_of(instruction)))

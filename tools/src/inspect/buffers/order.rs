@@ -12,6 +12,10 @@ pub(super) fn order(module: &Module) -> (Vec<String>, HashMap<String, (usize, us
     order.computation(module.entry());
     let last = order.names.len().saturating_sub(1);
     order.use_whole(module.entry(), module.entry().root, last);
+    // The program is given its parameters before it runs, and keeps none back.
+    for parameter in module.entry().instructions.iter().filter(|instruction| instruction.parameter.is_some()) {
+        order.live.insert(key(&parameter.name, None), (0, last));
+    }
     (order.names, order.live)
 }
 
@@ -115,6 +119,6 @@ mod tests {
         // What goes round lives until the loop has ended.
         assert_eq!(live["f{}"], (at("f"), at("w")));
         assert_eq!(live["s{1}"].1, at("f"));
-        assert_eq!(live["x{}"], (at("x"), at("y")));
+        assert_eq!(live["x{}"], (0, names.len() - 1), "a parameter is there all the time");
     }
 }

@@ -299,9 +299,9 @@ fn is_cudnn(op: &Op) -> bool {
     &*op.name == "custom_call" && op.attributes.contains("@__cudnn$fmha")
 }
 
-/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative more: there sums
-/// of the query's gradient and one number a row in f32, and where several heads share a key the gradients of key and value for
-/// each of them. As plans of cuDNN 9.24 for compute capability 9.0 say.
+/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative more: there
+/// sums of the query's gradient and one number a row in f32, and where several heads share a key the gradients of key
+/// and value for each of them. As plans of cuDNN 9.24 for compute capability 9.0 say.
 fn cudnn_workspace<'t>(operands: impl Iterator<Item = &'t TensorType>) -> u64 {
     let shapes: Vec<&TensorType> = operands.collect();
     let [query, key, value, _, ..] = shapes[..] else { return 0 };
