@@ -11,8 +11,10 @@ pub struct Gpu {
     pub product: &'static str,
     /// What it can do.
     pub compute_capability: ComputeCapability,
-    /// The size of its memory in bytes.
+    /// The size of its memory in bytes, as the driver tells it.
     pub memory_bytes: u64,
+    /// What goes from and to its memory at most, in bytes a second.
+    pub memory_bandwidth: u64,
     /// The cuDNN that its description names.
     pub cudnn: CudnnVersion,
     /// The description: a `stream_executor.GpuTargetConfigProto` as text, what a plugin's topology takes as
@@ -28,7 +30,7 @@ macro_rules! descriptions {
     ($($name:literal,)*) => { [$(($name, include_str!(concat!("../targets/", $name, ".txtpb"))),)*] };
 }
 
-const DESCRIPTIONS: [(&str, &str); 12] = descriptions![
+const DESCRIPTIONS: [(&str, &str); 15] = descriptions![
     "a100",
     "a100-40gb",
     "a6000",
@@ -38,9 +40,21 @@ const DESCRIPTIONS: [(&str, &str); 12] = descriptions![
     "h100-pcie",
     "h200",
     "l4",
+    "l40s",
     "rtx-pro-6000",
+    "rtx3090",
     "rtx4090",
     "rtx5090",
+    "t4",
+];
+
+/// Other names, and what they stand for.
+const ALIASES: [(&str, &str); 5] = [
+    ("a100-40", "a100-40gb"),
+    ("a100-80", "a100"),
+    ("a100-80gb", "a100"),
+    ("h100-sxm", "h100"),
+    ("rtx-a6000", "a6000"),
 ];
 
 /// A name that no GPU has.
@@ -57,12 +71,14 @@ impl Gpu {
         DESCRIPTIONS.iter().map(|(name, _)| *name)
     }
 
-    /// The GPU of this name; capitals make no difference.
+    /// The GPU of this name, or of another name for one (`a100-80`); capitals make no difference.
     ///
     /// # Errors
     /// When there is none of this name, with those that there are.
     pub fn named(name: &str) -> Result<Gpu, UnknownGpu> {
-        let found = DESCRIPTIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let of_alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name)).map(|(_, name)| *name);
+        let asked = of_alias.unwrap_or(name);
+        let found = DESCRIPTIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(asked));
         let &(name, description) = found.ok_or_else(|| UnknownGpu { name: name.to_owned() })?;
         let number = |key| number_of(description, key).unwrap_or_else(|| panic!("{name}.txtpb says `{key}`"));
         let text = |key| text_of(description, key).unwrap_or_else(|| panic!("{name}.txtpb says `{key}`"));
@@ -72,6 +88,7 @@ impl Gpu {
             product: text("device_description_str"),
             compute_capability: ComputeCapability::new(generation("major"), generation("minor")),
             memory_bytes: number("device_memory_size"),
+            memory_bandwidth: number("memory_bandwidth"),
             cudnn: CudnnVersion::parse(text("dnn_version")).unwrap_or_else(|| panic!("{name}.txtpb: dnn_version")),
             description,
         })
@@ -118,7 +135,7 @@ mod tests {
         for name in names {
             let gpu = Gpu::named(name).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!((gpu.name, Gpu::named(&name.to_uppercase())), (name, Ok(gpu)));
-            assert!(gpu.product.starts_with("NVIDIA ") && gpu.memory_bytes > 20 << 30, "{gpu:?}");
+            assert!(gpu.memory_bytes > 14 << 30 && gpu.memory_bandwidth > 200 << 30, "{gpu:?}");
             // What is said twice is said alike.
             let ComputeCapability { major, minor } = gpu.compute_capability;
             for (key, start) in [
@@ -157,6 +174,10 @@ mod tests {
         let Platform::Cuda(cuda) = target.platform else { panic!("{target}") };
         assert_eq!(cuda.cudnn, Some(CudnnVersion::new(9, 24, 1)));
         assert_eq!(Gpu::named("l4").map(|gpu| gpu.compute_capability), Ok(ComputeCapability::new(8, 9)));
+        for (alias, name) in ALIASES {
+            assert_eq!(Gpu::named(alias).map(|gpu| gpu.name), Ok(name));
+            assert!(Gpu::names().all(|known| known != alias), "{alias} is a name");
+        }
         let error = Target::named("h300").expect_err("there is no such GPU").to_string();
         assert!(error.starts_with("no GPU is called \"h300\"; there are a100, a100-40gb, a6000, b200"), "{error}");
     }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
 use lmc_graph::{Location, TensorType};
 
 use crate::target::Target;
@@ -142,7 +143,7 @@ pub struct Row {
     /// Why a faster form was refused; `None` when there is none.
     pub refused: Option<String>,
     /// Floating-point (or integer) operations each time it runs, a multiplication and an addition counted as two. Of an
-    /// attention those of its products, in a fused kernel as if no score were masked.
+    /// attention those of its products: in a fused kernel see [`fused_attention_flops`].
     pub flops: u64,
     /// How often it runs in one execution of the program: the product of the lengths of the `scan`s around it. `None`
     /// inside `while`, whose length is not known.
@@ -156,6 +157,22 @@ impl Row {
     pub fn total_flops(&self) -> u64 {
         self.flops.saturating_mul(self.times.unwrap_or(1))
     }
+}
+
+/// The operations of a fused attention's products, of `query` `[B, T, N, H]` and `value` `[B, S, K, V]`: of scores and
+/// outputs, and in the derivative of three more. A fused kernel passes over scores that the mask hides, so only the others
+/// count. What rows that are padded or packed hide depends on the data, and counts.
+pub fn fused_attention_flops(op: &ScaledDotProductAttention, is_backward: bool, [query, value]: [&[usize]; 2]) -> u64 {
+    let ([b, t, n, h], (s, v)) = ([query[0], query[1], query[2], query[3]], (value[1], value[3]));
+    let per_score = if is_backward { 3 * h + 2 * v } else { h + v };
+    let seen: usize = match op.mask {
+        AttentionMask::Full => t.saturating_mul(s),
+        AttentionMask::Causal => {
+            let window = op.sliding_window.unwrap_or(usize::MAX);
+            (0..t).map(|t| s.min(t + 1) - s.min((t + 1).saturating_sub(window))).sum()
+        }
+    };
+    [2, b, n, seen, per_score].into_iter().fold(1, |product, size| product.saturating_mul(size as u64))
 }
 
 /// How every product and every attention of a function lowered, in the order of the program.

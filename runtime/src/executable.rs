@@ -159,7 +159,7 @@ impl fmt::Debug for Executable {
 }
 
 /// A property of the cost analysis as a number.
-fn number(value: &NamedValue) -> Option<f64> {
+pub(crate) fn number(value: &NamedValue) -> Option<f64> {
     match value {
         NamedValue::Float(value) => Some(f64::from(*value)),
         NamedValue::Int64(value) => Some(*value as f64),

@@ -3,6 +3,7 @@
 
     tests/gpu/check.py --lmc target/release/lmc                          lmc alone
     tests/gpu/check.py --lmc target/release/lmc --peer /venv/bin/python  beside PyTorch, which that Python has
+    .. --jax-peer /venv/bin/python                                       beside JAX too, with cuDNN's attention
 
 Builds nothing: it runs the program that --lmc names, and needs only Python 3 itself. What there was no time for, or no
 peer, is listed as left out; what is wrong ends the script with exit code 1, after everything else.
@@ -21,6 +22,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -146,15 +148,20 @@ class Check:
         account = next(value for value in events[-1].values() if isinstance(value, dict) and "compile" in value)
         return start, steps, account
 
-    def torch(self, model, steps, micro, accumulate, compiled):
-        """The steps of PyTorch and what it says at the end."""
+    def init(self, model):
+        """Writes the weights that all begin with, if there is a peer to make them, and gives the model's description."""
         description = self.folder / f"model-{model['hidden_size']}.json"
         description.write_text(json.dumps(model))
-        script = [self.arguments.peer, HERE / "peer_torch.py"]
         if not self.weights(model).exists():
+            script = [self.arguments.peer, HERE / "peer_torch.py"]
             self.run([*script, "init", description, self.weights(model)], os.environ)
+        return description
+
+    def peer(self, python, script, model, steps, micro, accumulate, compiled=False):
+        """The steps of a peer and what it says at the end."""
+        description = self.init(model)
         output = self.run(
-            [*script, "train", description, self.weights(model), self.tokens(model), "--steps", steps,
+            [python, HERE / script, "train", description, self.weights(model), self.tokens(model), "--steps", steps,
              "--micro-batch", micro, "--accumulate", accumulate, "--precision", self.arguments.precision,
              "--device", self.arguments.device]
             + (["--compile"] if compiled else []),
@@ -162,6 +169,12 @@ class Check:
         )
         lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
         return lines[:-1], lines[-1]
+
+    def torch(self, model, steps, micro, accumulate, compiled):
+        return self.peer(self.arguments.peer, "peer_torch.py", model, steps, micro, accumulate, compiled)
+
+    def jax(self, model, steps, micro, accumulate):
+        return self.peer(self.arguments.jax_peer, "peer_jax.py", model, steps, micro, accumulate)
 
 
 def attention(check):
@@ -182,19 +195,22 @@ def attention(check):
 
 
 def curve(check):
-    """The loss of the same model beside PyTorch's, from the same weights, step by step."""
+    """The loss of the same model beside that of each peer, from the same weights, step by step."""
     model, steps = check.preset["curve"], check.preset["curve_steps"]
-    theirs, _ = check.torch(model, steps, 2, 2, compiled=False)
+    peers = [("PyTorch", check.torch(model, steps, 2, 2, compiled=False)[0])]
+    if check.arguments.jax_peer is not None:
+        peers.append(("JAX", check.jax(model, steps, 2, 2)[0]))
     path, out = check.config("curve", model, steps=steps, micro_batch_size=2, grad_accum_steps=2)
     _, ours, _ = check.train(path, out)
-    worst, at = max((abs(a["loss"] - b["loss"]), a["step"]) for a, b in zip(ours, theirs, strict=True))
-    last = f"last loss {ours[-1]['loss']:.4f} and {theirs[-1]['loss']:.4f}"
-    result = f"at most {worst:.5f} from PyTorch, in step {at}; {last}"
-    tolerance = CURVE_TOLERANCE[check.arguments.precision]
-    if worst > tolerance:
-        check.problem("loss curve", f"{steps} steps", f"{result}, more than {tolerance}")
-    else:
-        check.row("loss curve", f"{steps} steps, {check.arguments.precision}", result)
+    for name, theirs in peers:
+        worst, at = max((abs(a["loss"] - b["loss"]), a["step"]) for a, b in zip(ours, theirs, strict=True))
+        last = f"last loss {ours[-1]['loss']:.4f} and {theirs[-1]['loss']:.4f}"
+        result = f"at most {worst:.5f} from {name}, in step {at}; {last}"
+        tolerance = CURVE_TOLERANCE[check.arguments.precision]
+        if worst > tolerance:
+            check.problem("loss curve", f"{steps} steps", f"{result}, more than {tolerance}")
+        else:
+            check.row("loss curve", f"{steps} steps, {check.arguments.precision}", result)
 
 
 def speed_of(steps, tokens, start, peak):
@@ -215,12 +231,84 @@ def speed(check, name, model, micro):
     rate, text = speed_of(ours, tokens, start, max(step["peak_memory_bytes"] for step in ours))
     check.row("speed", f"{what}, lmc", text)
     check.row("compile", f"{what}, cold", f"{account['compile']:.1f} s")
-    if check.arguments.peer is None:
+    peers = []
+    if check.arguments.peer is not None:
+        peers.append(("PyTorch", lambda: check.torch(model, steps, micro, 1, compiled=check.arguments.device == "cuda")))
+    if check.arguments.peer is not None and check.arguments.jax_peer is not None:
+        peers.append(("JAX", lambda: check.jax(model, steps, micro, 1)))
+    for other, run in peers:
+        theirs, end = run()
+        other_rate, text = speed_of(theirs, tokens, start, end["peak_memory_bytes"])
+        check.row("speed", f"{what}, {other} {end['version']}", text)
+        check.row("speed", f"{what}, lmc by {other}", f"{rate / other_rate:.2f}")
+
+
+class Sampler:
+    """What nvidia-smi says of the GPU's utilization while something runs: percent of the time in which a kernel ran."""
+
+    def __init__(self, program):
+        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", "100"]
+        try:
+            self.process = subprocess.Popen([program, *query], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        except OSError as error:
+            raise Failure(f"{program} does not run: {error}") from None
+        self.samples = []
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            if line.strip().isdigit():
+                self.samples.append((time.monotonic(), int(line)))
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.thread.join()
+        return self.samples
+
+
+# How long steps run while utilization is sampled, and how long before a first sample its period may begin, in seconds.
+IDLE_SECONDS, SAMPLE_PERIOD = 6, 1
+
+
+def idle(check):
+    """How much of a step's time no kernel runs on the GPU."""
+    name, model, micros = check.preset["timed"][0]
+    path, out = check.config("pace", model, steps=check.preset["timed_steps"], micro_batch_size=micros[0])
+    _, steps, _ = check.train(path, out)
+    usual = statistics.median(step["step_ms"] for step in steps[WARM_UP:])
+    count = WARM_UP + max(20, int(IDLE_SECONDS * 1e3 / usual))
+    path, out = check.config("idle", model, steps=count, micro_batch_size=micros[0])
+    sampler, metrics, times = Sampler(check.arguments.nvidia_smi), out / "metrics.jsonl", []
+
+    def watch():
+        """When the first steps were done, and the last one."""
+        while True:
+            lines = metrics.read_text().splitlines() if metrics.exists() else []
+            done = sum('"event":"train"' in line for line in lines)
+            if done >= WARM_UP and (not times or done > times[-1][0]):
+                times.append((done, time.monotonic()))
+            if done >= count:
+                return
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        _, steps, _ = check.train(path, out)
+        watcher.join(timeout=5)
+    finally:
+        samples = sampler.stop()
+    begin, end = times[0][1] + SAMPLE_PERIOD, times[-1][1]
+    busy = [percent for at, percent in samples if begin <= at <= end]
+    usual = statistics.median(step["step_ms"] for step in steps[WARM_UP:])
+    what = f"{name}, micro-batch {micros[0]}"
+    if len(busy) < 10:
+        check.row("idle", what, f"left out: {len(busy)} samples of nvidia-smi in {end - begin:.1f} s of steps are too few")
         return
-    theirs, end = check.torch(model, steps, micro, 1, compiled=check.arguments.device == "cuda")
-    other, text = speed_of(theirs, tokens, start, end["peak_memory_bytes"])
-    check.row("speed", f"{what}, PyTorch {end['version']}", text)
-    check.row("speed", f"{what}, lmc by PyTorch", f"{rate / other:.2f}")
+    share = 1 - statistics.mean(busy) / 100
+    check.row("idle", what, f"{100 * share:.1f} % of {usual:.2f} ms a step, {len(busy)} samples")
 
 
 def warm(check):
@@ -252,12 +340,18 @@ def stages(check):
         if name == check.preset["timed"][0][0]:
             yield "compile", "warm", 20, lambda: warm(check)
             yield "resume", "6 steps", 30, lambda: resume(check)
+            if check.arguments.nvidia_smi is None:
+                check.row("idle", name, "left out: there is no nvidia-smi to ask, or no GPU")
+            else:
+                yield "idle", name, 45, lambda: idle(check)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lmc", type=Path, default=Path("target/release/lmc"), help="the program [default: %(default)s]")
     parser.add_argument("--peer", type=Path, help="a Python with PyTorch")
+    parser.add_argument("--jax-peer", type=Path, help="a Python with JAX; takes --peer, which makes the weights")
+    parser.add_argument("--nvidia-smi", help="the program that tells utilization [default: nvidia-smi on a GPU, else none]")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
@@ -268,12 +362,19 @@ def main():
     if found is None:
         parser.error(f"--lmc {arguments.lmc}: there is no such program; cargo build --release makes it")
     arguments.lmc = Path(found).resolve()
-    if arguments.peer is not None:
-        peer = shutil.which(arguments.peer)
-        if peer is None:
-            parser.error(f"--peer {arguments.peer}: there is no such program")
+    for option in ("peer", "jax_peer"):
+        given = getattr(arguments, option)
+        if given is None:
+            continue
+        found = shutil.which(given)
+        if found is None:
+            parser.error(f"--{option.replace('_', '-')} {given}: there is no such program")
         # Not resolved: a virtual environment's Python is a link, and knows its packages by its own path.
-        arguments.peer = Path(peer).absolute()
+        setattr(arguments, option, Path(found).absolute())
+    if arguments.jax_peer is not None and arguments.peer is None:
+        parser.error("--jax-peer takes --peer, which makes the weights")
+    if arguments.nvidia_smi is None and arguments.device == "cuda":
+        arguments.nvidia_smi = shutil.which("nvidia-smi")
     if arguments.keep is not None:
         arguments.keep.mkdir(parents=True)
         return work(arguments, arguments.keep.resolve())

@@ -1,12 +1,8 @@
 """A small Llama in PyTorch, trained as lmc trains it: the same weights, tokens, optimizer and precision.
 
-Makes weights:  peer_torch.py init MODEL.json WEIGHTS.safetensors
-Trains:         peer_torch.py train MODEL.json WEIGHTS.safetensors TOKENS.bin --steps 50 --micro-batch 2 ...
-
-Training prints a JSON object a step, and one at the end. Needs PyTorch alone: safetensors files are read and written here.
+Its command line is that of `matched_llama`. Needs PyTorch alone.
 """
 
-import argparse
 import json
 import struct
 import sys
@@ -14,23 +10,13 @@ import time
 
 import torch
 import torch.nn.functional as F
+from matched_llama import begins_of_rows, read_arguments, read_safetensors, shapes
 
 
-def read_safetensors(path):
+def read_tensors(path):
     """Tensors of float32 by name."""
-    with open(path, "rb") as file:
-        data = file.read()
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        assert entry["dtype"] == "F32", f"{name} is {entry['dtype']}"
-        begin, end = entry["data_offsets"]
-        raw = bytearray(data[8 + length + begin : 8 + length + end])
-        tensors[name] = torch.frombuffer(raw, dtype=torch.float32).reshape(entry["shape"])
-    return tensors
+    read = read_safetensors(path).items()
+    return {name: torch.frombuffer(raw, dtype=torch.float32).reshape(shape) for name, (shape, raw) in read}
 
 
 def write_safetensors(path, tensors):
@@ -45,26 +31,6 @@ def write_safetensors(path, tensors):
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in tensors.values():
             file.write(tensor.contiguous().numpy().tobytes())
-
-
-def shapes(model):
-    """The parameters by Hugging Face's names; embeddings are tied."""
-    hidden, inner, head = model["hidden_size"], model["intermediate_size"], model["head_dim"]
-    queries, keys = model["num_attention_heads"] * head, model["num_key_value_heads"] * head
-    found = {"model.embed_tokens.weight": (model["vocab_size"], hidden)}
-    for layer in range(model["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}."
-        found[prefix + "input_layernorm.weight"] = (hidden,)
-        found[prefix + "self_attn.q_proj.weight"] = (queries, hidden)
-        found[prefix + "self_attn.k_proj.weight"] = (keys, hidden)
-        found[prefix + "self_attn.v_proj.weight"] = (keys, hidden)
-        found[prefix + "self_attn.o_proj.weight"] = (hidden, queries)
-        found[prefix + "post_attention_layernorm.weight"] = (hidden,)
-        found[prefix + "mlp.gate_proj.weight"] = (inner, hidden)
-        found[prefix + "mlp.up_proj.weight"] = (inner, hidden)
-        found[prefix + "mlp.down_proj.weight"] = (hidden, inner)
-    found["model.norm.weight"] = (hidden,)
-    return found
 
 
 def init(model):
@@ -134,8 +100,7 @@ class Llama(torch.nn.Module):
 
 def rows_of(tokens, first, count, length):
     """Consecutive windows with their labels, going round at the end."""
-    whole = (len(tokens) - 1) // length
-    begins = [((first + row) % whole) * length for row in range(count)]
+    begins = begins_of_rows(len(tokens), first, count, length)
     window = torch.stack([tokens[begin : begin + length + 1] for begin in begins]).long()
     return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
@@ -144,7 +109,7 @@ def train(arguments, model):
     device = torch.device(arguments.device)
     cuda = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = True
-    network = Llama(model, read_safetensors(arguments.weights), device)
+    network = Llama(model, read_tensors(arguments.weights), device)
     with open(arguments.tokens, "rb") as file:
         tokens = torch.frombuffer(bytearray(file.read()), dtype=torch.uint16).to(torch.int32)
     matrices = [weight for weight in network.parameters() if weight.ndim > 1]
@@ -182,25 +147,7 @@ def train(arguments, model):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("init")
-    command.add_argument("model")
-    command.add_argument("weights")
-    command = commands.add_parser("train")
-    command.add_argument("model")
-    command.add_argument("weights")
-    command.add_argument("tokens")
-    command.add_argument("--steps", type=int, required=True)
-    command.add_argument("--micro-batch", type=int, required=True)
-    command.add_argument("--accumulate", type=int, default=1)
-    command.add_argument("--learning-rate", type=float, default=4e-4)
-    command.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
-    command.add_argument("--device", default="cuda")
-    command.add_argument("--compile", action="store_true")
-    arguments = parser.parse_args()
-    with open(arguments.model) as file:
-        model = json.load(file)
+    arguments, model = read_arguments()
     if arguments.command == "init":
         write_safetensors(arguments.weights, init(model))
     else:

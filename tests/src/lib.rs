@@ -14,10 +14,12 @@
 //! # Reading order
 //!
 //! [`filetest`]: the format of files in `filetests`, and how one is run; [`check`]: the checks themselves, on one
-//! function; [`plugin`]: the shared client; [`constraints`] and [`source`] for the rules about sources.
+//! function; [`plugin`]: the shared client; [`described`]: programs for GPUs that are not there; [`constraints`] and
+//! [`source`] for the rules about sources.
 
 pub mod check;
 pub mod constraints;
+pub mod described;
 pub mod filetest;
 pub mod plugin;
 pub mod source;

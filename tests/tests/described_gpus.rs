@@ -2,15 +2,17 @@
 //! they take. Nothing runs, so nothing is said of numbers or speed.
 //!
 //! It needs the CUDA plugin with NVIDIA's libraries, more than a gigabyte, which `lmc plugin install cuda13` fetches;
-//! where it is not installed the tests are listed as ignored, and that is said. The program is its own worker, hence a
-//! harness of its own.
+//! where it is not installed the tests are listed as ignored, and that is said.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
+use lmc::DeviceOptions;
 use lmc::config::Config;
 use lmc::model::step_config;
+use lmc::plan::{PlanOptions, plan};
+use lmc::target::TargetDevice;
 use lmc_autodiff::grad;
 use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
@@ -20,56 +22,28 @@ use lmc_lower::report::Form;
 use lmc_lower::{CudnnVersion, Gpu, Lowered, lower};
 use lmc_models::{Dropout, Gpt2Config, LlamaConfig, ModelConfig, StepConfig, train_step};
 use lmc_runtime::CompileOptions;
-use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
-use lmc_runtime::plugin::{Locations, Search, find, managed_plugin};
+use lmc_runtime::deviceless::{Described, DevicelessError};
+use lmc_runtime::plugin::managed_plugin;
+use lmc_tests::described::{self, compile_described, gpu};
 use lmc_tests::source::workspace;
 
-/// The first argument of the worker.
-const WORKER: &str = "compile-worker";
-
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == WORKER) {
-        let folder = PathBuf::from(arguments.next().expect("a folder"));
-        return match work(&folder) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    let plugin = plugin();
-    let trial = |name: &str, test: fn(&Path) -> Result<(), Failed>| {
-        let found = plugin.clone();
-        let run = move || found.as_deref().map_or(Err("there is no CUDA plugin".into()), test);
-        Trial::test(name, run).with_ignored_flag(plugin.is_none())
-    };
-    let mut trials = vec![
-        trial("llama_of_100m", llama_of_100m),
-        trial("llama_of_100m_in_large_batches", llama_of_100m_in_large_batches),
-        trial("llama_of_1b_with_long_sequences", llama_of_1b_with_long_sequences),
-        trial("gpt2_of_124m", gpt2_of_124m),
-        trial("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
-        trial("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
-    ];
-    if plugin.is_none() {
-        eprintln!("the CUDA plugin is not installed (`lmc plugin install cuda13`): {} tests are ignored", trials.len());
-    }
-    trials.push(Trial::test("descriptions_are_for_the_plugin_that_lmc_installs", || {
+    let descriptions = Trial::test("descriptions_are_for_the_plugin_that_lmc_installs", || {
         descriptions_are_for_the_plugin_that_lmc_installs();
         Ok(())
-    }));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// The installed CUDA plugin.
-fn plugin() -> Option<PathBuf> {
-    let locations = Locations { explicit: None, from_environment: None, ..Locations::from_environment(None).ok()? };
-    match find("cuda13", &locations).ok()? {
-        Search::Found(found) => Some(found.path),
-        Search::NotFound { .. } => None,
-    }
+    });
+    described::main(
+        &[
+            ("llama_of_100m", llama_of_100m),
+            ("llama_of_100m_in_large_batches", llama_of_100m_in_large_batches),
+            ("llama_of_1b_with_long_sequences", llama_of_1b_with_long_sequences),
+            ("gpt2_of_124m", gpt2_of_124m),
+            ("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
+            ("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
+            ("estimates_are_near_what_is_compiled", estimates_are_near_what_is_compiled),
+        ],
+        vec![descriptions],
+    )
 }
 
 fn descriptions_are_for_the_plugin_that_lmc_installs() {
@@ -85,25 +59,24 @@ fn descriptions_are_for_the_plugin_that_lmc_installs() {
     }
 }
 
-fn gpu(name: &str) -> Gpu {
-    Gpu::named(name).unwrap_or_else(|error| panic!("{error}"))
-}
-
 fn described(
     plugin: &Path,
     gpu: &Gpu,
     stablehlo: &str,
     options: &CompileOptions,
 ) -> Result<Described, DevicelessError> {
-    let worker = Worker { program: std::env::current_exe().expect("this program"), arguments: vec![WORKER.into()] };
-    let request = Request { plugin, target_config: gpu.description, topology: "1x1x1", stablehlo, options, ptx: false };
-    compile(&worker, &request)
+    compile_described(plugin, gpu.description, stablehlo, options, false)
+}
+
+/// An example's config with settings in place of its own.
+fn config(example: &str, settings: &[&str]) -> Config {
+    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    Config::read(&workspace().join("examples").join(example), &settings).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The matched model of 100M parameters, as the example trains it.
 fn example() -> StepConfig {
-    let config = Config::read(&workspace().join("examples/lm-100m.toml"), &[]).unwrap_or_else(|e| panic!("{e}"));
-    step_config(&config).unwrap_or_else(|e| panic!("{e}"))
+    step_config(&config("lm-100m.toml", &[])).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// What is asked of a training step's program for an H200.
@@ -296,4 +269,28 @@ fn deterministic_attention_takes_more_memory(plugin: &Path) -> Result<(), Failed
     let deterministic = workspace(&CompileOptions::default().with("xla_gpu_deterministic_ops", true))?;
     assert!(deterministic > plain && plain > 0, "{plain} and {deterministic} bytes");
     Ok(())
+}
+
+/// What `plan` tells without a compiler, beside what the compiler plans.
+fn estimates_are_near_what_is_compiled(plugin: &Path) -> Result<(), Failed> {
+    /// How far they may be apart.
+    const TOLERANCE: f64 = 0.1;
+    let check = |name: &str, settings: &[&str]| -> Result<(), Failed> {
+        let (gpu, config) = (gpu("h200"), config(name, settings));
+        let device = DeviceOptions::default();
+        let options = PlanOptions { target: TargetDevice::Gpu(gpu), compile: false, device };
+        let estimated = plan(&config, &options)?.estimated_peak_bytes as f64;
+        let step = train_step(&step_config(&config)?).map_err(|error| error.to_string())?;
+        let text = lower(&step.func, &gpu.target()).text;
+        let compiled = described(plugin, &gpu, &text, &CompileOptions::default())?.memory.peak as f64;
+        eprintln!("{name} {settings:?}: {estimated} estimated, {compiled} compiled, {:.3}", estimated / compiled);
+        assert!((estimated / compiled - 1.0).abs() < TOLERANCE, "{name} {settings:?}: {estimated}, {compiled}");
+        Ok(())
+    };
+    check("names.toml", &["model.vocab_size=27"])?;
+    check("microgpt.toml", &["model.vocab_size=27"])?;
+    check("shakespeare.toml", &["model.vocab_size=65"])?;
+    check("lm-100m.toml", &[])?;
+    check("lm-100m.toml", &["train.micro_batch_size=32", "train.grad_accum_steps=2"])?;
+    check("lm-100m.toml", &["train.layers=\"scan\""])
 }

@@ -96,6 +96,45 @@ pub(crate) fn ready(options: &DeviceOptions, machine: &Machine) -> Result<Option
     Ok(Some(Ready { found, libraries }))
 }
 
+/// The GPU that [`ready`] would find, looked for without fetching, loading or saying anything: its memory in bytes, where
+/// that is known, and what functions are lowered for there. `None` where it would be the CPU, or an error.
+pub(crate) fn foreseen(options: &DeviceOptions, machine: &Machine) -> Option<(Option<u64>, Target)> {
+    let locations = Locations::from_environment(options.plugin.clone()).ok()?;
+    let named = locations.explicit.as_ref().or(locations.from_environment.as_ref());
+    let wanted = match options.kind {
+        DeviceKind::Cpu => return None,
+        DeviceKind::Cuda => true,
+        DeviceKind::Auto => named.is_some_and(|path| is_cuda_plugin(path)),
+    };
+    if named.is_some() && !wanted {
+        return None;
+    }
+    let survey = survey(machine);
+    let gpu = survey.usable(options.cuda.device).ok()?;
+    let found = match find(PLUGIN, &locations).ok()? {
+        Search::Found(found) => Some(found),
+        Search::NotFound { .. } if wanted => None,
+        Search::NotFound { .. } => return None,
+    };
+    let capability = gpu.and_then(|gpu| parse_capability(gpu.compute_capability.as_deref()?));
+    let target = match (found, capability) {
+        (Some(found), Some(capability)) => {
+            target_of(&libraries(&found.path, machine), capability, options.cuda.deterministic)
+        }
+        // It will be fetched, with the libraries that descriptions are for.
+        (None, Some(compute_capability)) => match lmc_lower::Gpu::named("h200").ok()?.target() {
+            Target { platform: lmc_lower::Platform::Cuda(cuda), plugin, .. } => {
+                let deterministic = options.cuda.deterministic;
+                Target::cuda(Cuda { compute_capability, deterministic, ..cuda }, plugin)
+            }
+            other => other,
+        },
+        (_, None) => Target::generic(),
+    };
+    let memory = gpu.map(|gpu| gpu.memory_mib << 20).filter(|&bytes| bytes > 0);
+    Some((memory, target))
+}
+
 /// Whether a plugin's file is one for NVIDIA's GPUs, by its name.
 fn is_cuda_plugin(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {

@@ -3,28 +3,55 @@
 use std::fs;
 
 use lmc_graph::TensorType;
+use lmc_lower::Target;
 use lmc_models::TrainStep;
+use lmc_runtime::gpu::Machine;
 use lmc_runtime::{Device, ErrorCode, Executable, process_peak_memory_bytes};
 
 use crate::config::{Config, Precision};
+use crate::cuda;
+use crate::device::{DeviceOptions, cpu_target};
 use crate::error::{Error, Result};
 use crate::model::loss_chunk;
 use crate::plan::{self, peak_of};
 
-/// Refuses a model whose training needs more memory than there is. Where the system does not tell what there is,
-/// nothing is refused.
-///
-/// # Errors
-/// Both amounts, and what the needed one is made of.
-pub(crate) fn check_fits(config: &Config, held_bytes: u64) -> Result<()> {
-    match available_bytes() {
-        Some(available) => check(config, held_bytes, available),
-        None => Ok(()),
+/// The memory that a step will run in, told before the device is opened.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// What functions will be lowered for.
+    pub(crate) target: Target,
+    /// Bytes that a step may take: of a GPU the part that the allocator may have, else what this machine has. `None` where
+    /// nothing tells.
+    pub(crate) available: Option<u64>,
+}
+
+impl Room {
+    /// Where these options would run a step.
+    pub(crate) fn of(options: &DeviceOptions, machine: &Machine) -> Room {
+        match cuda::foreseen(options, machine) {
+            Some((memory, target)) => {
+                let part = |bytes: u64| (bytes as f64 * options.cuda.memory_fraction) as u64;
+                Room { target, available: memory.map(part) }
+            }
+            None => Room { target: cpu_target(), available: available_bytes() },
+        }
+    }
+
+    /// Refuses a training step that needs more memory than there is, before a device is touched. Where it is not known what
+    /// there is, nothing is refused.
+    ///
+    /// # Errors
+    /// Both amounts, what the needed one is made of, and what to change.
+    pub(crate) fn check(&self, config: &Config, step: &TrainStep) -> Result<()> {
+        let Some(available) = self.available else { return Ok(()) };
+        let held_bytes = held_bytes(step);
+        check(config, held_bytes, available)?;
+        plan::refuse_what_cannot_fit(config, step, &self.target, held_bytes, available)
     }
 }
 
 /// Bytes of a step's state, and of the gradients, which are as large as the weights.
-pub(crate) fn held_bytes(step: &TrainStep) -> u64 {
+fn held_bytes(step: &TrainStep) -> u64 {
     let types = step.func.param_types();
     let bytes = |types: &[TensorType]| types.iter().map(|ty| ty.num_bytes() as u64).sum::<u64>();
     bytes(&types[..step.num_state()]) + bytes(&types[step.weights()])
@@ -64,42 +91,57 @@ pub(crate) fn check_temporaries(config: &Config, step: &TrainStep, program: &Exe
     }
     // What is given is there already.
     let given = u64::try_from(stats.arguments).unwrap_or(0);
-    Err(plan::out_of_memory(config, step, peak_of(program).unwrap_or(needed), available.saturating_add(given)))
+    let available = available.saturating_add(given);
+    Err(plan::out_of_memory(config, step, &cpu_target(), peak_of(program).unwrap_or(needed), available))
 }
 
 /// An error of a step that ran out of memory in lmc's words, with what the memory was for; any other error as it is.
-pub(crate) fn explained(error: Error, config: &Config, step: &TrainStep, program: &Executable) -> Error {
+pub(crate) fn explained(
+    error: Error,
+    config: &Config,
+    step: &TrainStep,
+    program: &Executable,
+    device: &crate::Device,
+) -> Error {
     if !error.message().contains(&ErrorCode::ResourceExhausted.to_string()) {
         return error;
     }
     let needed = peak_of(program).unwrap_or(0);
-    let available = available_bytes().unwrap_or(0).min(needed);
-    Error::run(format!("{}\n{error}", plan::out_of_memory(config, step, needed, available)))
+    let there = limit_of(device.client().device()).or_else(available_bytes).unwrap_or(0);
+    let explained = plan::out_of_memory(config, step, device.target(), needed, there.min(needed));
+    Error::run(format!("{explained}\n{error}"))
+}
+
+/// What the allocator of a device may take, in bytes, if it keeps count.
+fn limit_of(device: &Device) -> Option<u64> {
+    let limit = device.memory_stats().and_then(|stats| stats.bytes_limit)?;
+    u64::try_from(limit).ok().filter(|&limit| limit > 0)
 }
 
 /// Refuses a compiled program that needs more memory than the device's allocator may take.
 ///
 /// # Errors
-/// Both amounts.
-pub(crate) fn check_device(config: &Config, program: &Executable, device: &Device) -> Result<()> {
-    let limit = device.memory_stats().and_then(|stats| stats.bytes_limit).filter(|&limit| limit > 0);
+/// Both amounts, what memory is needed for, and what to change.
+pub(crate) fn check_device(
+    config: &Config,
+    step: &TrainStep,
+    program: &Executable,
+    device: &crate::Device,
+) -> Result<()> {
     // Where one of them is not told nothing is refused.
-    let (Ok(stats), Some(limit)) = (program.memory_stats(), limit) else { return Ok(()) };
-    if stats.peak <= limit {
-        return Ok(());
+    let (Ok(stats), Some(limit)) = (program.memory_stats(), limit_of(device.client().device())) else { return Ok(()) };
+    match u64::try_from(stats.peak) {
+        Ok(peak) if peak > limit => {
+            let explained = plan::out_of_memory(config, step, device.target(), peak, limit);
+            Err(Error::input(format!(
+                "{explained}\nlmc may take {} of {}'s memory: `runtime.memory_fraction` is {}",
+                size(limit.into()),
+                device.name(),
+                config.runtime.memory_fraction
+            )))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
-    let size = |bytes: i64| size(bytes.max(0) as u128);
-    Err(config.error_at(
-        "train.micro_batch_size",
-        format!(
-            "a training step takes {} of {}'s memory, and lmc may take {} of it: make `micro_batch_size` or `seq_len` \
-             smaller, and `grad_accum_steps` larger for it, set `train.remat`, or raise `runtime.memory_fraction`, which is {}",
-            size(stats.peak),
-            device.kind(),
-            size(limit),
-            config.runtime.memory_fraction
-        ),
-    ))
 }
 
 /// The most memory that was taken at once, in bytes: of a device that keeps count, else of this process. 0 where neither

@@ -1,12 +1,11 @@
 //! Compilation for a GPU that this machine need not have: XLA's CUDA compiler in a process of its own.
 
-use lmc_lower::{Cuda, Gpu, Lowered, Platform, Target};
+use lmc_lower::{Gpu, Target};
 use lmc_runtime::CompileOptions;
 use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
 use lmc_runtime::gpu::{Machine, libraries};
 use lmc_runtime::plugin::{Found, Locations, Search, find, managed_plugin};
 
-use crate::config::RuntimeConfig;
 use crate::cuda::PLUGIN;
 use crate::device::compile_options;
 use crate::error::{Error, Result};
@@ -34,24 +33,13 @@ pub fn compile_described(
     compile(&worker, &request).map_err(|error| compile_error(&error))
 }
 
-/// What functions are lowered for so that they compile for a GPU and run there as `config` says.
-pub fn target_for(gpu: &Gpu, config: &RuntimeConfig) -> Target {
-    let target = gpu.target();
-    match target.platform {
-        Platform::Cuda(cuda) => {
-            Target { platform: Platform::Cuda(Cuda { deterministic: config.deterministic, ..cuda }), ..target }
-        }
-        Platform::Generic | Platform::Cpu => target,
-    }
-}
-
-/// Compiles what was lowered for a GPU by its name, with the options that a run on it would have. The memory that the
-/// program takes is in the result.
+/// Compiles a module that was lowered for `target`, a GPU by its name, with the options that a run on it would have. The
+/// memory that the program takes is in the result.
 ///
 /// # Errors
 /// As [`compile_described`].
-pub fn compile_for(gpu: &Gpu, lowered: &Lowered, ptx: bool) -> Result<Described> {
-    compile_described(gpu.description, &lowered.text, &compile_options(&lowered.report.target), ptx)
+pub fn compile_for(gpu: &Gpu, target: &Target, stablehlo: &str, ptx: bool) -> Result<Described> {
+    compile_described(gpu.description, stablehlo, &compile_options(target), ptx)
 }
 
 /// The CUDA plugin on this machine. It is not fetched unasked: it is more than a gigabyte.

@@ -11,7 +11,7 @@ use super::shape::transpose;
 use super::syntax;
 use crate::choices::{self, Attention, AttentionForm};
 use crate::documents;
-use crate::report::{Direction, Form, Kind, Row};
+use crate::report::{Direction, Form, Kind, Row, fused_attention_flops};
 
 /// An attention in the form that the target has for it. The log-sum-exp is left out of the results where it is not used
 /// and a fused kernel need not write it.
@@ -25,6 +25,7 @@ pub(super) fn attention(
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
     let form = choices::attention(e.target, op, &operands);
     let row = e.report.rows.len();
+    let is_backward = matches!(op, Attention::Backward(_));
     e.report.rows.push(Row {
         kind: Kind::Attention,
         location: e.location.clone(),
@@ -41,24 +42,15 @@ pub(super) fn attention(
             AttentionForm::Cudnn | AttentionForm::Kernel => None,
             AttentionForm::Decomposed { refused, .. } => Some(refused.clone()),
         },
-        flops: 0,
+        flops: fused_attention_flops(&op.attributes(), is_backward, [&x[0].ty.shape, &x[2].ty.shape]),
         times: e.times,
         part_of: None,
     });
     match (form, op) {
         (AttentionForm::Decomposed { block, .. }, op) => decomposed(e, &op.op(), x, block, row),
-        (AttentionForm::Kernel, op) => {
-            e.report.rows[row].flops = visible_products(&op.attributes(), x);
-            kernel(e, op, x, result_types)
-        }
-        (AttentionForm::Cudnn, Attention::Forward(op)) => {
-            e.report.rows[row].flops = products(x, 2);
-            forward(e, op, x, result_types, uses_log_sum_exp)
-        }
-        (AttentionForm::Cudnn, Attention::Backward(op)) => {
-            e.report.rows[row].flops = products(x, 5);
-            backward(e, &op.forward(), x, result_types)
-        }
+        (AttentionForm::Kernel, op) => kernel(e, op, x, result_types),
+        (AttentionForm::Cudnn, Attention::Forward(op)) => forward(e, op, x, result_types, uses_log_sum_exp),
+        (AttentionForm::Cudnn, Attention::Backward(op)) => backward(e, &op.forward(), x, result_types),
     }
 }
 
@@ -86,18 +78,6 @@ fn inline(e: &mut Emitter<'_>, func: &Func, x: &[Value]) -> Vec<Value> {
     frame.inline(e, func.body(), x)
 }
 
-/// The operations of `count` products of an attention: of each two, or of the last of five, half with the size of keys
-/// and half with that of values.
-fn products(x: &[Value], count: u64) -> u64 {
-    let (query, value) = (&x[0].ty.shape, &x[2].ty.shape);
-    let size = |size: usize| u64::try_from(size).unwrap_or(u64::MAX);
-    let scores = [query[0], query[1], query[2], value[1]].into_iter().map(size).fold(1, u64::saturating_mul);
-    // Scores and the cotangents of queries and keys are of keys' size; outputs and what else the derivative has of values'.
-    let (of_keys, of_values) = if count == 2 { (1, 1) } else { (count - 2, 2) };
-    let elements = (size(query[3]) * of_keys).saturating_add(size(value[3]) * of_values);
-    scores.saturating_mul(2).saturating_mul(elements)
-}
-
 /// The custom call of a kernel of `lmc_runtime`, which has the op's name.
 fn kernel(e: &mut Emitter<'_>, op: Attention<'_>, x: &[Value], result_types: &[TensorType]) -> Vec<Value> {
     let ScaledDotProductAttention { scale, mask, sliding_window, rows: _ } = op.attributes();
@@ -115,22 +95,6 @@ fn kernel(e: &mut Emitter<'_>, op: Attention<'_>, x: &[Value], result_types: &[T
         syntax::results(result_types)
     );
     e.op_n(&text, result_types)
-}
-
-/// The operations of an attention's products, of visible scores only: of scores and outputs, and with an output's
-/// cotangent (operand 5) of three more.
-fn visible_products(attributes: &ScaledDotProductAttention, x: &[Value]) -> u64 {
-    let [b, t, n, h] = [0, 1, 2, 3].map(|d| x[0].ty.shape[d]);
-    let (s, v) = (x[2].ty.shape[1], x[2].ty.shape[3]);
-    let per_score = if x.len() > 3 { 3 * h + 2 * v } else { h + v };
-    let visible: usize = match attributes.mask {
-        AttentionMask::Full => t.saturating_mul(s),
-        AttentionMask::Causal => {
-            let window = attributes.sliding_window.unwrap_or(usize::MAX);
-            (0..t).map(|t| s.min(t + 1) - s.min((t + 1).saturating_sub(window))).sum()
-        }
-    };
-    [2, b, n, visible, per_score].into_iter().fold(1, |product, size| product.saturating_mul(size as u64))
 }
 
 /// cuDNN's attention.

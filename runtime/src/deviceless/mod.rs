@@ -58,10 +58,16 @@ pub struct Request<'a> {
 pub struct Described {
     /// The sizes that the compiler planned, in bytes.
     pub memory: CompiledMemoryStats,
+    /// XLA's own cost analysis of the program, by name; empty where the plugin gives none.
+    pub cost_analysis: BTreeMap<String, f64>,
+    /// The program before all optimizations, as HLO text.
+    pub hlo: String,
     /// The program after all optimizations, as HLO text.
     pub optimized_hlo: String,
     /// The same as a `HloModuleProtoWithConfig`.
     pub optimized_module: Vec<u8>,
+    /// The buffer assignment: which value lies where, and from when to when. `None` where the plugin writes none.
+    pub buffers: Option<String>,
     /// What runs, one after the other, as XLA lists it: kernels with their grids, library calls, copies.
     pub thunks: String,
     /// PTX by the name of the file that XLA writes; empty unless asked for.
@@ -171,9 +177,8 @@ pub fn compile(worker: &Worker, request: &Request<'_>) -> Result<Described, Devi
         return Err(DevicelessError::Died { how: how(status), mend: mend_of_death(signal(status), &stderr), stderr });
     };
     match outcome {
-        Outcome::Compiled { memory, compiler_memory } => {
-            let elapsed = start.elapsed();
-            Ok(outcome::read_program(folder.path(), &signature.module, memory, compiler_memory, elapsed)?)
+        Outcome::Compiled(figures) => {
+            Ok(outcome::read_program(folder.path(), &signature.module, figures, start.elapsed())?)
         }
         Outcome::Failed(Failure { stage, function: _, code, message }) => {
             let mend = mend_of_message(&message);

@@ -23,9 +23,17 @@ pub(super) struct Order {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum Outcome {
     /// The program is in the folder.
-    Compiled { memory: CompiledMemoryStats, compiler_memory: Option<u64> },
+    Compiled(Figures),
     /// There is none.
     Failed(Failure),
+}
+
+/// What is known of a compiled program beside its files.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Figures {
+    pub(super) compiler_memory: Option<u64>,
+    pub(super) memory: CompiledMemoryStats,
+    pub(super) cost_analysis: BTreeMap<String, f64>,
 }
 
 /// An error that the worker lived to tell.
@@ -92,24 +100,26 @@ pub(super) fn read(folder: &Path) -> Result<Option<Outcome>, Error> {
 pub(super) fn read_program(
     folder: &Path,
     module: &str,
-    memory: CompiledMemoryStats,
-    compiler_memory: Option<u64>,
+    figures: Figures,
     elapsed: Duration,
 ) -> Result<Described, Error> {
+    let Figures { compiler_memory, memory, cost_analysis } = figures;
     let dump = dump_folder(folder);
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(&dump).map_err(|e| file_error("cannot read", &dump, e))?.flatten() {
         files.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
     }
-    // XLA names files `module_0001.NAME.sm_9.0a_gpu_after_optimizations.txt`; other files of the stage have more words
-    // behind a hyphen (`…after_optimizations-buffer-assignment.txt`). Small modules beside the main one, which XLA makes
-    // for itself, have files of their own.
-    let text_of = |end: &str| -> Result<String, Error> {
+    // XLA names files `module_0001.NAME.before_optimizations.txt`,
+    // `module_0001.NAME.sm_9.0a_gpu_after_optimizations.txt`; other files of the stage have more words behind a hyphen
+    // (`…after_optimizations-buffer-assignment.txt`). Small modules beside the main one, which XLA makes for itself,
+    // have files of their own.
+    let find = |end: &str| -> Result<Option<String>, Error> {
         let of_module = |name: &&String| name.ends_with(end) && name.contains(&format!(".{module}."));
-        let name = files.keys().find(of_module);
-        let path = name.and_then(|name| files.get(name));
-        let missing = || Error::NoDump { module: module.to_owned(), dir: dump.clone() };
-        Ok(String::from_utf8_lossy(&read_file(path.ok_or_else(missing)?)?).into_owned())
+        let path = files.keys().find(of_module).and_then(|name| files.get(name));
+        path.map(|path| Ok(String::from_utf8_lossy(&read_file(path)?).into_owned())).transpose()
+    };
+    let text_of = |end: &str| -> Result<String, Error> {
+        find(end)?.ok_or_else(|| Error::NoDump { module: module.to_owned(), dir: dump.clone() })
     };
     let mut ptx = BTreeMap::new();
     for (name, path) in files.iter().filter(|(name, _)| name.ends_with(".ptx")) {
@@ -117,8 +127,11 @@ pub(super) fn read_program(
     }
     Ok(Described {
         memory,
+        cost_analysis,
+        hlo: text_of(".before_optimizations.txt")?,
         optimized_hlo: text_of("gpu_after_optimizations.txt")?,
         optimized_module: read_file(&folder.join(OPTIMIZED))?,
+        buffers: find("gpu_after_optimizations-buffer-assignment.txt")?,
         thunks: text_of("thunk_sequence.txt")?,
         ptx,
         serialized: read_file(&folder.join(SERIALIZED))?,

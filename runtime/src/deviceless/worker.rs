@@ -6,11 +6,12 @@ use std::path::Path;
 use std::thread;
 
 use super::outcome::{
-    FINGERPRINT, Failure, OPTIMIZED, OPTIONS, ORDER, OUTCOME, Order, Outcome, PROGRAM, SERIALIZED, Stage,
+    FINGERPRINT, Failure, Figures, OPTIMIZED, OPTIONS, ORDER, OUTCOME, Order, Outcome, PROGRAM, SERIALIZED, Stage,
     TARGET_CONFIG, broken,
 };
 use super::{read_file, write_file};
 use crate::error::{Error, ErrorCode, PjrtError};
+use crate::executable::number;
 use crate::pjrt::calls::NamedValue;
 use crate::pjrt::driver::load_driver;
 use crate::pjrt::topology::TopologyHandle;
@@ -83,10 +84,13 @@ fn compile(
         Ok(answers) => answers,
         Err(error) => return Ok(Err(failure(Stage::Result, error))),
     };
+    // What a plugin does not say is left out.
+    let costs = compiled.cost_analysis().unwrap_or_default();
+    let cost_analysis = costs.into_iter().filter_map(|(name, value)| Some((name, number(&value)?))).collect();
     write_file(&folder.join(OPTIMIZED), &optimized)?;
     write_file(&folder.join(SERIALIZED), &serialized)?;
     write_file(&folder.join(FINGERPRINT), &fingerprint)?;
-    Ok(Ok(Outcome::Compiled { memory, compiler_memory: process_peak_memory_bytes() }))
+    Ok(Ok(Outcome::Compiled(Figures { compiler_memory: process_peak_memory_bytes(), memory, cost_analysis })))
 }
 
 /// An error of the plugin at a stage.

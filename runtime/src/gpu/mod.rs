@@ -3,7 +3,9 @@
 //! would end in a message of many causes, or in no message.
 
 mod libraries;
+mod problem;
 mod survey;
 
 pub use libraries::{CudnnVersion, Libraries, LibraryProblem, libraries};
-pub use survey::{Gpu, GpuProblem, Machine, Survey, survey};
+pub use problem::GpuProblem;
+pub use survey::{Gpu, Machine, Survey, survey};

@@ -18,8 +18,8 @@ use std::sync::{Arc, Once};
 use libloading::{Library, Symbol};
 
 use super::api::*;
-use super::ffi;
 use super::program::ProgramHandle;
+use super::{ffi, ffi_abi};
 use crate::error::{ErrorCode, PjrtError};
 
 /// A value of a named list: a plugin attribute, a client option or a property of the cost analysis.
@@ -118,8 +118,8 @@ impl Api {
         // SAFETY: the arguments have no pointers.
         unsafe { call!(api, PJRT_Plugin_Initialize, PJRT_Plugin_Initialize_Args::new()) }
             .map_err(LoadFailure::Initialize)?;
-        if version.1 == ffi::MINOR
-            && let Some(extension) = extensions_of(api.table.extension_start).find(|e| e.kind == ffi::EXTENSION)
+        if version.1 == ffi_abi::MINOR
+            && let Some(extension) = extensions_of(api.table.extension_start).find(|e| e.kind == ffi_abi::EXTENSION)
         {
             // SAFETY: it is of that kind and version.
             api.has_kernels = unsafe { ffi::register(extension) };

@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use crate::checkpoint::{
     self, Checkpoint, Comparison, Damage, Inspected, Kept, Retention, Summary, TensorComparison, inspect, list, read,
 };
-use crate::cli::{CheckpointCommand, ExportDType, KeepArgs};
+use crate::cli::{CheckpointCommand, ExportDType, KeepArgs, Weights};
 use crate::config::{Config, RawConfig};
 use crate::error::{Error, Result};
 use crate::memory::size;
+use crate::model::averaged_weights;
 use crate::output::{group_digits, print, print_json, say};
 use crate::run::RunFolder;
 
@@ -24,7 +25,7 @@ pub(super) fn run(command: CheckpointCommand) -> Result<()> {
         CheckpointCommand::Verify { path, json } => verify(&path, json),
         CheckpointCommand::Diff { first, second, json } => diff(&first, &second, json),
         CheckpointCommand::Prune { run, keep, dry_run, json } => prune(&run, &keep, dry_run, json),
-        CheckpointCommand::Export { path, out, dtype } => export(&path, &out, dtype),
+        CheckpointCommand::Export { path, out, dtype, weights } => export(&path, &out, dtype, weights),
     }
 }
 
@@ -233,8 +234,16 @@ fn refuse_running(run: &Path) -> Result<Option<File>> {
     }
 }
 
-fn export(path: &Path, out: &Path, dtype: ExportDType) -> Result<()> {
+fn export(path: &Path, out: &Path, dtype: ExportDType, weights: Weights) -> Result<()> {
     let mut saved = open(path)?;
+    if weights == Weights::Averaged {
+        saved.model = averaged_weights(&saved.optimizer).ok_or_else(|| {
+            Error::input(format!(
+                "{} has no average of its weights (train.ema_decay was 0): leave out --weights",
+                path.display()
+            ))
+        })?;
+    }
     if let (Some(tokenizer), Some(toml)) = (&saved.tokenizer, &saved.config_toml) {
         let config = RawConfig::parse(Path::new("the checkpoint's config.toml"), toml, &[])?.validate()?;
         saved.tokenizer = Some(with_end_of_document(tokenizer, &config)?);

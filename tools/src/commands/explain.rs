@@ -6,11 +6,11 @@ use clap::Args;
 use lmc_lower::report::Direction;
 use serde_json::{Value, json};
 
-use super::dump::{TargetArg, name_of};
+use super::dump::{TargetArgs, name_of};
 use crate::cli::{ConfigArgs, PluginArgs};
 use crate::config::Config;
 use crate::error::Result;
-use crate::inspect::{Attribution, Explanation, FormCount, Subject, explain, sized_step_config};
+use crate::inspect::{Attribution, Backend, Explanation, FormCount, Subject, explain, sized_step_config};
 use crate::output::{print, print_json};
 use crate::run::quantity::{bytes, with_unit};
 
@@ -18,7 +18,7 @@ use crate::run::quantity::{bytes, with_unit};
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  lmc explain examples/names.toml\n  lmc explain examples/names.toml 'transformer.h.*.attn'\n  \
-                  lmc explain examples/names.toml attention --compiled"
+                  lmc explain examples/names.toml attention --compiled\n  lmc explain examples/lm-100m.toml --target h200"
 )]
 pub struct ExplainArgs {
     /// The config file (TOML), with `--set`.
@@ -27,9 +27,9 @@ pub struct ExplainArgs {
     /// Only this layer (a path such as transformer.h.0.mlp, * for any block), or only attention, or only dot_general
     #[arg(value_name = "LAYER|OP")]
     pub subject: Option<String>,
-    /// What it is lowered for
-    #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
-    pub target: TargetArg,
+    /// What it is lowered for.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Compile it too, and say what the compiler made of it
     #[arg(long)]
     pub compiled: bool,
@@ -43,7 +43,7 @@ pub struct ExplainArgs {
 
 pub(super) fn run(args: ExplainArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
-    let backend = args.target.backend(&config, &args.plugin);
+    let backend = Backend::of(args.target.target, &config, args.plugin.plugin);
     let subject = args.subject.as_deref().map_or(Subject::Whole, Subject::of);
     let explanation = explain(&sized_step_config(&config)?, &backend, &subject, args.compiled)?;
     match args.json {

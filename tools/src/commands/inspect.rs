@@ -5,12 +5,12 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 
-use super::dump::{TargetArg, name_of};
+use super::dump::{TargetArgs, name_of};
 use crate::cli::PluginArgs;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inspect::page::page;
-use crate::inspect::{Dump, INDEX};
+use crate::inspect::{Backend, Dump, INDEX};
 use crate::output::{print, say};
 
 /// Make a page that shows the training step in all its stages, with operations, bytes and memory by layer
@@ -31,9 +31,9 @@ pub struct InspectArgs {
     /// Show what differs from this one: a config as it is, or a dump
     #[arg(long, value_name = "CONFIG|DUMP")]
     pub against: Option<PathBuf>,
-    /// What to compile for
-    #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
-    pub target: TargetArg,
+    /// What to compile for.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Show only what is known without XLA: no memory, and no stage after StableHLO
     #[arg(long)]
     pub no_compile: bool,
@@ -63,7 +63,7 @@ pub(super) fn run(args: InspectArgs) -> Result<()> {
             return Dump::read(source);
         }
         let config = Config::read(source, set)?;
-        let backend = args.target.backend(&config, &args.plugin);
+        let backend = Backend::of(args.target.target, &config, args.plugin.plugin.clone());
         Dump::of(&name_of(source), &config, &backend, !args.no_compile)
     };
     let shown = dump(&args.source, &args.set)?;

@@ -2,12 +2,13 @@
 
 use clap::Args;
 
+use super::dump::TargetArgs;
 use crate::cli::{ConfigArgs, PluginArgs};
 use crate::config::Config;
 use crate::device::DeviceOptions;
 use crate::error::{Error, Result};
 use crate::output::{print, print_json};
-use crate::plan::{PlanOptions, PlanTarget, plan};
+use crate::plan::{PlanOptions, plan};
 
 /// Tell what a run will take, before its first step: memory, time, whether it fits
 ///
@@ -20,9 +21,9 @@ pub struct PlanArgs {
     /// The config.
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// What to plan for: cpu, or a GPU such as h200, a100-80 or rtx4090, which need not be there
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_target)]
-    pub target: PlanTarget,
+    /// What to plan for.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Estimate, and compile nothing
     #[arg(long)]
     pub estimate: bool,
@@ -34,14 +35,10 @@ pub struct PlanArgs {
     pub plugin: PluginArgs,
 }
 
-fn parse_target(name: &str) -> Result<PlanTarget, String> {
-    name.parse()
-}
-
 pub(super) fn run(args: PlanArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
     let device = DeviceOptions::from_config(&config.runtime, args.plugin.plugin);
-    let plan = plan(&config, &PlanOptions { target: args.target, compile: !args.estimate, device })?;
+    let plan = plan(&config, &PlanOptions { target: args.target.target, compile: !args.estimate, device })?;
     match args.json {
         true => {
             let value =

@@ -7,10 +7,12 @@
 //! The parser keeps the place of every value and reads each section key by key, rather than deriving a deserializer,
 //! because a derived one stops at its first problem, and people mend configs faster with all problems at once.
 
+mod absurd;
 mod compile;
 mod mixture;
 mod model;
 mod optimizer;
+mod runtime;
 mod section;
 mod settings;
 mod source;
@@ -32,10 +34,11 @@ use crate::error::{Error, Result};
 
 pub use compile::{CompileConfig, Requirement};
 pub use model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
+pub use runtime::{DeviceKind, RuntimeConfig};
 pub use settings::{
-    AdjustLrFn, Choice, DataConfig, DeviceKind, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order,
-    OwnTokenizer, Precision, Remat, RuntimeConfig, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig,
-    TokenDType, TokenizerKind, TrainConfig,
+    AdjustLrFn, Choice, DataConfig, Documents, Layers, NonFinite, OptimizerConfig, OptimizerKind, Order, OwnTokenizer,
+    Precision, Remat, SampleConfig, ScheduleConfig, ScheduleKind, Settings, SourceConfig, TokenDType, TokenizerKind,
+    TrainConfig,
 };
 
 use source::{Place, Problem, Sources};
@@ -147,7 +150,7 @@ impl Config {
             Some(_) => {}
             None => config.settings.model.set_vocab_size(size),
         }
-        match validate::absurd_sizes(&config.settings, self.places.get("model").copied()) {
+        match absurd::absurd_sizes(&config.settings, self.places.get("model").copied()) {
             Some(problem) => Err(Error::input(self.sources.render(vec![problem]))),
             None => Ok(config),
         }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::compile::CompileConfig;
 use super::model::ModelConfig;
+use super::runtime::RuntimeConfig;
 
 /// A setting that is one of a few words.
 pub trait Choice: Copy + 'static {
@@ -482,48 +483,5 @@ impl Default for SampleConfig {
     fn default() -> SampleConfig {
         let prompt = vec![String::new()];
         SampleConfig { every: 0, count: 10, max_new_tokens: 256, temperature: 1.0, top_k: 0, top_p: 1.0, prompt }
-    }
-}
-
-/// `[runtime]`: the device.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct RuntimeConfig {
-    /// `"auto"`, `"cpu"` or `"cuda"`. Default `"auto"`: a GPU if there is one and its plugin is installed, else the CPU;
-    /// a GPU that is not used is said.
-    pub device: DeviceKind,
-    /// The PJRT plugin to load, a shared library. Default: the managed one of the device.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub plugin: Option<PathBuf>,
-    /// Threads that a step on the CPU is divided among; 0 means one a core. Default 0.
-    pub threads: usize,
-    /// The GPU to run on, a list of one number: as `nvidia-smi` counts, or among those that the environment variable
-    /// `CUDA_VISIBLE_DEVICES` shows. The others are not opened. Default `[0]`. The CPU has no use for it, nor for the next
-    /// three.
-    pub visible_devices: Vec<usize>,
-    /// The part of the GPU's memory that lmc may take, more than 0 and at most 1. What CUDA's own context takes, some
-    /// hundred megabytes, is not in it, nor what other programs on the GPU have. Default 0.75, XLA's own.
-    pub memory_fraction: f64,
-    /// Whether that part is taken at the start, in one piece; otherwise it is taken as it is needed, which leaves it to
-    /// others so long but may break memory into pieces that are too small for a large tensor. Default true, as in XLA.
-    pub preallocate: bool,
-    /// Whether the same run on the same GPU must give the same bits every time. XLA then takes no algorithm that sums in
-    /// an order of chance, and does not choose algorithms by trying: steps are slower, by how much depends on the model.
-    /// Runs on the CPU give the same bits in any case. Default false.
-    pub deterministic: bool,
-    /// The device's peak rate for products of `train.precision`, in units of 10^12 floating-point operations a second,
-    /// without sparsity: what model FLOPs utilization (`mfu`) is a fraction of. 0 means the figure of the device's data
-    /// sheet if lmc knows it, and else no `mfu`; no CPU's is known. Default 0.
-    pub peak_tflops: f64,
-}
-
-choices! {
-    /// The device to run on.
-    DeviceKind {
-        /// A GPU if there is one, else the CPU.
-        Auto = "auto",
-        /// The CPU.
-        Cpu = "cpu",
-        /// An NVIDIA GPU.
-        Cuda = "cuda",
     }
 }

@@ -191,6 +191,19 @@ fn a_problem_is_shown_with_its_place() {
 }
 
 #[test]
+fn long_rows_are_for_fused_attention() {
+    // 2^20 tokens: 2^42 scores of each head.
+    let long = ["train.seq_len=1048576", "train.micro_batch_size=1"];
+    let validated = |settings: &[&str]| {
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        RawConfig::parse(Path::new("run.toml"), NAMES, &settings).and_then(RawConfig::validate)
+    };
+    assert!(validated(&long).is_ok());
+    let error = validated(&[&long[..], &["model.attn_pdrop=0.1"]].concat()).expect_err("scores are kept");
+    assert!(error.message().contains("the attention of a micro-batch") && error.message().contains("2^40"), "{error}");
+}
+
+#[test]
 fn problems_of_one_setting() {
     for (set, expected) in [
         ("model.n_embd=0", "`n_embd` must be at least 1, found 0"),
@@ -249,7 +262,7 @@ fn problems_of_one_setting() {
         ("train.steps=0", "`steps` must be at least 1"),
         ("train.seed=-1", "`seed` must be at least 0"),
         ("train.precision=\"fp16\"", "`precision` is one of \"bfloat16\", \"float32\", found \"fp16\""),
-        ("train.seq_len=2147483647", "the most is 2^40"),
+        ("train.seq_len=2147483647", "the most is 2^50"),
         ("train.loss_chunk=-1", "`loss_chunk` must be at least 0, found -1"),
         ("model.loss_chunk=64", "it belongs in [train]"),
         ("train.keep_last=-1", "`keep_last` must be at least 0, found -1"),

@@ -3,21 +3,19 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
+use super::absurd::absurd_sizes;
 use super::compile::read_compile;
 use super::mixture::read_mixture;
 use super::model::{Activation, Arch, Gpt2Config, LlamaConfig, ModelConfig, Normalization};
 use super::optimizer::{read_optimizer, read_schedule};
+use super::runtime::read_runtime;
 use super::section::{BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, Section};
 use super::settings::{
-    DataConfig, DeviceKind, Documents, Layers, NonFinite, Order, OwnTokenizer, Precision, Remat, RuntimeConfig,
-    SampleConfig, Settings, TokenDType, TokenizerKind, TrainConfig,
+    DataConfig, Documents, Layers, NonFinite, Order, OwnTokenizer, Precision, Remat, SampleConfig, Settings,
+    TokenDType, TokenizerKind, TrainConfig,
 };
-use super::source::{Place, Problem};
+use super::source::Problem;
 use super::tree::{Kind, Table};
-
-/// The largest number of elements of a weight set or an activation: 4 TiB of f32. It is far beyond any device, and
-/// keeps every product of sizes far from overflow.
-const MOST_ELEMENTS: u128 = 1 << 40;
 
 /// The most blocks: graphs grow with them, and the deepest published Transformer (DeepNet) has 1000.
 const MOST_LAYERS: usize = 4096;
@@ -106,49 +104,6 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
     }
     let problems = problems.into_inner();
     if problems.is_empty() { Ok(settings) } else { Err(problems) }
-}
-
-/// Products of sizes that no machine holds. `place` is shown.
-pub(super) fn absurd_sizes(settings: &Settings, place: Option<Place>) -> Option<Problem> {
-    // Without a vocabulary size there is a tokenizer, whose size is looked at when it is known.
-    let vocab_size = settings.model.vocab_size().unwrap_or(1);
-    let parameters = settings.model.num_parameters(vocab_size);
-    if parameters > MOST_ELEMENTS {
-        let message =
-            format!("the model would have {parameters} parameters; the most is 2^40, about {MOST_ELEMENTS:.0e}");
-        return Some(Problem::new(place, message).help("look at the sizes in [model]"));
-    }
-    let (heads, widest) = match &settings.model {
-        ModelConfig::Llama(m) => {
-            let attention = m.num_attention_heads.saturating_mul(m.head_dim);
-            (m.num_attention_heads, m.intermediate_size.max(m.hidden_size).max(attention))
-        }
-        ModelConfig::Gpt2(m) => (m.n_head, m.n_inner.max(m.n_embd.saturating_mul(3))),
-    };
-    let TrainConfig { micro_batch_size, grad_accum_steps, seq_len, .. } = settings.train;
-    let product = |factors: &[usize]| factors.iter().fold(1u128, |product, &n| product.saturating_mul(n as u128));
-    let largest = [
-        (
-            "the tokens of a step (grad_accum_steps * micro_batch_size * seq_len)",
-            [grad_accum_steps, micro_batch_size, seq_len, 1],
-        ),
-        (
-            "the logits of a micro-batch (micro_batch_size * seq_len * vocab_size)",
-            [micro_batch_size, seq_len, vocab_size, 1],
-        ),
-        (
-            "the activations of a micro-batch (micro_batch_size * seq_len * width)",
-            [micro_batch_size, seq_len, widest, 1],
-        ),
-        (
-            "the attention of a micro-batch (micro_batch_size * heads * seq_len^2)",
-            [micro_batch_size, heads, seq_len, seq_len],
-        ),
-    ];
-    largest.into_iter().find(|(_, factors)| product(factors) > MOST_ELEMENTS).map(|(what, factors)| {
-        let message = format!("{what} would be {} elements; the most is 2^40, {MOST_ELEMENTS}", product(&factors));
-        Problem::new(place, message).help("look at the sizes in [train] and [model]")
-    })
 }
 
 fn read_model(
@@ -481,48 +436,9 @@ fn read_sample(section: &Section<'_>) -> SampleConfig {
     }
 }
 
-fn read_runtime(section: &Section<'_>, origin: &Origin<'_>) -> RuntimeConfig {
-    let threads = section.count_or("threads", 0);
-    // The most processors Linux can be built for; more is surely a slip.
-    section.require(&["threads"], threads <= 8192, || format!("`threads` must be at most 8192, found {threads}"));
-    RuntimeConfig {
-        device: section.choice_or("device", DeviceKind::Auto),
-        plugin: section.path("plugin").map(|path| find(path, origin.folder)),
-        threads: usize::try_from(threads).unwrap_or(0),
-        visible_devices: read_visible_devices(section),
-        memory_fraction: section.number_or("memory_fraction", 0.75, &PROBABILITY),
-        preallocate: section.boolean_or("preallocate", true),
-        deterministic: section.boolean_or("deterministic", false),
-        peak_tflops: section.number_or("peak_tflops", 0.0, &NOT_NEGATIVE),
-    }
-}
-
-/// The GPU to run on, in a list: later versions may run on several.
-fn read_visible_devices(section: &Section<'_>) -> Vec<usize> {
-    const KEY: &str = "visible_devices";
-    let default = vec![0];
-    let Some(node) = section.node(KEY) else { return default };
-    let Kind::Array(items) = &node.kind else {
-        section.wrong_type(KEY, node, "a list of one GPU's number, such as [0]");
-        return default;
-    };
-    let [item] = items.as_slice() else {
-        let message = format!("`{KEY}` takes one GPU, as a step runs on one, found {} of them", items.len());
-        section.problem(KEY, Problem::new(node.place, message));
-        return default;
-    };
-    // More GPUs than any machine has.
-    if let Kind::Integer(number @ 0..=1023) = item.kind {
-        return vec![number as usize];
-    }
-    let message = format!("`{KEY}` has numbers from 0 to 1023, found {}", item.kind.describe());
-    section.problem(KEY, Problem::new(item.place, message));
-    default
-}
-
 /// The absolute form of a path or pattern: in the current folder if it is there, else beside the config file if it is
 /// there, else in the current folder, where it will be reported missing.
-fn find(path: &str, folder: &Path) -> PathBuf {
+pub(super) fn find(path: &str, folder: &Path) -> PathBuf {
     let here = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
     if exists(&here) {
         return here;

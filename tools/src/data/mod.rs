@@ -205,6 +205,12 @@ impl Data {
         Origin { source: self.shares[source].0.clone(), epoch, places: self.train.places(row) }
     }
 
+    /// Where row `row` of the held-out data comes from, their rows counted from the first on. `None` without held-out data.
+    pub fn held_out_origin(&self, row: u64) -> Option<Origin> {
+        let places = self.held_out.as_ref()?.places(row);
+        Some(Origin { source: "held out".to_owned(), epoch: 0, places })
+    }
+
     /// The held-out data in a fixed order, every token once: `i32[micro_batches, micro_batch_size, seq_len]` a batch,
     /// the last one filled up with rows whose labels are all ignored. With `limit` more than 0, only the first `limit`
     /// micro-batches. Empty without held-out data.

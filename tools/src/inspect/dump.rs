@@ -7,16 +7,18 @@ use std::path::Path;
 use lmc_autodiff::value_and_grad;
 use lmc_graph::Func;
 use lmc_graph::text::{PrintOptions, print_with};
-use lmc_lower::{Lowered, lower};
+use lmc_lower::{Lowered, Report, lower};
 use lmc_models::{LossFunc, StepConfig, TrainStep, train_step};
 use lmc_runtime::CompiledMemoryStats;
 use serde::{Deserialize, Serialize};
 
+use super::backend::{Backend, Compilation, needs_gpu};
 use super::buffers::{self, Buffers};
+use super::compiled::summary;
 use super::extract::layer_functions;
 use super::graph_cost::attention_flops;
 use super::hlo::Module;
-use super::stage::{Backend, Stage};
+use super::stage::Stage;
 use crate::config::Config;
 use crate::data::Data;
 use crate::digest::sha256;
@@ -105,6 +107,15 @@ pub fn dump(config: &Config, stage: Stage, backend: &Backend, options: &DumpOpti
         let texts = texts.iter().map(|func| print_with(func, PrintOptions { locations: options.locations }));
         Ok(texts.collect::<Vec<_>>().join("\n"))
     };
+    let compiled = |ptx: bool| -> Result<(Report, Compilation)> {
+        let Lowered { text, report } = lower(&step()?, &backend.target());
+        Ok((report, backend.compile(&text, ptx)?))
+    };
+    let of_layer = |text: String| match layer {
+        None => Ok(text),
+        Some(layer) => super::hlo::lines_of_layer(&text, layer),
+    };
+    check_stage(stage, backend, layer)?;
     match stage {
         Stage::Graph => print(loss().func),
         Stage::Grad => {
@@ -125,25 +136,33 @@ pub fn dump(config: &Config, stage: Stage, backend: &Backend, options: &DumpOpti
             }
             Ok(report.to_string())
         }
-        Stage::Hlo | Stage::Optimized | Stage::Buffers => {
-            let func = step()?;
-            let texts = backend.compile(&lower(&func, &backend.target()).text)?;
-            let of_layer = |text: String| match layer {
-                None => Ok(text),
-                Some(layer) => super::hlo::lines_of_layer(&text, layer),
-            };
-            match stage {
-                Stage::Hlo => of_layer(texts.before),
-                Stage::Optimized => of_layer(texts.optimized),
-                Stage::Buffers => {
-                    let buffers = compiled_buffers(&func, &texts.optimized, texts.buffers.as_deref())?;
-                    buffers::render(&buffers, layer)
-                }
-                Stage::Graph | Stage::Grad | Stage::Step | Stage::Stablehlo | Stage::Report => {
-                    unreachable!("only stages that are compiled come here")
-                }
-            }
+        Stage::Hlo => of_layer(compiled(false)?.1.hlo),
+        Stage::Optimized => of_layer(compiled(false)?.1.optimized),
+        Stage::Buffers => {
+            let (_, compilation) = compiled(false)?;
+            let buffers = compiled_buffers(&step()?, &compilation.optimized, compilation.buffers.as_deref())?;
+            buffers::render(&buffers, layer)
         }
+        Stage::Compiled => {
+            let (report, compilation) = compiled(false)?;
+            summary(&report, &compilation)
+        }
+        Stage::Kernels => Ok(compiled(false)?.1.code()?.kernels.clone()),
+        Stage::Ptx => Ok(compiled(true)?.1.code()?.ptx.clone()),
+    }
+}
+
+/// Refuses a stage that a backend has not, or that cannot be taken apart.
+fn check_stage(stage: Stage, backend: &Backend, layer: Option<&str>) -> Result<()> {
+    if !stage.is_for_gpus() {
+        return Ok(());
+    }
+    match (backend, layer) {
+        (Backend::Cpu(_) | Backend::Generic, _) => Err(needs_gpu()),
+        (Backend::Gpu { .. }, Some(_)) => {
+            Err(Error::input(format!("`--layer` takes part of a stage, and {} is of the whole program", stage.name())))
+        }
+        (Backend::Gpu { .. }, None) => Ok(()),
     }
 }
 
@@ -247,19 +266,21 @@ impl Dump {
         ]);
         let (mut assignment, mut cost_analysis, mut memory) = (None, BTreeMap::new(), BTreeMap::new());
         if compiled {
-            let texts = backend.compile(&stablehlo)?;
-            if let Some(assignment) = &texts.buffers {
-                let buffers = compiled_buffers(&graphs.step.func, &texts.optimized, Some(assignment))?;
+            let compilation = backend.compile(&stablehlo, true)?;
+            if let Some(assignment) = &compilation.buffers {
+                let buffers = compiled_buffers(&graphs.step.func, &compilation.optimized, Some(assignment))?;
                 stages.insert(Stage::Buffers, buffers::render(&buffers, None)?);
             }
-            assignment = texts.buffers;
-            stages.insert(Stage::Hlo, texts.before);
-            stages.insert(Stage::Optimized, texts.optimized);
-            // What a plugin does not say is left out.
-            cost_analysis = texts.executable.cost_analysis().unwrap_or_default();
-            if let Ok(sizes) = texts.executable.memory_stats() {
-                memory = memory_sizes(&sizes);
+            if let Some(code) = &compilation.code {
+                stages.insert(Stage::Compiled, summary(&report, &compilation)?);
+                stages.insert(Stage::Kernels, code.kernels.clone());
+                stages.insert(Stage::Ptx, code.ptx.clone());
             }
+            memory = compilation.memory.as_ref().map(memory_sizes).unwrap_or_default();
+            assignment = compilation.buffers;
+            stages.insert(Stage::Hlo, compilation.hlo);
+            stages.insert(Stage::Optimized, compilation.optimized);
+            cost_analysis = compilation.cost_analysis;
         }
         stages.insert(Stage::Stablehlo, stablehlo);
         let target = backend.target().to_string();

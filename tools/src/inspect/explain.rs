@@ -5,10 +5,10 @@ use lmc_lower::{Lowered, Report, lower};
 use lmc_models::{Layers, Remat, StepConfig};
 
 use super::attribution::Attribution;
+use super::backend::Backend;
 use super::extract::unknown_layer;
 use super::hlo::Module;
 use super::place::Place;
-use super::stage::Backend;
 use crate::error::{Error, Result};
 use crate::run::{Group, Lowering};
 
@@ -124,7 +124,7 @@ pub fn explain(config: &StepConfig, backend: &Backend, subject: &Subject, compil
 }
 
 fn compile(stablehlo: &str, backend: &Backend, subject: &Subject) -> Result<Compiled> {
-    let dump = backend.compile(stablehlo)?;
+    let dump = backend.compile(stablehlo, false)?;
     let module = Module::parse(&dump.optimized).map_err(Error::run)?;
     let attribution = Attribution::of_module(&module);
     let mut kernels: Vec<(String, usize)> = Vec::new();
@@ -145,7 +145,7 @@ fn compile(stablehlo: &str, backend: &Backend, subject: &Subject) -> Result<Comp
         }
     }
     kernels.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    let xla_flops = dump.executable.cost_analysis().ok().and_then(|costs| costs.get("flops").copied());
+    let xla_flops = dump.cost_analysis.get("flops").copied();
     Ok(Compiled { kernels, flops: attribution.total().xla_flops, xla_flops, attribution })
 }
 

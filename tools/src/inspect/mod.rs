@@ -32,7 +32,9 @@
 //! ```
 
 mod attribution;
+mod backend;
 mod buffers;
+mod compiled;
 mod dump;
 mod explain;
 mod extract;
@@ -43,10 +45,11 @@ mod place;
 mod stage;
 
 pub use attribution::{Attribution, Cost, LayerCost};
+pub use backend::{Backend, Compilation, GpuCode};
 pub use buffers::{Allocation, AllocationKind, Buffers, LiveValue, Role, Scheduled, render as render_buffers};
 pub use dump::{Dump, DumpOptions, Graphs, INDEX, dump, sized_step_config};
 pub use explain::{Compiled, Explanation, FormCount, Subject, explain};
 pub use extract::layer_functions;
 pub use graph_cost::{NodeCost, node_costs};
 pub use place::Place;
-pub use stage::{Backend, Stage};
+pub use stage::Stage;

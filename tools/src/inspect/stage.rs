@@ -1,11 +1,4 @@
-//! The stages of compilation, and the targets they are made for.
-
-use lmc_lower::Target;
-use lmc_runtime::HloDump;
-
-use crate::config::Config;
-use crate::device::{Device, DeviceOptions, cpu_target};
-use crate::error::Result;
+//! The stages of compilation.
 
 /// A form that the training step takes on its way to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,11 +19,17 @@ pub enum Stage {
     Optimized,
     /// Where XLA keeps each value, and from when to when.
     Buffers,
+    /// Of a program for a GPU what it came to: memory, attentions, products.
+    Compiled,
+    /// Of a program for a GPU what runs, one after the other, as XLA lists it.
+    Kernels,
+    /// Of a program for a GPU the source of the machine code.
+    Ptx,
 }
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 8] = [
+    pub const ALL: [Stage; 11] = [
         Stage::Graph,
         Stage::Grad,
         Stage::Step,
@@ -39,6 +38,9 @@ impl Stage {
         Stage::Hlo,
         Stage::Optimized,
         Stage::Buffers,
+        Stage::Compiled,
+        Stage::Kernels,
+        Stage::Ptx,
     ];
 
     /// The word for it, `stablehlo`.
@@ -52,6 +54,9 @@ impl Stage {
             Stage::Hlo => "hlo",
             Stage::Optimized => "optimized",
             Stage::Buffers => "buffers",
+            Stage::Compiled => "compiled",
+            Stage::Kernels => "kernels",
+            Stage::Ptx => "ptx",
         }
     }
 
@@ -61,11 +66,14 @@ impl Stage {
             Stage::Graph => "the loss, in lmc's text form",
             Stage::Grad => "the loss with its gradient",
             Stage::Step => "the whole training step as a graph",
-            Stage::Stablehlo => "the step as XLA gets it",
+            Stage::Stablehlo => "the step as XLA gets it, with the model's lines",
             Stage::Report => "what each product and attention became",
             Stage::Hlo => "XLA's form of it, before optimization",
             Stage::Optimized => "after XLA's optimizations, in the order in which it runs",
             Stage::Buffers => "where each value lies, and from when to when",
+            Stage::Compiled => "of a program for a GPU what it came to: memory, attentions, products",
+            Stage::Kernels => "of a program for a GPU what runs, one after the other, as XLA lists it",
+            Stage::Ptx => "of a program for a GPU the source of the machine code",
         }
     }
 
@@ -80,46 +88,24 @@ impl Stage {
             Stage::Hlo => "hlo.txt",
             Stage::Optimized => "optimized.txt",
             Stage::Buffers => "buffers.txt",
+            Stage::Compiled => "compiled.txt",
+            Stage::Kernels => "kernels.txt",
+            Stage::Ptx => "kernels.ptx",
         }
     }
 
-    /// Whether it takes XLA, and so a plugin.
-    pub fn is_compiled(self) -> bool {
+    /// Whether only a program for a GPU has it.
+    pub fn is_for_gpus(self) -> bool {
         match self {
-            Stage::Hlo | Stage::Optimized | Stage::Buffers => true,
-            Stage::Graph | Stage::Grad | Stage::Step | Stage::Stablehlo | Stage::Report => false,
-        }
-    }
-}
-
-/// What a dump is made for.
-#[derive(Clone, Debug)]
-pub enum Backend {
-    /// The CPU, in the plugin that these options find.
-    Cpu(DeviceOptions),
-}
-
-impl Backend {
-    /// The backend that `[runtime]` of a config asks for; `plugin`, of the command line, names another plugin.
-    pub fn of(config: &Config, plugin: Option<std::path::PathBuf>) -> Backend {
-        Backend::Cpu(DeviceOptions::from_config(&config.runtime, plugin))
-    }
-
-    /// What functions are lowered for. Loads no plugin.
-    pub fn target(&self) -> Target {
-        match self {
-            Backend::Cpu(options) if options.plugin.is_some() => Target::cpu(None),
-            Backend::Cpu(_) => cpu_target(),
-        }
-    }
-
-    /// Compiles a program that was lowered for [`Backend::target`], and keeps the texts of XLA's stages.
-    ///
-    /// # Errors
-    /// If the plugin cannot be opened, or XLA refuses the program.
-    pub fn compile(&self, stablehlo: &str) -> Result<HloDump> {
-        match self {
-            Backend::Cpu(options) => Device::open(options)?.dump_hlo(stablehlo),
+            Stage::Compiled | Stage::Kernels | Stage::Ptx => true,
+            Stage::Graph
+            | Stage::Grad
+            | Stage::Step
+            | Stage::Stablehlo
+            | Stage::Report
+            | Stage::Hlo
+            | Stage::Optimized
+            | Stage::Buffers => false,
         }
     }
 }

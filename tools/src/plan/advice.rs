@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use lmc_lower::Target;
 use lmc_models::{LossChunk, TrainStep};
 use serde::Serialize;
 
 use super::estimate::Estimate;
 use super::parts::Parts;
 use super::table::{memory_table, settings_text};
-use super::{Built, PlanTarget, estimate_step};
+use super::{Built, estimate_step};
 use crate::config::{Config, Layers, Precision, Remat, TrainConfig};
 use crate::error::{Error, Result};
 use crate::memory::size;
@@ -49,7 +50,7 @@ const TOLERANCE: f64 = 0.1;
 /// takes the share that the estimates have.
 pub(super) fn advice(
     config: &Config,
-    target: &PlanTarget,
+    target: &Target,
     now: &Estimate,
     flops: f64,
     peak_bytes: u64,
@@ -139,7 +140,7 @@ fn apply(config: &Config, settings: &[Setting]) -> Config {
 
 /// The first of some changes, from the one that costs least to the one that saves most, with which a run fits into
 /// `available` bytes, and what it then takes. Each is planned anew.
-fn what_fits(config: &Config, target: &PlanTarget, available: u64) -> Result<Option<(Vec<Setting>, u64)>> {
+fn what_fits(config: &Config, target: &Target, available: u64) -> Result<Option<(Vec<Setting>, u64)>> {
     let smaller = smaller_micro_batches(&config.train);
     let smallest = smaller.last().cloned().unwrap_or_default();
     let mut candidates = smaller;
@@ -168,7 +169,13 @@ fn surely_fits(estimated: u64, available: u64) -> bool {
 ///
 /// # Errors
 /// What it needs and for what, and what to change.
-pub(crate) fn refuse_what_cannot_fit(config: &Config, step: &TrainStep, held_bytes: u64, available: u64) -> Result<()> {
+pub(crate) fn refuse_what_cannot_fit(
+    config: &Config,
+    step: &TrainStep,
+    target: &Target,
+    held_bytes: u64,
+    available: u64,
+) -> Result<()> {
     /// Where the state alone is so small a part of the memory, what else there is needs no looking at.
     const SMALL_PART: u64 = 200;
     let logits = 4
@@ -177,19 +184,23 @@ pub(crate) fn refuse_what_cannot_fit(config: &Config, step: &TrainStep, held_byt
     if (held_bytes + logits) * SMALL_PART < available {
         return Ok(());
     }
-    let target = PlanTarget::cpu();
-    let (_, estimate) = estimate_step(step, &target)?;
+    let (_, estimate) = estimate_step(step, target)?;
     if estimate.peak() as f64 * (1.0 - TOLERANCE) <= available as f64 {
         return Ok(());
     }
-    Err(refusal(config, step, &target, &estimate, estimate.peak(), available)?)
+    Err(refusal(config, step, target, &estimate, estimate.peak(), available)?)
 }
 
-/// The error of a training step that was compiled, or run, and needs `peak_bytes`, more than there is.
-pub(crate) fn out_of_memory(config: &Config, step: &TrainStep, peak_bytes: u64, available: u64) -> Error {
-    let target = PlanTarget::cpu();
-    let explained = estimate_step(step, &target)
-        .and_then(|(_, estimate)| refusal(config, step, &target, &estimate, peak_bytes, available));
+/// The error of a training step that was compiled for `target`, or run there, and needs `peak_bytes`, more than there is.
+pub(crate) fn out_of_memory(
+    config: &Config,
+    step: &TrainStep,
+    target: &Target,
+    peak_bytes: u64,
+    available: u64,
+) -> Error {
+    let explained = estimate_step(step, target)
+        .and_then(|(_, estimate)| refusal(config, step, target, &estimate, peak_bytes, available));
     explained.unwrap_or_else(|error| error)
 }
 
@@ -197,7 +208,7 @@ pub(crate) fn out_of_memory(config: &Config, step: &TrainStep, peak_bytes: u64, 
 fn refusal(
     config: &Config,
     step: &TrainStep,
-    target: &PlanTarget,
+    target: &Target,
     estimate: &Estimate,
     peak_bytes: u64,
     available: u64,
@@ -225,7 +236,7 @@ fn refusal(
 ///
 /// # Errors
 /// If not even one row fits.
-pub(crate) fn fitting_micro_batch(config: &Config, target: &PlanTarget, available: Option<u64>) -> Result<Config> {
+pub(crate) fn fitting_micro_batch(config: &Config, target: &Target, available: Option<u64>) -> Result<Config> {
     let batch = config.train.micro_batch_size * config.train.grad_accum_steps;
     let sizes = divisors(batch);
     let with = |rows: usize| {
@@ -266,6 +277,7 @@ mod tests {
 
     use super::*;
     use crate::config::RawConfig;
+    use crate::device::cpu_target;
 
     fn config(micro_batch_size: usize, grad_accum_steps: usize) -> Config {
         let text = format!(
@@ -277,7 +289,7 @@ mod tests {
     }
 
     fn peak(config: &Config) -> u64 {
-        Built::new(config).and_then(|built| built.estimate(&PlanTarget::cpu())).expect("a plan").1.peak()
+        Built::new(config).and_then(|built| built.estimate(&cpu_target())).expect("a plan").1.peak()
     }
 
     #[test]
@@ -293,10 +305,10 @@ mod tests {
         for rows in [1, 3, 8, 24] {
             let wanted = config(rows, 24 / rows);
             let just_enough = (peak(&wanted) as f64 * (1.0 + TOLERANCE)) as u64 + 1;
-            let found = fitting_micro_batch(&given, &PlanTarget::cpu(), Some(just_enough)).expect("it fits");
+            let found = fitting_micro_batch(&given, &cpu_target(), Some(just_enough)).expect("it fits");
             assert_eq!((found.train.micro_batch_size, found.train.grad_accum_steps), (rows, 24 / rows));
         }
-        let error = fitting_micro_batch(&given, &PlanTarget::cpu(), Some(1000)).expect_err("too little");
+        let error = fitting_micro_batch(&given, &cpu_target(), Some(1000)).expect_err("too little");
         assert_eq!(error.exit_code(), 2);
         assert!(error.message().contains("1.0 kB are available"), "{error}");
     }
@@ -306,7 +318,7 @@ mod tests {
         let given = config(32, 1);
         let built = Built::new(&given).expect("a step");
         let needed = peak(&given);
-        let refuse = |available| refuse_what_cannot_fit(&given, &built.step, needed, available);
+        let refuse = |available| refuse_what_cannot_fit(&given, &built.step, &cpu_target(), needed, available);
         assert_eq!(refuse(needed), Ok(()));
         let available = (0.5 * needed as f64) as u64;
         let message = refuse(available).expect_err("too little").message().to_owned();
@@ -314,7 +326,7 @@ mod tests {
             assert!(message.contains(part), "expected {part:?} in {message}");
         }
         // What is advised fits.
-        let (settings, planned) = what_fits(&given, &PlanTarget::cpu(), available).expect("a plan").expect("advice");
+        let (settings, planned) = what_fits(&given, &cpu_target(), available).expect("a plan").expect("advice");
         assert_eq!(peak(&apply(&given, &settings)), planned);
         assert!(surely_fits(planned, available));
         let message = refuse(1000).expect_err("too little").message().to_owned();
@@ -324,10 +336,9 @@ mod tests {
     #[test]
     fn advice_says_what_it_saves() {
         let given = config(32, 1);
-        let (lowered, estimate) =
-            Built::new(&given).and_then(|built| built.estimate(&PlanTarget::cpu())).expect("a plan");
+        let (lowered, estimate) = Built::new(&given).and_then(|built| built.estimate(&cpu_target())).expect("a plan");
         let flops = lowered.report.total_flops() as f64;
-        let found = advice(&given, &PlanTarget::cpu(), &estimate, flops, estimate.peak()).expect("advice");
+        let found = advice(&given, &cpu_target(), &estimate, flops, estimate.peak()).expect("advice");
         assert!(found.is_sorted_by_key(|advice| std::cmp::Reverse(advice.saved_bytes)) && !found.is_empty());
         for advice in &found {
             assert_eq!(advice.peak_bytes, peak(&apply(&given, &advice.settings)), "{advice:?}");

@@ -5,30 +5,29 @@ mod advice;
 mod estimate;
 mod parts;
 mod table;
-mod targets;
 
 use lmc_graph::TensorType;
 use lmc_lower::report::Form;
-use lmc_lower::{Lowered, lower};
+use lmc_lower::{Gpu, Lowered, Target, lower};
 use lmc_models::{StepConfig, TrainStep, train_step};
 use lmc_runtime::Executable;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, DeviceKind};
 use crate::data::Data;
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::memory::available_bytes;
 use crate::model::{differentiation_error, step_config};
-use crate::offline::{compile_for, find_cuda_plugin, target_for};
+use crate::offline::{compile_for, find_cuda_plugin};
 use crate::run::peak_flops;
+use crate::target::TargetDevice;
 use crate::tokenizer::Tokenizer;
 
 use estimate::{Estimate, Rules};
 
 pub use advice::{Advice, Setting};
 pub use parts::{Layer, Parts, Tensor};
-pub use targets::PlanTarget;
 
 pub(crate) use parts::layer_of;
 
@@ -38,7 +37,7 @@ pub(crate) use advice::{fitting_micro_batch, out_of_memory, refuse_what_cannot_f
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
     /// The device.
-    pub target: PlanTarget,
+    pub target: TargetDevice,
     /// Whether to compile where a plugin for the target is there. Without, everything is estimated.
     pub compile: bool,
     /// The device's plugin and threads, where it is compiled.
@@ -130,55 +129,55 @@ impl Verdict {
 /// If the vocabulary is not known, the model takes no such settings, or XLA refuses the program.
 pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
     let mut config = with_vocabulary(config)?;
+    let device = options.target;
+    let target = device.lowering(&config.runtime);
     if config.train.micro_batch_auto {
-        let available = options.target.memory_bytes().or_else(available_bytes);
-        config = fitting_micro_batch(&config, &options.target, available)?;
+        let available = device.memory_bytes().or_else(available_bytes);
+        config = fitting_micro_batch(&config, &target, available)?;
     }
     let built = Built::new(&config)?;
-    let target = &options.target;
-    let (lowered, estimate) = built.estimate(target)?;
-    let mut described = None;
-    let compiled = match (options.compile, target.gpu()) {
-        (false, _) => None,
-        (true, Some(gpu)) if find_cuda_plugin().is_ok() => {
-            let lowered = described.insert(lower(&built.step.func, &target_for(&gpu, &config.runtime)));
-            u64::try_from(compile_for(&gpu, lowered, false)?.memory.peak).ok()
+    let (lowered, estimate) = built.estimate(&target)?;
+    let compiled = match device {
+        TargetDevice::Gpu(gpu) if options.compile && find_cuda_plugin().is_ok() => {
+            u64::try_from(compile_for(&gpu, &target, &lowered.text, false)?.memory.peak).ok()
         }
-        (true, _) if target.is_card() => None,
-        (true, _) => Some(compiled_bytes(&built.step, &options.device)?),
+        TargetDevice::Cpu if options.compile => Some(compiled_bytes(&built.step, &options.device)?),
+        TargetDevice::Gpu(_) | TargetDevice::Cpu | TargetDevice::Generic => None,
     };
     let estimated_peak_bytes = estimate.peak();
     let (source, peak_bytes) = match compiled {
         Some(bytes) => (Source::Compiled, bytes),
         None => (Source::Estimated, estimated_peak_bytes),
     };
-    let (card_peak_bytes, card_report) = match target.is_card() {
-        true => (peak_bytes, None),
-        false => {
-            let (lowered, estimate) = built.estimate(&PlanTarget::card())?;
+    let (card_peak_bytes, card_report) = match device {
+        TargetDevice::Gpu(_) => (peak_bytes, None),
+        TargetDevice::Cpu | TargetDevice::Generic => {
+            let (lowered, estimate) = built.estimate(&any_card()?.lowering(&config.runtime))?;
             (estimate.peak(), Some(lowered.report))
         }
     };
-    let described = described.map(|lowered| lowered.report);
-    let card_report = card_report.as_ref().or(described.as_ref()).unwrap_or(&lowered.report);
+    let card_report = card_report.as_ref().unwrap_or(&lowered.report);
     let card_attention_composed = card_report.rows.iter().any(|row| row.form == Form::Decomposed);
     let flops_per_step = lowered.report.total_flops() as f64;
-    let peak = peak_flops(target.device_name(), config.train.precision, config.runtime.peak_tflops);
+    let peak = peak_flops(device.device_name(), config.train.precision, config.runtime.peak_tflops);
     let state: u64 = built.state_types().iter().map(|ty| ty.num_bytes() as u64).sum();
     let step_seconds = peak.map(|peak| {
         // The state is read and written once.
         flops_per_step / (UTILIZATION * peak)
-            + target.bandwidth().map_or(0.0, |bandwidth| 2.0 * state as f64 / bandwidth)
+            + device.bandwidth().map_or(0.0, |bandwidth| 2.0 * state as f64 / bandwidth)
     });
     let parts = Parts::of(&built.step, &built.step_config, &estimate, peak_bytes);
-    let advice = advice::advice(&config, target, &estimate, flops_per_step, peak_bytes)?;
+    let advice = advice::advice(&config, &target, &estimate, flops_per_step, peak_bytes)?;
     Ok(Plan {
-        target: target.to_string(),
+        target: device.to_string(),
         source,
         peak_bytes,
         estimated_peak_bytes,
         parts,
-        available_bytes: target.memory_bytes().or_else(|| if target.is_card() { None } else { available_bytes() }),
+        available_bytes: match device {
+            TargetDevice::Cpu => available_bytes(),
+            TargetDevice::Gpu(_) | TargetDevice::Generic => device.memory_bytes(),
+        },
         num_parameters: built.step.specs.values().map(|spec| spec.ty.num_elements() as u64).sum(),
         tokens_per_step: config.tokens_per_step() as u64,
         flops_per_token: built.step_config.model.flops_per_token(config.train.seq_len),
@@ -215,9 +214,15 @@ pub(crate) fn with_vocabulary(config: &Config) -> Result<Config> {
     }
 }
 
-/// What the compiled program needs, in bytes.
+/// The GPU that stands for any, where none is named: of the oldest generation that fused attention is for.
+pub(crate) fn any_card() -> Result<TargetDevice> {
+    Gpu::named("a100").map(TargetDevice::Gpu).map_err(|error| Error::run(error.to_string()))
+}
+
+/// What the program compiled for the CPU needs, in bytes.
 fn compiled_bytes(step: &TrainStep, options: &DeviceOptions) -> Result<u64> {
-    let program = Device::open(options)?.compile(&step.func)?;
+    let options = DeviceOptions { kind: DeviceKind::Cpu, ..options.clone() };
+    let program = Device::open(&options)?.compile(&step.func)?;
     peak_of(program.executable()).ok_or_else(|| Error::run("the plugin does not say what its program needs"))
 }
 
@@ -247,14 +252,14 @@ impl Built {
         types
     }
 
-    fn estimate(&self, target: &PlanTarget) -> Result<(Lowered, Estimate)> {
+    fn estimate(&self, target: &Target) -> Result<(Lowered, Estimate)> {
         estimate_step(&self.step, target)
     }
 }
 
-fn estimate_step(step: &TrainStep, target: &PlanTarget) -> Result<(Lowered, Estimate)> {
-    let lowered = lower(&step.func, &target.lowering());
-    let estimate = estimate::estimate(&lowered.text, &Rules::of(target.lowering().platform))
+fn estimate_step(step: &TrainStep, target: &Target) -> Result<(Lowered, Estimate)> {
+    let lowered = lower(&step.func, target);
+    let estimate = estimate::estimate(&lowered.text, &Rules::of(target.platform))
         .map_err(|reason| Error::run(format!("the program cannot be estimated: {reason}")))?;
     Ok((lowered, estimate))
 }

@@ -186,6 +186,7 @@ pub struct MetricsFile {
     path: PathBuf,
     file: File,
     time_before: Option<TimeSpent>,
+    is_evaluated: bool,
 }
 
 /// The file's name in the run folder.
@@ -231,12 +232,13 @@ impl MetricsFile {
         if kept != old {
             replace_file(&path, kept.as_bytes()).map_err(|error| unwritable(&path, &error))?;
         }
-        MetricsFile::append(path, Some(time_before))
+        let is_evaluated = kept.lines().any(|line| is_evaluation(line, step));
+        Ok(MetricsFile { is_evaluated, ..MetricsFile::append(path, Some(time_before))? })
     }
 
     fn append(path: PathBuf, time_before: Option<TimeSpent>) -> Result<MetricsFile> {
         let file = File::options().create(true).append(true).open(&path).map_err(|error| unwritable(&path, &error))?;
-        Ok(MetricsFile { path, file, time_before })
+        Ok(MetricsFile { path, file, time_before, is_evaluated: false })
     }
 
     /// Appends a line.
@@ -249,6 +251,11 @@ impl MetricsFile {
         line.push('\n');
         // In one write, so that a line is there or not.
         self.file.write_all(line.as_bytes()).map_err(|error| Error::cannot_write("the metrics", &self.path, &error))
+    }
+
+    /// Whether the held-out loss at the step that the run continues from is in it.
+    pub(crate) fn is_evaluated(&self) -> bool {
+        self.is_evaluated
     }
 
     /// What the earlier processes of a continued run spent their time on.
@@ -275,6 +282,13 @@ fn holds(line: &str, step: u64) -> bool {
     let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
     let at = event.get("step").and_then(Value::as_u64);
     at.is_none_or(|at| at <= step) && event.get("event").and_then(Value::as_str) != Some("done")
+}
+
+/// Whether a line tells the held-out loss after `step` steps.
+fn is_evaluation(line: &str, step: u64) -> bool {
+    let Ok(event) = serde_json::from_str::<Value>(line) else { return false };
+    event.get("event").and_then(Value::as_str) == Some("eval")
+        && event.get("step").and_then(Value::as_u64) == Some(step)
 }
 
 /// Before training, a file that cannot be written is the user's to mend.

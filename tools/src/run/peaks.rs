@@ -40,9 +40,10 @@ const PEAKS: &[Peaks] = &[
     tensor("NVIDIA A100-SXM4-80GB", 312.0, 156.0, 19.5),
     tensor("NVIDIA A100-PCIE-40GB", 312.0, 156.0, 19.5),
     tensor("NVIDIA A100 80GB PCIe", 312.0, 156.0, 19.5),
-    // A10 and A40 data sheets.
+    // A10, A40 and RTX A6000 data sheets.
     tensor("NVIDIA A10", 125.0, 62.5, 31.2),
     tensor("NVIDIA A40", 149.7, 74.8, 37.4),
+    tensor("NVIDIA RTX A6000", 154.8, 77.4, 38.7),
     // L4, L40 and L40S data sheets.
     tensor("NVIDIA L4", 121.0, 60.0, 30.3),
     tensor("NVIDIA L40", 181.05, 90.5, 90.5),
@@ -54,6 +55,9 @@ const PEAKS: &[Peaks] = &[
     tensor("NVIDIA GeForce RTX 4080", 97.5, 48.7, 48.7),
     tensor("NVIDIA GeForce RTX 3090", 71.0, 35.6, 35.6),
     tensor("NVIDIA GeForce RTX 3090 Ti", 80.0, 40.0, 40.0),
+    // RTX PRO Blackwell architecture paper; products are not halved with float32 accumulation.
+    tensor("NVIDIA RTX PRO 6000 Blackwell", 503.8, 251.9, 125.0),
+    tensor("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 503.8, 251.9, 125.0),
     // V100 data sheet.
     before_ampere("Tesla V100-SXM2-16GB", 15.7),
     before_ampere("Tesla V100-SXM2-32GB", 15.7),

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::checkpoint::{self, Checkpoint, Comparison, TensorComparison, compare};
+use lmc_runtime::gpu::Machine;
+
 use crate::config::Config;
+use crate::device::DeviceOptions;
 use crate::error::{Error, Result};
 
 use super::{TrainOptions, micro_batch, train};
+use crate::memory::Room;
 
 /// How a run that was interrupted and continued compares with one that was not.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +47,8 @@ const EXACT: [&str; 4] = ["step", "loss", "grad_norm", "learning_rate"];
 /// As [`train`]; and if a signal interrupts it.
 pub fn verify_resume(config: &Config, steps: u64, plugin: Option<&Path>) -> Result<Vec<ResumedRun>> {
     // Once for all runs: what fits may change between them.
-    let config = &micro_batch::decided(config, None)?;
+    let options = DeviceOptions::from_config(&config.runtime, plugin.map(Path::to_owned));
+    let config = &micro_batch::decided(config, None, &Room::of(&options, &Machine::this()))?;
     let folder = tempfile::Builder::new()
         .prefix("lmc-verify-resume-")
         .tempdir()

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use crate::config::{Config, RawConfig};
 use crate::error::Result;
-use crate::memory::{available_bytes, size};
+use crate::memory::{Room, size};
 use crate::output::say;
-use crate::plan::{self, PlanTarget};
+use crate::plan;
 
 /// The config with `micro_batch_size = "auto"` decided: as in the run that is continued, if its batch is the same, else
 /// as many rows as are sure to fit.
 ///
 /// # Errors
 /// If not even one row fits, or the vocabulary is not known.
-pub(super) fn decided(config: &Config, saved: Option<&str>) -> Result<Config> {
+pub(super) fn decided(config: &Config, saved: Option<&str>, room: &Room) -> Result<Config> {
     if !config.train.micro_batch_auto {
         return Ok(config.clone());
     }
@@ -26,11 +26,11 @@ pub(super) fn decided(config: &Config, saved: Option<&str>) -> Result<Config> {
             }));
         }
     }
-    let available = available_bytes();
     let known = plan::with_vocabulary(config)?;
-    let train = plan::fitting_micro_batch(&known, &PlanTarget::cpu(), available)?.train.clone();
+    let train = plan::fitting_micro_batch(&known, &room.target, room.available)?.train.clone();
     let (rows, count) = (train.micro_batch_size, train.grad_accum_steps);
-    let memory = available
+    let memory = room
+        .available
         .map_or_else(String::new, |bytes| format!(", the most that are sure to fit into {}", size(bytes.into())));
     say(format_args!("micro_batch_size = {rows}{memory}; grad_accum_steps = {count}"));
     // The vocabulary is filled in when the data are opened.

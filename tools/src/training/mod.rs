@@ -5,6 +5,7 @@ mod exactness;
 mod micro_batch;
 mod non_finite;
 mod origin;
+mod pace;
 mod recorder;
 mod saving;
 mod state;
@@ -15,18 +16,18 @@ use std::time::{Duration, Instant};
 
 use lmc_lower::Platform;
 use lmc_models::{StepConfig, TrainStep, train_step};
+use lmc_runtime::gpu::Machine;
 
 use crate::checkpoint::{self, Newest};
-use crate::config::{Config, DeviceKind};
+use crate::config::Config;
 use crate::data::Data;
 use crate::device::{Device, DeviceOptions, Program};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluator;
 use crate::generation::{Generator, Sampling};
-use crate::memory;
+use crate::memory::{self, Room};
 use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
-use crate::plan;
 use crate::requirements;
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
 
@@ -91,19 +92,15 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     }
     let saved_tokenizer = found.as_ref().and_then(|(_, saved)| saved.tokenizer.clone());
     let saved_config = found.as_ref().and_then(|(_, saved)| saved.config_toml.as_deref());
-    let config = &micro_batch::decided(config, saved_config)?;
+    let device_options = DeviceOptions::from_config(&config.runtime, options.plugin.clone());
+    let room = Room::of(&device_options, &Machine::this());
+    let config = &micro_batch::decided(config, saved_config, &room)?;
     let (config, data) = Data::open(config, saved_tokenizer.as_ref())?;
     let step_config = step_config(&config)?;
     let start_of_graph = Instant::now();
     let step_graph = train_step(&step_config).map_err(differentiation_error)?;
     let graph_time = start_of_graph.elapsed();
-    let held_bytes = memory::held_bytes(&step_graph);
-    if config.runtime.device != DeviceKind::Cuda {
-        memory::check_fits(&config, held_bytes)?;
-        if let Some(available) = memory::available_bytes() {
-            plan::refuse_what_cannot_fit(&config, &step_graph, held_bytes, available)?;
-        }
-    }
+    room.check(&config, &step_graph)?;
     // Refuses what cannot be generated now, and not after hours of training.
     let mut generator = generator(&config, &data, &step_config)?;
     let origin = Origin::new(&config, &data, &step_config, &step_graph)?;
@@ -119,7 +116,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     // Without the tensors: the state is on its way to the device.
     let resumed = found.map(|(_, saved)| saved.step);
     let done = resumed.unwrap_or(0);
-    let device = Device::open(&DeviceOptions::from_config(&config.runtime, options.plugin.clone()))?;
+    let device = Device::open(&device_options)?;
     requirements::check(&config, &step_config, &step_graph.func, device.target())?;
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     for path in checkpoint::clean(run.path())? {
@@ -143,7 +140,7 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         if device.target().platform == Platform::Cpu {
             memory::check_temporaries(&config, &step_graph, step.executable())?;
         } else {
-            memory::check_device(&config, step.executable(), device.client().device())?;
+            memory::check_device(&config, &step_graph, step.executable(), &device)?;
         }
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;
@@ -151,13 +148,17 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         let mut policy = Policy::new(&config, &data, &device, &step_config, &step_graph, &run);
         let mut steps_done = done;
         let mut batches = data.batches(done..config.train.steps)?;
+        // An interrupted run is left as soon as it is saved, and what was due then is done first.
+        if done > 0 && evaluator.is_due(done) && !recorder.metrics().is_evaluated() {
+            evaluate(&mut evaluator, &device, &state, done, recorder)?;
+        }
         recorder.begin_steps();
         while let Some(batch) = recorder.time(Activity::Data, || batches.next()) {
             let batch = batch?;
             recorder.starting();
             let results = state
                 .advance(&device, &step, &batch)
-                .map_err(|error| memory::explained(error, &config, &step_graph, step.executable()))?;
+                .map_err(|error| memory::explained(error, &config, &step_graph, step.executable(), &device))?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
             if let Some(found) = recorder.started(Running::new(steps_done, &batch, results))? {
@@ -170,22 +171,18 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
             }
             let interrupted = INTERRUPTED.load(Ordering::Relaxed) || options.stop_after == Some(steps_done);
             let last = steps_done == config.train.steps;
-            let evaluate = evaluator.is_due(steps_done) && !interrupted;
+            let evaluation_due = evaluator.is_due(steps_done) && (last || !interrupted);
             let sample = !last && !interrupted && samples_are_due(&config, steps_done);
             let save = last || interrupted || is_multiple(steps_done, config.train.save_every);
-            if (evaluate || sample || save)
+            if (evaluation_due || sample || save)
                 && let Some(found) = recorder.finish()?
             {
                 saver.make_room(recorder)?;
                 policy.resolve(found, &mut state, recorder)?;
             }
             let mut val_loss = None;
-            if evaluate {
-                recorder.time(Activity::Compile, || evaluator.compile(&device).map(drop))?;
-                let evaluate = || evaluator.evaluate(&device, state.weights(), steps_done);
-                let evaluation = recorder.time(Activity::Evaluation, evaluate)?;
-                recorder.evaluated(&evaluation)?;
-                val_loss = Some(evaluation.val_loss);
+            if evaluation_due {
+                val_loss = Some(evaluate(&mut evaluator, &device, &state, steps_done, recorder)?);
             }
             if sample && let Some(generator) = &mut generator {
                 let samples = recorder.time(Activity::Samples, || generator.generate(&device, state.weights()))?;
@@ -227,6 +224,21 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         config.train.steps
     ));
     generator.as_mut().map_or(Ok(()), |generator| print_samples(&generator.generate(&device, state.weights())?))
+}
+
+/// Measures the held-out loss after `steps_done` steps and records it.
+fn evaluate(
+    evaluator: &mut Evaluator<'_>,
+    device: &Device,
+    state: &State,
+    steps_done: u64,
+    recorder: &mut Recorder,
+) -> Result<f64> {
+    recorder.time(Activity::Compile, || evaluator.compile(device).map(drop))?;
+    let evaluate = || evaluator.evaluate(device, state.weights(), steps_done);
+    let evaluation = recorder.time(Activity::Evaluation, evaluate)?;
+    recorder.evaluated(&evaluation)?;
+    Ok(evaluation.val_loss)
 }
 
 /// What the run is made of, at the beginning of this process.

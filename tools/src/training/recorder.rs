@@ -22,6 +22,7 @@ use crate::run::{
 };
 
 use super::non_finite::NonFiniteStep;
+use super::pace::Pace;
 use super::saving::Saved;
 
 /// Reads metrics one step late, and writes them to files and screen; accounts for the time.
@@ -42,6 +43,7 @@ pub(super) struct Recorder {
     running: Option<Running>,
     /// When the step before ended.
     last_end: Instant,
+    pace: Pace,
     /// What tells the peak of memory, if it keeps count.
     device: Option<lmc_runtime::Device>,
 }
@@ -101,6 +103,7 @@ impl Recorder {
             next_report: now + REPORT_INTERVAL,
             running: None,
             last_end: now,
+            pace: Pace::default(),
             device: None,
         })
     }
@@ -164,7 +167,7 @@ impl Recorder {
         let end = ended.unwrap_or_else(Instant::now);
         let seconds = end.saturating_duration_since(self.last_end).as_secs_f64();
         self.last_end = end;
-        let tokens_per_s = tokens as f64 / seconds;
+        let tokens_per_s = self.pace.tokens_per_s(tokens as f64, seconds);
         let train = TrainMetrics {
             step,
             loss,

@@ -73,6 +73,24 @@ fn rows_are_shown_as_a_model_sees_them() {
     assert_eq!(rows[0]["labels"].as_array().expect("a list").len(), 8);
     assert_eq!(rows[0]["labels"][7], -100);
 
+    // What is held out, a fifth of the names, is none that is trained on.
+    let shown = |more: &[&str]| -> Vec<String> {
+        let args = ["data", "show", "run.toml", "--json", "--rows", "1000"];
+        let rows = lines(&folder.ok(&[&args[..], more].concat()).stdout);
+        rows.iter().map(|row| format!("{}{}", row["source"], row["places"][0]["line"])).collect()
+    };
+    let held_out = [shown(&["--held-out"]), shown(&["--held-out", "--step", "1"])].concat();
+    assert!(held_out.len() > 4 && held_out.iter().all(|row| row.starts_with("\"held out\"")), "{held_out:?}");
+    let line = |row: &String| row.trim_start_matches(|c: char| !c.is_ascii_digit()).to_owned();
+    let trained: Vec<String> = (0..3).flat_map(|step| shown(&["--step", &step.to_string()])).collect();
+    assert!(trained.iter().all(|row| held_out.iter().all(|held| line(held) != line(row))), "{trained:?}");
+    let ran = folder.lmc(&["data", "show", "run.toml", "--held-out", "--step", "999"]);
+    assert_eq!(ran.code, 2);
+    has(&ran.stderr, &["the held-out data have ", "--step is at most"]);
+    let ran = folder.lmc(&[&["data", "show", "run.toml", "--held-out"][..], &set].concat());
+    assert_eq!(ran.code, 2);
+    has(&ran.stderr, &["no data are held out"]);
+
     let ran = folder.lmc(&["data", "show", "run.toml", "--step", "18446744073709551615"]);
     assert_eq!(ran.code, 2);
     has(&ran.stderr, &["--step 18446744073709551615 is beyond"]);

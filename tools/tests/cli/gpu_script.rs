@@ -1,5 +1,7 @@
 //! The script that checks and measures lmc on a GPU, `tests/gpu/check.py`, as far as it runs without one.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,8 +36,14 @@ fn without_a_gpu_it_says_what_is_missing() {
 
 #[test]
 fn its_stages_run_on_the_cpu() {
-    let ran = run(&["--device", "cpu", "--preset", "tiny"]);
+    // In place of nvidia-smi, a program that says the same of the GPU ten times a second.
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let smi = folder.path().join("nvidia-smi");
+    fs::write(&smi, "#!/bin/sh\nwhile true; do echo 87; sleep 0.1; done\n").expect("a file is written");
+    fs::set_permissions(&smi, fs::Permissions::from_mode(0o755)).expect("it may be run");
+    let ran = run(&["--device", "cpu", "--preset", "tiny", "--nvidia-smi", smi.to_str().expect("a path of text")]);
     assert_eq!(ran.code, 0, "{}\n{}", ran.stdout, ran.stderr);
+    has(&ran.stdout, &["idle", "13.0 % of"]);
     has(
         &ran.stdout,
         &["packed documents", "tiny, micro-batch 4, lmc", "cold", "warm", "bit for bit", "exact", "0 wrong"],

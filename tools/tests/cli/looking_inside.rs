@@ -41,6 +41,22 @@ fn every_stage_is_shown() {
 }
 
 #[test]
+fn generic_programs_are_stablehlo_alone() {
+    let folder = Folder::new();
+    let dump = |stage: &str| folder.lmc(&["dump", "run.toml", "--target", "generic", "--stage", stage]);
+    let text = dump("stablehlo").stdout;
+    has(&text, &["module @", "stablehlo.dot_general", "stablehlo.exponential"]);
+    assert!(!text.contains("custom_call"), "{text}");
+    for stage in ["optimized", "ptx"] {
+        let ran = dump(stage);
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        has(&ran.stderr, &["h200"]);
+    }
+    // A stage that is there for every target is that of the CPU.
+    assert_eq!(dump("grad").stdout, folder.ok(&["dump", "run.toml", "--stage", "grad"]).stdout);
+}
+
+#[test]
 fn a_layer_is_shown_alone() {
     let folder = Folder::new();
     let dump = |stage: &str, layer: &str| folder.ok(&["dump", "run.toml", "--stage", stage, "--layer", layer]).stdout;

@@ -1,6 +1,6 @@
 //! `train` with each optimizer, an average of the weights, and dropout: continued exactly, and used afterwards.
 
-use lmc::checkpoint::Checkpoint;
+use lmc::checkpoint::{Checkpoint, load_safetensors};
 use serde_json::Value;
 
 use crate::{Folder, events, has};
@@ -100,11 +100,29 @@ fn averaged_weights_are_what_is_evaluated() {
     let in_training = events(&metrics, "eval").last().expect("it was evaluated")["val_loss"].as_f64();
     assert!((in_training.expect("a loss") - averaged).abs() < 1e-6);
     folder.ok(&["generate", "run", "--weights", "trained"]);
+    exports_are_the_weights_asked_for(&folder);
 
     train(&folder, "without", &[]);
+    let ran = folder.lmc(&["checkpoint", "export", "without", "out", "--weights", "averaged"]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    has(&ran.stderr, &["no average of its weights", "leave out --weights"]);
     let ran = folder.lmc(&["eval", "without", "--weights", "averaged"]);
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     has(&ran.stderr, &["keeps no average", "train.ema_decay", "--weights trained"]);
+}
+
+/// Exports of a run with an average, beside what its checkpoint has.
+fn exports_are_the_weights_asked_for(folder: &Folder) {
+    let Checkpoint { model, optimizer, .. } = saved(folder, "run", 6);
+    let average = lmc::model::averaged_weights(&optimizer).expect("the run keeps one");
+    assert_ne!(model, average);
+    for (weights, expected) in [(None, &model), (Some("trained"), &model), (Some("averaged"), &average)] {
+        let out = format!("exported-{}", weights.unwrap_or("by-default"));
+        let which: Vec<&str> = weights.into_iter().flat_map(|which| ["--weights", which]).collect();
+        folder.ok(&[&["checkpoint", "export", "run", &out], &which[..]].concat());
+        let exported = load_safetensors(&folder.path(&out).join("model.safetensors"));
+        assert!(&exported.unwrap_or_else(|error| panic!("{error}")) == expected, "{out}");
+    }
 }
 
 #[test]

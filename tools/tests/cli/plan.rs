@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use lmc::config::Config;
-use lmc::plan::{PlanOptions, PlanTarget, Source, plan};
+use lmc::plan::{PlanOptions, Source, plan};
+use lmc::target::TargetDevice;
 use lmc::{Device, DeviceOptions};
 use serde_json::Value;
 
@@ -33,7 +34,7 @@ fn estimates_are_near_what_is_compiled() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let config = Config::read(&path, &settings).unwrap_or_else(|error| panic!("{example}: {error}"));
-        let options = PlanOptions { target: PlanTarget::cpu(), compile: true, device: device.clone() };
+        let options = PlanOptions { target: TargetDevice::Cpu, compile: true, device: device.clone() };
         let plan = plan(&config, &options).unwrap_or_else(|error| panic!("{example} with {settings:?}: {error}"));
         assert_eq!(plan.source, Source::Compiled);
         let ratio = plan.estimated_peak_bytes as f64 / plan.peak_bytes as f64;
@@ -81,7 +82,7 @@ fn a_card_is_answered_for_in_the_first_lines_without_data() {
     assert_eq!(plan["parts"]["optimizer"], 2 * 4 * 100_092_672_u64);
     let ran = folder.lmc(&["plan", example, "--target", "h20"]);
     assert_eq!(ran.code, 2);
-    has(&ran.stderr, &["expected cpu, h200", "\"h20\""]);
+    has(&ran.stderr, &["no GPU is called \"h20\"; there are a100", "and cpu and generic"]);
     // The vocabulary is that of the characters, which only the data have.
     std::fs::remove_file(folder.path("names.txt")).expect("a file");
     let ran = folder.lmc(&["plan", "run.toml"]);

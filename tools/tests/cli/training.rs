@@ -4,7 +4,36 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use lmc::config::Config;
+use lmc::training::{TrainOptions, train};
+
 use crate::{Folder, Ran, events, has, names, shard};
+
+#[test]
+fn an_evaluation_that_an_interruption_left_out_is_made_up_for() {
+    let folder = Folder::new();
+    let out = format!("train.out_dir={:?}", folder.path("run"));
+    let config = Config::read(&folder.path("run.toml"), &[out]).unwrap_or_else(|error| panic!("{error}"));
+    let evaluated = || -> Vec<u64> {
+        let metrics = folder.metrics("run");
+        events(&metrics, "eval").iter().map(|line| line["step"].as_u64().expect("a step")).collect()
+    };
+    // Evaluations are due after steps 3 and 6.
+    let interrupted = TrainOptions { stop_after: Some(3), ..TrainOptions::default() };
+    train(&config, &interrupted).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(evaluated(), [0; 0]);
+    let interrupted = TrainOptions { stop_after: Some(4), ..TrainOptions::default() };
+    train(&config, &interrupted).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(evaluated(), [3]);
+    train(&config, &TrainOptions::default()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(evaluated(), [3, 6]);
+    // It is that of the weights of that step.
+    folder.ok(&["train", "run.toml", "--out", "straight"]);
+    let losses = |run: &str| -> Vec<f64> {
+        events(&folder.metrics(run), "eval").iter().filter_map(|line| line["val_loss"].as_f64()).collect()
+    };
+    assert_eq!(losses("run"), losses("straight"));
+}
 
 #[test]
 fn a_run_leaves_samples_metrics_and_a_checkpoint() {

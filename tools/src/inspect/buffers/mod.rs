@@ -1,6 +1,7 @@
 //! The buffer assignment of a compiled program, with the names of the model: where each value lies, and from when to
 //! when.
 
+mod order;
 mod text;
 
 use std::collections::HashMap;
@@ -124,7 +125,7 @@ impl Buffers {
     /// If the text is not one, or of another program.
     pub fn parse(text: &str, module: &Module, func: &Func) -> std::result::Result<Buffers, String> {
         let mut buffers = Buffers::default();
-        let mut live: HashMap<&str, (usize, usize)> = HashMap::new();
+        let mut live: HashMap<String, (usize, usize)> = HashMap::new();
         let mut values: Vec<(usize, ValueLine<'_>)> = Vec::new();
         let mut section = "";
         for line in text.lines() {
@@ -160,13 +161,19 @@ impl Buffers {
                         Some((name, (start.parse().ok()?, end.parse().ok()?)))
                     });
                     let (name, range) = range.ok_or_else(|| format!("not understood: {trimmed}"))?;
-                    live.insert(name, range);
+                    live.insert(name.to_owned(), range);
                 }
                 _ => {}
             }
         }
+        if buffers.allocations.is_empty() {
+            return Err("the buffer assignment has no allocations".to_owned());
+        }
         if buffers.schedule.is_empty() {
-            return Err("the buffer assignment has no schedule".to_owned());
+            let (names, ranges) = order::order(module);
+            let scheduled = |name| Scheduled { name, place: Place::of("") };
+            (buffers.schedule, live) = (names.into_iter().map(scheduled).collect(), ranges);
+            buffers.total = buffers.allocations.iter().map(|allocation| allocation.size).sum();
         }
         let places: HashMap<&str, Place> = (module.computations.iter().flat_map(|c| &c.instructions))
             .map(|instruction| (instruction.name.as_str(), module.place_of(instruction)))
@@ -181,7 +188,7 @@ impl Buffers {
                 continue;
             }
             let key = format!("{}{}", line.name, if line.name.ends_with('}') { "" } else { "{}" });
-            let (start, end) = live.get(&*key).copied().unwrap_or((0, last));
+            let (start, end) = live.get(&key).copied().unwrap_or((0, last));
             let instruction = line.name.split('{').next().unwrap_or(line.name);
             let mut value = LiveValue {
                 name: line.name.to_owned(),
@@ -440,7 +447,7 @@ HloLiveRange (max 6):
     fn what_is_no_assignment_is_refused() {
         let module = Module::parse(MODULE).unwrap();
         for (text, expected) in [
-            ("", "no schedule"),
+            ("", "no allocations"),
             (&ASSIGNMENT.replace("parameter 2,", "parameter 9,"), "not understood: allocation 2"),
             (&ASSIGNMENT.replace("size=32,offset=32", "size=32"), "not understood: value: <5"),
             (&ASSIGNMENT.replace("exp.2{}:3-4", "exp.2{}:3"), "not understood: exp.2{}:3"),

@@ -9,7 +9,10 @@
 //! - What is inside of a fusion counts as often as it stands there: what is computed again in two fusions counts twice.
 //!
 //! XLA counts the body of a loop once, however often it runs; here both counts are kept. It counts nothing for a
-//! library call; here products by a library count as products.
+//! library call; here products by a library, those of a fused attention among them, count as products.
+
+use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
+use lmc_lower::report::fused_attention_flops;
 
 use super::{Computation, Instruction, Module, Shape};
 
@@ -141,7 +144,7 @@ fn own_cost(module: &Module, computation: &Computation, instruction: &Instructio
             };
             (2.0 * elements * summed.iter().map(size).product::<f64>(), 0.0)
         }
-        "custom-call" => (library_product(computation, instruction), 0.0),
+        "custom-call" => (library_product(computation, instruction) + library_attention(computation, instruction), 0.0),
         "reduce" => {
             // Several values are reduced together by one reducer.
             let results = match &instruction.shape {
@@ -240,6 +243,38 @@ fn library_product(computation: &Computation, instruction: &Instruction) -> f64 
         }
         (Some(Shape::Array(..) | Shape::Tuple(_)) | None, Some(_) | None) => 0.0,
     }
+}
+
+/// Operations of the products of an attention by cuDNN or by lmc's kernel, 0 for other library calls.
+fn library_attention(computation: &Computation, instruction: &Instruction) -> f64 {
+    let target = instruction.custom_call_target().unwrap_or_default();
+    let config = instruction.attribute("backend_config").unwrap_or_default();
+    let number = |key: &str| -> Option<usize> {
+        let (_, rest) = config.split_once(key)?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok().filter(|&number| number > 0)
+    };
+    let (is_backward, is_causal, sliding_window) = match target {
+        "__cudnn$fmhaSoftmax" | "__cudnn$fmhaSoftmaxBackward" => {
+            (target.ends_with("Backward"), config.contains("CAUSAL\""), number("\"sliding_window_length\":"))
+        }
+        "lmc.scaled_dot_product_attention" | "lmc.scaled_dot_product_attention_backward" => {
+            (target.ends_with("_backward"), config.contains("causal = true"), number("sliding_window = "))
+        }
+        _ => return 0.0,
+    };
+    let sizes = |index: usize| match computation.instruction(instruction.operands.get(index)?).map(|it| &it.shape)? {
+        Shape::Array(_, sizes) => Some(sizes.iter().map(|&size| size as usize).collect::<Vec<_>>()),
+        Shape::Tuple(_) => None,
+    };
+    // `[B, T, N, H]` and `[B, S, K, V]`.
+    let (Some(query), Some(value)) = (sizes(0), sizes(2)) else { return 0.0 };
+    if query.len() != 4 || value.len() != 4 {
+        return 0.0;
+    }
+    let mask = if is_causal { AttentionMask::Causal } else { AttentionMask::Full };
+    let op = ScaledDotProductAttention { scale: 1.0, mask, sliding_window, rows: AttentionRows::Whole };
+    fused_attention_flops(&op, is_backward, [&query, &value]) as f64
 }
 
 /// Bytes that an instruction reads and writes. What is a view or has no kernel of its own moves nothing, and of what is
@@ -380,5 +415,33 @@ ENTRY %m (s: (s32[], f32[8,4], f32[4])) -> (s32[], f32[8,4], f32[4]) {
         let known = "body=%body, backend_config={\"known_trip_count\":{\"n\":\"3\"}}";
         check(&LOOP.replace("body=%body", known), [3.0 * 5.0, 0.0, bytes * 3.0 / 8.0, 5.0]);
         check(LIBRARY, [2.0 * 4.0 * 8.0 * 6.0, 0.0, 2.0 * (32.0 + 48.0 + 24.0), 0.0]);
+    }
+    #[test]
+    fn fused_attentions_are_the_products_that_they_compute() {
+        let flops = |target: &str, config: &str| -> f64 {
+            let text = format!(
+                "HloModule m\nENTRY %main (q: bf16[1,4,2,8], k: bf16[1,4,1,8]) -> bf16[1,2,4,8] {{\n  %q = bf16[1,4,2,8] \
+                 parameter(0)\n  %k = bf16[1,4,1,8] parameter(1)\n  %a = (bf16[1,2,4,8], u8[64]) custom-call(%q, %k, %k), \
+                 custom_call_target=\"{target}\", backend_config={config}\n  ROOT %o = bf16[1,2,4,8] \
+                 get-tuple-element(%a), index=0\n}}\n"
+            );
+            let module = Module::parse(&text).unwrap_or_else(|error| panic!("{error}"));
+            let costs = instruction_costs(&module);
+            // XLA itself counts nothing for them.
+            assert!(costs.iter().all(|cost| cost.xla_times == 0.0 || cost.flops == 0.0), "{costs:?}");
+            costs.iter().map(|cost| cost.flops).sum()
+        };
+        // 2 heads, products of 8, 4 queries that see 1 to 4 keys: 10 scores; 7 with a window of two.
+        let cudnn = |config: &str| format!("{{\"cudnn_fmha_backend_config\":{{{config}}}}}");
+        let causal = cudnn("\"fmha_scale\":0.5,\"mask_type\":\"CAUSAL\"");
+        assert_eq!(flops("__cudnn$fmhaSoftmax", &causal), 2.0 * 2.0 * 10.0 * 16.0);
+        assert_eq!(flops("__cudnn$fmhaSoftmaxBackward", &causal), 2.0 * 2.0 * 10.0 * 40.0);
+        let window = cudnn("\"mask_type\":\"CAUSAL\",\"sliding_window_length\":2");
+        assert_eq!(flops("__cudnn$fmhaSoftmax", &window), 2.0 * 2.0 * 7.0 * 16.0);
+        assert_eq!(flops("__cudnn$fmhaSoftmax", &cudnn("\"mask_type\":\"NO_MASK\"")), 2.0 * 2.0 * 16.0 * 16.0);
+        let kernel = "{causal = true, scale = 2.5e-01 : f64, sliding_window = 0 : i64}";
+        assert_eq!(flops("lmc.scaled_dot_product_attention", kernel), 2.0 * 2.0 * 10.0 * 16.0);
+        assert_eq!(flops("lmc.scaled_dot_product_attention_backward", kernel), 2.0 * 2.0 * 10.0 * 40.0);
+        assert_eq!(flops("other", kernel), 0.0);
     }
 }

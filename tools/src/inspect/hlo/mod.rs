@@ -1,6 +1,7 @@
 //! HLO text, as XLA prints it: its computations and instructions, and what they cost.
 
 mod cost;
+mod frames;
 mod parse;
 
 use std::collections::HashMap;

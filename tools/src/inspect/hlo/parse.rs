@@ -1,7 +1,9 @@
 //! From HLO text to computations. Attributes stay text; what an instruction is asked for is looked up in it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
+use super::frames::Frames;
 use super::{Computation, Instruction, Module, Shape};
 
 /// A module, from `HloModule` to its last computation.
@@ -10,6 +12,7 @@ pub(super) fn module(text: &str) -> Result<Module, String> {
     let mut computations: Vec<Computation> = Vec::new();
     let mut entry = None;
     let mut open: Option<Computation> = None;
+    let mut frames = Frames::default();
     for (number, line) in text.lines().enumerate() {
         let failed = |what: &str| {
             let shown: String = line.trim().chars().take(120).collect();
@@ -29,13 +32,19 @@ pub(super) fn module(text: &str) -> Result<Module, String> {
             if line.trim().is_empty() {
                 continue;
             }
-            let instruction = instruction(line).ok_or_else(|| failed("expected an instruction, found"))?;
+            let instruction = instruction(line, &frames).ok_or_else(|| failed("expected an instruction, found"))?;
+            for operand in &instruction.operands {
+                let part = part_of_tuple(computation, operand);
+                computation.instructions.extend(part);
+            }
             let at = computation.instructions.len();
             if line.trim_start().starts_with("ROOT ") {
                 computation.root = at;
             }
             computation.index.insert(instruction.name.clone(), at);
             computation.instructions.push(instruction);
+        } else {
+            frames.read(line);
         }
     }
     if computations.iter().any(|computation| computation.instructions.is_empty()) {
@@ -63,8 +72,34 @@ pub(super) fn name(line: &str) -> Option<&str> {
     Some(line.split_once(" = ")?.0.trim_start_matches('%'))
 }
 
+/// The instruction that an operand `name#1` stands for, the part of a tuple, if the computation has it not yet.
+fn part_of_tuple(computation: &mut Computation, operand: &str) -> Option<Instruction> {
+    let (tuple, number) = operand.rsplit_once('#')?;
+    let Shape::Tuple(parts) = &computation.instruction(tuple)?.shape else { return None };
+    let shape = parts.get(number.parse::<usize>().ok()?)?.clone();
+    let whole = computation.instruction(tuple)?;
+    let part = Instruction {
+        name: operand.to_owned(),
+        shape,
+        opcode: "get-tuple-element".to_owned(),
+        operands: vec![tuple.to_owned()],
+        parameter: None,
+        constant: None,
+        attributes: format!("index={number}"),
+        ..whole.clone()
+    };
+    let at = computation.instructions.len();
+    match computation.index.entry(operand.to_owned()) {
+        Entry::Occupied(_) => None,
+        Entry::Vacant(place) => {
+            place.insert(at);
+            Some(part)
+        }
+    }
+}
+
 /// `%name = f32[2]{0} add(%a, %b), attributes`.
-fn instruction(line: &str) -> Option<Instruction> {
+fn instruction(line: &str, frames: &Frames) -> Option<Instruction> {
     let line = without_comments(line.trim());
     let name = name(&line)?.to_owned();
     let (_, rest) = line.split_once(" = ")?;
@@ -84,10 +119,18 @@ fn instruction(line: &str) -> Option<Instruction> {
         let (_, rest) = metadata.split_once(&format!("{key}=\""))?;
         Some(rest.split('"').next().unwrap_or_default().to_owned())
     };
-    let line = metadata.split_once("source_line=").and_then(|(_, rest)| {
+    let number = |key: &str| -> Option<u32> {
+        let (_, rest) = metadata.split_once(key)?;
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
-    });
+    };
+    let (file, line) = match quoted("source_file") {
+        Some(file) => (file, number("source_line=").unwrap_or(0)),
+        None => {
+            let place = number("stack_frame_id=").and_then(|frame| frames.place(frame));
+            place.map_or_else(Default::default, |(file, line)| (file.to_owned(), line))
+        }
+    };
     Some(Instruction {
         name,
         shape,
@@ -97,8 +140,8 @@ fn instruction(line: &str) -> Option<Instruction> {
         operands,
         attributes: attributes.replace(&format!("metadata={metadata}"), "").trim_matches([',', ' ']).to_owned(),
         scope: quoted("op_name").unwrap_or_default(),
-        file: quoted("source_file").unwrap_or_default(),
-        line: line.unwrap_or(0),
+        file,
+        line,
     })
 }
 
@@ -221,6 +264,22 @@ ENTRY %main.7 (x.1: f32[4,8], y.1: (f32[], /*index=1*/s32[2])) -> (f32[4], f32[]
 "#;
 
     const CONFIG: &str = r#"{"a":"b, \"c\"","n":2}"#;
+
+    #[test]
+    fn parts_of_tuples_and_lines_in_tables_are_found() {
+        let text = "HloModule m\n\nFileNames\n1 \"a.rs\"\n2 \"b c.rs\"\n\nFunctionNames\n1 \"f\"\n\nFileLocations\n\
+                    1 {file_name_id=2 function_name_id=1 line=7 end_line=9 column=0 end_column=0}\n\nStackFrames\n\
+                    1 {file_location_id=1 parent_frame_id=1}\n\nENTRY %main (x: f32[4]) -> f32[4] {\n  %x = f32[4]{0} \
+                    parameter(0)\n  %call = (f32[4]{0}, u8[256]{0}) custom-call(%x), custom_call_target=\"k\", \
+                    metadata={op_name=\"h.0\" stack_frame_id=1}\n  ROOT %sum = f32[4]{0} add(%call#0, %call#0)\n}\n";
+        let entry = module(text).expect("a module").entry().clone();
+        let call = entry.instruction("call").expect("the call");
+        assert_eq!((call.scope.as_str(), call.file.as_str(), call.line), ("h.0", "b c.rs", 7));
+        let part = entry.instruction("call#0").expect("the part");
+        assert_eq!((part.tuple_index(), part.shape.to_string().as_str()), (Some(0), "f32[4]"));
+        assert_eq!((&part.operands[..], entry.instructions.len()), (&["call".to_owned()][..], 4));
+        assert_eq!(entry.instructions[entry.root].name, "sum");
+    }
 
     #[test]
     fn a_module_is_read() {

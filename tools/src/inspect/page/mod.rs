@@ -79,7 +79,7 @@ fn listings(dump: &Dump) -> Result<Vec<(Stage, Vec<Entry>)>> {
             Stage::Graph | Stage::Grad | Stage::Step => listing::of_graph(text, &dump.attention_flops)?,
             Stage::Stablehlo => stablehlo::of_stablehlo(text),
             Stage::Hlo | Stage::Optimized => listing::of_hlo(text)?,
-            Stage::Report | Stage::Buffers => continue,
+            Stage::Report | Stage::Buffers | Stage::Compiled | Stage::Kernels | Stage::Ptx => continue,
         };
         found.push((stage, entries));
     }

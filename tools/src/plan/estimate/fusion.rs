@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
+use super::Rules;
 use super::program::{Op, Program, Value};
 
 /// An op that writes buffers.
@@ -13,7 +14,7 @@ pub(super) struct Kernel<'p> {
 }
 
 /// The ops of `ops` with buffers, in order; `results` are what the block returns.
-pub(super) fn kernels<'p>(program: &'p Program, ops: &'p [Op], results: &[Value]) -> Vec<Kernel<'p>> {
+pub(super) fn kernels<'p>(program: &'p Program, rules: &'p Rules, ops: &'p [Op], results: &[Value]) -> Vec<Kernel<'p>> {
     let inputs: Vec<Vec<Value>> = ops.iter().map(inputs).collect();
     // Only what leads to a result.
     let mut needed: HashSet<Value> = results.iter().copied().collect();
@@ -35,7 +36,8 @@ pub(super) fn kernels<'p>(program: &'p Program, ops: &'p [Op], results: &[Value]
         producer.extend(ops[index].results.iter().map(|&result| (result, index)));
     }
     let returned: HashSet<Value> = results.iter().copied().collect();
-    let mut fusion = Fusion { program, ops, inputs, producer, written: vec![false; ops.len()], read: HashMap::new() };
+    let mut fusion =
+        Fusion { program, rules, ops, inputs, producer, written: vec![false; ops.len()], read: HashMap::new() };
     for &index in alive.iter().rev() {
         let no_users = Vec::new();
         let users = ops[index].results.first().and_then(|result| users.get(result)).unwrap_or(&no_users);
@@ -82,6 +84,7 @@ const SHORT_REDUCTION: u64 = 32;
 
 struct Fusion<'p> {
     program: &'p Program,
+    rules: &'p Rules,
     ops: &'p [Op],
     inputs: Vec<Vec<Value>>,
     producer: HashMap<Value, usize>,
@@ -105,7 +108,8 @@ impl Fusion<'_> {
             return true;
         }
         // Kernels that do not take another op into their loop.
-        if users.iter().any(|&user| self.is_heavy(&self.ops[user])) {
+        let takes_in = |op: &Op| self.rules.fuses_into_reductions && &*op.name == "reduce";
+        if users.iter().map(|&user| &self.ops[user]).any(|user| self.is_heavy(user) && !takes_in(user)) {
             return true;
         }
         if makes_elements(op) || (&*op.name == "broadcast_in_dim" && self.is_scalar(op.operands[0])) {
@@ -116,7 +120,7 @@ impl Fusion<'_> {
             &*self.ops[user].name == "broadcast_in_dim"
                 && self.ops[user].results.iter().any(|&larger| self.program.bytes(larger) > bytes)
         };
-        takes_long(op) && (users.len() > 1 || users.iter().any(repeated))
+        self.takes_long(op) && (users.len() > 1 || users.iter().any(repeated))
     }
 
     /// Whether an op is a kernel of its own.
@@ -131,6 +135,13 @@ impl Fusion<'_> {
         }
     }
 
+    /// Whether an op takes so long that it is not done twice.
+    fn takes_long(&self, op: &Op) -> bool {
+        let is_sum = matches!(&*op.name, "reduce" | "argmax");
+        let is_large = || op.results.iter().any(|&result| self.program.bytes(result) >= self.rules.small_result);
+        is_sum || (self.rules.slow_functions.contains(&&*op.name) && is_large())
+    }
+
     fn is_scalar(&self, value: Value) -> bool {
         self.program.bytes(value) <= SCALAR
     }
@@ -142,7 +153,8 @@ impl Fusion<'_> {
             return reads.clone();
         }
         let mut reads = HashSet::new();
-        let heavy = self.is_heavy(&self.ops[index]);
+        let op = &self.ops[index];
+        let heavy = self.is_heavy(op) && !(self.rules.fuses_into_reductions && &*op.name == "reduce");
         for value in self.inputs[index].clone() {
             match self.producer.get(&value) {
                 Some(&producer) if !self.written[producer] || (!heavy && self.is_computed_again(producer)) => {
@@ -158,7 +170,7 @@ impl Fusion<'_> {
 
     fn is_computed_again(&self, index: usize) -> bool {
         let op = &self.ops[index];
-        if self.is_heavy(op) || takes_long(op) || NEVER_AGAIN.contains(&&*op.name) {
+        if self.is_heavy(op) || self.takes_long(op) || NEVER_AGAIN.contains(&&*op.name) {
             return false;
         }
         let made_of = |value: &&Value| {
@@ -174,27 +186,4 @@ const NEVER_AGAIN: [&str; 6] = ["gather", "constant", "concatenate", "pad", "red
 
 fn makes_elements(op: &Op) -> bool {
     matches!(&*op.name, "constant" | "iota")
-}
-
-/// Functions that cost many times an addition, and sums.
-fn takes_long(op: &Op) -> bool {
-    const NAMES: [&str; 16] = [
-        "exponential",
-        "exponential_minus_one",
-        "log",
-        "log_plus_one",
-        "divide",
-        "tanh",
-        "power",
-        "rsqrt",
-        "sqrt",
-        "sine",
-        "cosine",
-        "logistic",
-        "atan2",
-        "remainder",
-        "argmax",
-        "reduce",
-    ];
-    NAMES.contains(&&*op.name)
 }

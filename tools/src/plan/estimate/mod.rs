@@ -1,8 +1,9 @@
 //! An estimate of a program's memory without a compiler: the program is simplified and fused as XLA does it, put in the
 //! order in which XLA runs it, and the buffers that live at the same time are counted.
 //!
-//! It is an estimate because a compiler decides more than this knows. On the CPU it was within 10 % of what XLA
-//! plans for the example configs and variants of them (see `tests`); for other targets the rules are the general ones.
+//! It is an estimate because a compiler decides more than this knows. On the CPU and for NVIDIA's GPUs it was within 10 % of
+//! what XLA plans for the example configs and variants of them (`docs/plan.md` has the figures); for other targets the rules
+//! are the general ones.
 
 mod fusion;
 mod program;
@@ -63,8 +64,29 @@ pub(crate) struct Buffer {
 pub(crate) struct Rules {
     /// Whether products of bfloat16 are products of float32, with operands converted before.
     widens_products: bool,
-    /// Whether ops run as soon as their operands are there, rather than in the order of the program.
-    breadth_first: bool,
+    /// Whether products take operands with what is summed over in front as well as behind.
+    takes_transposed: bool,
+    /// The order in which kernels run.
+    order: Order,
+    /// Functions that are written where several loops read them, rather than computed in each.
+    slow_functions: &'static [&'static str],
+    /// Bytes below which a function is computed in each loop, and a product's operand turned, all the same.
+    small_result: u64,
+    /// Whether a reduction takes what it sums up into its loop.
+    fuses_into_reductions: bool,
+    /// Whether a loop writes what it carries round over what it was given.
+    carries_in_place: bool,
+    /// Bytes that a library wants beside each product.
+    product_workspace: u64,
+}
+
+/// The order in which the kernels of a block run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    /// That of the program.
+    Program,
+    /// Each as soon as those that it reads of have run.
+    BreadthFirst,
 }
 
 impl Rules {
@@ -72,11 +94,64 @@ impl Rules {
     pub(crate) fn of(platform: Platform) -> Rules {
         match platform {
             // XLA's CPU backend orders a program so that as much as possible may run side by side.
-            Platform::Cpu => Rules { widens_products: true, breadth_first: true },
-            Platform::Generic | Platform::Cuda(_) => Rules { widens_products: false, breadth_first: false },
+            Platform::Cpu => Rules {
+                widens_products: true,
+                takes_transposed: false,
+                order: Order::BreadthFirst,
+                slow_functions: &SLOW_FUNCTIONS,
+                small_result: 0,
+                fuses_into_reductions: false,
+                carries_in_place: false,
+                product_workspace: 0,
+            },
+            // Its GPU backend takes the best of several orders for memory; that of the program is as good, but for blocks
+            // that are computed again, for which XLA's takes more. cuBLAS gets 4 MiB once XLA has chosen its algorithm.
+            Platform::Cuda(_) => Rules {
+                widens_products: false,
+                takes_transposed: true,
+                order: Order::Program,
+                slow_functions: &SLOW_ON_GPUS,
+                // What starting a kernel costs decides.
+                small_result: 8 << 20,
+                fuses_into_reductions: true,
+                carries_in_place: true,
+                product_workspace: 4 << 20,
+            },
+            Platform::Generic => Rules {
+                widens_products: false,
+                takes_transposed: false,
+                order: Order::Program,
+                slow_functions: &SLOW_FUNCTIONS,
+                small_result: 0,
+                fuses_into_reductions: false,
+                carries_in_place: false,
+                product_workspace: 0,
+            },
         }
     }
 }
+
+/// Functions that cost many times an addition.
+const SLOW_FUNCTIONS: [&str; 14] = [
+    "exponential",
+    "exponential_minus_one",
+    "log",
+    "log_plus_one",
+    "divide",
+    "tanh",
+    "power",
+    "rsqrt",
+    "sqrt",
+    "sine",
+    "cosine",
+    "logistic",
+    "atan2",
+    "remainder",
+];
+
+/// Those of them that XLA finds slow on a GPU, where f32 has instructions for the others.
+const SLOW_ON_GPUS: [&str; 9] =
+    ["exponential_minus_one", "log", "log_plus_one", "tanh", "power", "sine", "cosine", "atan2", "remainder"];
 
 /// The memory of a program that `lower` wrote.
 ///
@@ -94,7 +169,7 @@ pub(crate) fn estimate(text: &str, rules: &Rules) -> Result<Estimate, String> {
     let results_bytes = others.clone().map(|(_, &value)| program.bytes(value)).sum();
     let elsewhere: HashSet<Value> = donated.into_iter().chain(others.map(|(_, &value)| value)).collect();
     let simulation = Simulation { program: &program, rules, elsewhere };
-    let (temporaries, mut alive) = simulation.peak(&program.body.ops, results);
+    let (temporaries, mut alive) = simulation.peak(&program.body.ops, &[], results);
     alive.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.scope.cmp(&b.scope)));
     Ok(Estimate { arguments, results: results_bytes, temporaries, alive })
 }
@@ -127,10 +202,13 @@ impl<'p> Alive<'p> {
 }
 
 impl Simulation<'_> {
-    /// The most that the buffers of a block take at a time, and what they are.
-    fn peak(&self, ops: &[Op], results: &[Value]) -> (u64, Vec<Buffer>) {
-        let kernels = kernels(self.program, ops, results);
-        let order = if self.rules.breadth_first { breadth_first(&kernels) } else { (0..kernels.len()).collect() };
+    /// The most that the buffers of a block take at a time, and what they are. `params` are what a loop's body is given.
+    fn peak(&self, ops: &[Op], params: &[Value], results: &[Value]) -> (u64, Vec<Buffer>) {
+        let kernels = kernels(self.program, self.rules, ops, results);
+        let order = match self.rules.order {
+            Order::Program => (0..kernels.len()).collect(),
+            Order::BreadthFirst => breadth_first(&kernels),
+        };
         let mut last: HashMap<Value, usize> = HashMap::new();
         for (time, &index) in order.iter().enumerate() {
             last.extend(kernels[index].reads.iter().map(|&value| (value, time)));
@@ -147,7 +225,7 @@ impl Simulation<'_> {
                 .collect();
             let mut inside = (0, Vec::new());
             if let Some(body) = &op.body {
-                inside = self.peak(&body.block.ops, &body.block.results);
+                inside = self.peak(&body.block.ops, &body.params, &body.block.results);
                 // What goes round takes over the memory of what it starts from.
                 for (&start, &result) in op.operands.iter().zip(&op.results) {
                     if let Some(place) = dying.iter().position(|&value| value == start) {
@@ -157,7 +235,12 @@ impl Simulation<'_> {
                 }
             } else {
                 for &result in &op.results {
-                    let bytes = if self.elsewhere.contains(&result) { 0 } else { self.program.bytes(result) };
+                    let over = |param: &Value| reads.contains(param) && last.get(param) == Some(&time);
+                    let is_in_place = self.rules.carries_in_place
+                        && writes_in_place(op)
+                        && params.iter().zip(results).any(|(param, carried)| *carried == result && over(param));
+                    let is_elsewhere = is_in_place || self.elsewhere.contains(&result);
+                    let bytes = if is_elsewhere { 0 } else { self.program.bytes(result) };
                     let same = |value: &Value| alive.buffers.get(value).is_some_and(|(size, _)| *size == bytes);
                     if writes_in_place(op)
                         && let Some(place) = dying.iter().position(same)
@@ -179,10 +262,12 @@ impl Simulation<'_> {
         (most, snapshot)
     }
 
-    /// What an op needs while it runs: a long sum is first made of parts.
+    /// What an op needs while it runs: a long sum is first made of parts, and libraries have memory of their own.
     fn workspace(&self, op: &Op) -> u64 {
-        match (&*op.name, op.operands.first()) {
-            ("reduce", Some(&operand)) => self.program.bytes(operand) / PARTIAL_SUM,
+        match (&*op.name, &op.operands[..]) {
+            ("reduce", [operand, ..]) => self.program.bytes(*operand) / PARTIAL_SUM,
+            ("dot_general", _) => self.rules.product_workspace,
+            ("custom_call", operands) if is_cudnn(op) => cudnn_workspace(operands.iter().map(|&x| self.program.ty(x))),
             _ => 0,
         }
     }
@@ -207,6 +292,27 @@ impl Simulation<'_> {
         });
         own.chain(inside.iter().cloned()).collect()
     }
+}
+
+/// Whether an op is a call of cuDNN's attention.
+fn is_cudnn(op: &Op) -> bool {
+    &*op.name == "custom_call" && op.attributes.contains("@__cudnn$fmha")
+}
+
+/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative more: there
+/// sums of the query's gradient and one number a row in f32, and where several heads share a key the gradients of key
+/// and value for each of them. As plans of cuDNN 9.24 for compute capability 9.0 say.
+fn cudnn_workspace<'t>(operands: impl Iterator<Item = &'t TensorType>) -> u64 {
+    let shapes: Vec<&TensorType> = operands.collect();
+    let [query, key, value, _, ..] = shapes[..] else { return 0 };
+    let ([b, t, n, h], [_, s, k, _]) = (dims(query), dims(key));
+    let expanded = if n == k { 0 } else { query.dtype.size() as u64 * b * s * n * (h + dims(value)[3]) };
+    4 * b * t * n * (h + 1) + expanded
+}
+
+/// The sizes of an operand of attention.
+fn dims(ty: &TensorType) -> [u64; 4] {
+    std::array::from_fn(|d| ty.shape.get(d).map_or(1, |&size| size as u64))
 }
 
 /// Elements of a long sum that are added up first.

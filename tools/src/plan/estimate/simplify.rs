@@ -5,26 +5,34 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lmc_graph::{DType, TensorType};
+use lmc_lower::report::Direction;
 
-use super::Rules;
 use super::program::{Block, Loop, Op, Program, Value};
+use super::{Rules, is_cudnn};
 
 /// Simplifies the whole program.
 pub(super) fn simplify(program: &mut Program, rules: &Rules) {
     let body = std::mem::take(&mut program.body);
-    let mut pass = Pass { program, rules, same_as: HashMap::new() };
+    let mut pass = Pass { program, rules, same_as: HashMap::new(), of_cudnn: HashSet::new() };
     let body = pass.block(body, &HashMap::new());
     program.body = body;
 }
 
-/// What makes ops equal.
-type Key = (Arc<str>, Arc<str>, Vec<Value>);
+/// What makes ops equal; what is computed again is not equal to what it repeats, as barriers see to.
+type Key = (Arc<str>, Arc<str>, Vec<Value>, bool);
+
+/// Whether a scope is that of an op that is computed again in the backward pass.
+fn is_repeated(scope: &str) -> bool {
+    Direction::of_scope(scope) == Direction::Recompute
+}
 
 struct Pass<'p> {
     program: &'p mut Program,
     rules: &'p Rules,
     /// Values that are others.
     same_as: HashMap<Value, Value>,
+    /// What calls of cuDNN write, laid out as it is transposed to.
+    of_cudnn: HashSet<Value>,
 }
 
 impl Pass<'_> {
@@ -58,12 +66,15 @@ impl Pass<'_> {
                 ops.push(op);
                 continue;
             }
-            let key: Key = (op.name.clone(), op.attributes.clone(), op.operands.clone());
+            let key: Key = (op.name.clone(), op.attributes.clone(), op.operands.clone(), is_repeated(&op.scope));
             if let Some(same) = known.get(&key) {
                 self.same_as.extend(op.results.iter().copied().zip(same.iter().copied()));
                 continue;
             }
             known.insert(key, op.results.clone());
+            if is_cudnn(&op) {
+                self.of_cudnn.extend(&op.results);
+            }
             if &*op.name == "dot_general" {
                 self.product(&mut op, &types, &mut ops, &mut known);
             }
@@ -80,6 +91,7 @@ impl Pass<'_> {
             "reshape" => true,
             "convert" => types[0].dtype == result.dtype,
             "broadcast_in_dim" => types[0].num_elements() == result.num_elements(),
+            "transpose" if self.of_cudnn.contains(&op.operands[0]) => true,
             "transpose" => {
                 let order = numbers(&op.attributes, "dims = [");
                 let moved: Vec<usize> = order.into_iter().filter(|&dim| types[0].shape.get(dim) != Some(&1)).collect();
@@ -102,7 +114,7 @@ impl Pass<'_> {
         let sums_columns = batching[0].is_empty() && contracting[0].first() == Some(&0);
         let widen = self.rules.widens_products && narrow && (result.dtype == DType::BF16 || sums_columns);
         let mut make = |pass: &mut Self, name: &str, attributes: String, operand: Value, ty: TensorType| -> Value {
-            let key: Key = (name.into(), attributes.as_str().into(), vec![operand]);
+            let key: Key = (name.into(), attributes.as_str().into(), vec![operand], is_repeated(&op.scope));
             if let Some(same) = known.get(&key) {
                 return same[0];
             }
@@ -130,12 +142,12 @@ impl Pass<'_> {
                 continue;
             }
             let (batch, sum) = (&batching[side], &contracting[side]);
-            let free = (0..ty.rank()).filter(|dim| !batch.contains(dim) && !sum.contains(dim));
-            let order: Vec<usize> = match side {
-                0 => batch.iter().copied().chain(free).chain(sum.iter().copied()).collect(),
-                _ => batch.iter().chain(sum).copied().chain(free).collect(),
-            };
-            if !order.is_sorted() {
+            let free: Vec<usize> = (0..ty.rank()).filter(|dim| !batch.contains(dim) && !sum.contains(dim)).collect();
+            let (free_first, sum_first) =
+                ([&batch[..], &free[..], &sum[..]].concat(), [&batch[..], &sum[..], &free[..]].concat());
+            let takes_transposed = self.rules.takes_transposed && ty.num_bytes() as u64 >= self.rules.small_result;
+            let (order, turned) = if side == 0 { (free_first, sum_first) } else { (sum_first, free_first) };
+            if !(order.is_sorted() || (takes_transposed && turned.is_sorted())) {
                 let shape: Vec<usize> = order.iter().map(|&dim| ty.shape[dim]).collect();
                 let ty = TensorType::new(dtype, shape);
                 op.operands[side] = make(self, "transpose", format!("{order:?}"), op.operands[side], ty);

@@ -1,5 +1,6 @@
 //! Small programs whose memory is known by counting.
 
+use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, TensorType};
 use lmc_lower::{Platform, Target, lower};
 
@@ -76,6 +77,63 @@ fn a_loops_invariants_are_computed_before_it_and_kept() {
     // The product before the loop, what goes round, and the product in the loop; and the loop's counter, as it goes round
     // and as it is next.
     assert_eq!(temporaries(&func, CPU), 3 * SQUARE + 2 * 4);
+}
+
+/// What a function is estimated to need for an H200 beside its arguments and results, in bytes.
+fn on_a_gpu(func: &Func) -> u64 {
+    let target = Target::named("h200").expect("there is one");
+    estimate(&lower(func, &target).text, &Rules::of(target.platform)).expect("lmc's own text").temporaries
+}
+
+/// What cuBLAS takes.
+const CUBLAS: u64 = 4 << 20;
+
+#[test]
+fn a_gpu_sums_up_what_it_computes_in_the_same_kernel() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        let y = x.dot(w);
+        vec![y.exp().sum(&[0, 1]) + y.sum(&[0, 1])]
+    });
+    // The product; on the CPU the exponentials too, when the parts of the other sum are there, and that sum.
+    assert_eq!(on_a_gpu(&func), SQUARE + CUBLAS);
+    assert_eq!(temporaries(&func, CPU), 2 * SQUARE + SQUARE / PARTIAL_SUM + 4);
+}
+
+#[test]
+fn a_gpu_adds_to_what_a_loop_carries_in_place() {
+    let func = Builder::build("f", |b| {
+        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+        let scanned = b.scan(&[x], &[], 3, |carry, _| (vec![carry[0] + carry[0].dot(w)], vec![]));
+        vec![scanned.carries[0] + w]
+    });
+    // What goes round, the product in the loop, and the counter as it goes round.
+    assert_eq!(on_a_gpu(&func), 2 * SQUARE + CUBLAS + 4);
+}
+
+#[test]
+fn attention_by_cudnn_takes_its_workspace_and_no_scores() {
+    let (b, t, n, k, h) = (2_u64, 256_u64, 4_u64, 2_u64, 64_u64);
+    let func = Builder::build("f", |builder| {
+        let x = |name: &str, heads: u64| {
+            let shape = [b, t, heads, h].map(|size| size as usize);
+            builder.param(name, TensorType::new(DType::BF16, shape))
+        };
+        let op = ScaledDotProductAttention {
+            scale: 0.125,
+            mask: AttentionMask::Causal,
+            sliding_window: None,
+            rows: AttentionRows::Whole,
+        };
+        let (output, _) = x("query", n).scaled_dot_product_attention(x("key", k), x("value", k), op);
+        vec![output.convert(DType::F32).square().sum(&[0, 1, 2, 3])]
+    });
+    let grad = lmc_autodiff::grad(&func, &[0, 1, 2]).expect("attention has a derivative");
+    // At the derivative: the output, its cotangent, one number a row; and in the workspace sums of the query's gradient, one
+    // number a row again, and the gradients of key and value for each query head.
+    let output = 2 * b * t * n * h;
+    let workspace = 4 * b * t * n * (h + 1) + 2 * b * t * n * 2 * h;
+    assert_eq!(on_a_gpu(&grad), 2 * output + 4 * b * n * t + workspace);
 }
 
 #[test]

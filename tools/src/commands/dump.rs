@@ -1,16 +1,16 @@
 //! `lmc dump`.
 
-mod described;
-
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use crate::cli::{ConfigArgs, PluginArgs};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inspect::{Backend, Dump, DumpOptions, Stage, dump};
 use crate::output::{print, say};
+use crate::target::TargetDevice;
 
 /// Print a stage of the training step's compilation
 ///
@@ -24,11 +24,11 @@ pub struct DumpArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
     /// What to print
-    #[arg(long, value_enum)]
-    pub stage: StageArg,
-    /// What to make it for: cpu, or a GPU such as h200, which this machine need not have
-    #[arg(long, value_name = "TARGET", default_value = "cpu")]
-    pub target: String,
+    #[arg(long, value_parser = stages())]
+    pub stage: Stages,
+    /// What to make it for.
+    #[command(flatten)]
+    pub target: TargetArgs,
     /// Only what belongs to this layer, forward and backward: a path such as transformer.h.0.attn, with * for any block
     #[arg(long, value_name = "PATH")]
     pub layer: Option<String>,
@@ -43,68 +43,47 @@ pub struct DumpArgs {
     pub plugin: PluginArgs,
 }
 
+/// What to compile for.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct TargetArgs {
+    /// What to make it for: cpu; a GPU such as h200, a100 or rtx4090, which need not be there; or generic, StableHLO for
+    /// other tools
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_parser = parse_target)]
+    pub target: TargetDevice,
+}
+
+fn parse_target(name: &str) -> Result<TargetDevice, String> {
+    name.parse()
+}
+
 /// A stage, or all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StageArg {
-    /// The loss, in lmc's text form
-    Graph,
-    /// The loss and its gradient, in lmc's text form
-    Grad,
-    /// The training step, in lmc's text form
-    Step,
-    /// The training step in StableHLO, with the model's lines
-    Stablehlo,
-    /// How each product and each attention was lowered
-    Report,
-    /// The training step in HLO before XLA's optimizations
-    Hlo,
-    /// The training step in HLO after them
-    Optimized,
-    /// Where each value lies in memory, and from when to when
-    Buffers,
-    /// Of a program for a GPU: what it came to, memory, attentions, products
-    Compiled,
-    /// Of a program for a GPU: what runs, one after the other, as XLA lists it
-    Kernels,
-    /// Of a program for a GPU: the machine code's source
-    Ptx,
-    /// A folder with all of them and an index
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stages {
+    /// One, as text.
+    One(Stage),
+    /// A folder with all of them and an index.
     All,
 }
 
-/// What a program is made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TargetArg {
-    /// The CPU
-    Cpu,
-}
+/// The word for all stages.
+const ALL: &str = "all";
 
-impl TargetArg {
-    /// The backend for this target.
-    pub fn backend(self, config: &Config, plugin: &PluginArgs) -> Backend {
-        match self {
-            TargetArg::Cpu => Backend::of(config, plugin.plugin.clone()),
-        }
-    }
+/// Reads the name of a stage, or [`ALL`].
+fn stages() -> impl TypedValueParser<Value = Stages> {
+    let one = Stage::ALL.map(|stage| PossibleValue::new(stage.name()).help(stage.about()));
+    let all = PossibleValue::new(ALL).help("a folder with all of them and an index");
+    PossibleValuesParser::new(one.into_iter().chain([all])).map(|name| {
+        let stage = Stage::ALL.into_iter().find(|stage| stage.name() == name);
+        stage.map_or(Stages::All, Stages::One)
+    })
 }
 
 pub(super) fn run(args: DumpArgs) -> Result<()> {
     let config = Config::read(&args.config.config, &args.config.set)?;
-    if args.target != "cpu" {
-        return described::run(&args, &config);
-    }
-    let backend = TargetArg::Cpu.backend(&config, &args.plugin);
+    let backend = Backend::of(args.target.target, &config, args.plugin.plugin);
     let stage = match args.stage {
-        StageArg::Graph => Stage::Graph,
-        StageArg::Grad => Stage::Grad,
-        StageArg::Step => Stage::Step,
-        StageArg::Stablehlo => Stage::Stablehlo,
-        StageArg::Report => Stage::Report,
-        StageArg::Hlo => Stage::Hlo,
-        StageArg::Optimized => Stage::Optimized,
-        StageArg::Buffers => Stage::Buffers,
-        StageArg::Compiled | StageArg::Kernels | StageArg::Ptx => return Err(described::needs_gpu()),
-        StageArg::All => {
+        Stages::One(stage) => stage,
+        Stages::All => {
             let Some(folder) = &args.output else {
                 return Err(Error::input("`--stage all` writes a folder: name it with --output".to_owned()));
             };

@@ -1,66 +1,36 @@
 //! Compiling for an H200 without one: what comes out, and what wrong inputs are told.
 //!
 //! It needs the CUDA plugin with NVIDIA's libraries, more than a gigabyte, which `lmc plugin install cuda13` fetches;
-//! where it is not installed the tests are listed as ignored. The program is its own worker, hence a harness of its own.
+//! where it is not installed the tests are listed as ignored.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::Failed;
 use lmc_runtime::CompileOptions;
-use lmc_runtime::deviceless::{Described, DevicelessError, Request, Worker, compile, work};
-use lmc_runtime::plugin::{Locations, Search, find};
-
-/// The first argument of the worker.
-const WORKER: &str = "compile-worker";
-
-/// An H200 in the words of the pinned plugin.
-const H200: &str = include_str!("deviceless/h200.txtpb");
+use lmc_runtime::deviceless::{Described, DevicelessError};
+use lmc_tests::described::{self, compile_described, gpu};
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == WORKER) {
-        let folder = PathBuf::from(arguments.next().expect("a folder"));
-        return match work(&folder) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        };
-    }
-    let plugin = plugin();
-    let trial = |name: &str, test: fn(&Path) -> Result<(), Failed>| {
-        let found = plugin.clone();
-        let run = move || found.as_deref().map_or(Err("there is no CUDA plugin".into()), test);
-        Trial::test(name, run).with_ignored_flag(plugin.is_none())
-    };
-    let trials = vec![
-        trial("a_product", a_product),
-        trial("attention_has_its_plan", attention_has_its_plan),
-        trial("ptx_comes_when_asked_for", ptx_comes_when_asked_for),
-        trial("wrong_programs_are_told", wrong_programs_are_told),
-        trial("wrong_descriptions_are_told", wrong_descriptions_are_told),
-    ];
-    if plugin.is_none() {
-        eprintln!("the CUDA plugin is not installed (`lmc plugin install cuda13`): {} tests are ignored", trials.len());
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// The installed CUDA plugin.
-fn plugin() -> Option<PathBuf> {
-    let locations = Locations { explicit: None, from_environment: None, ..Locations::from_environment(None).ok()? };
-    match find("cuda13", &locations).ok()? {
-        Search::Found(found) => Some(found.path),
-        Search::NotFound { .. } => None,
-    }
+    described::main(
+        &[
+            ("a_product", a_product),
+            ("attention_has_its_plan", attention_has_its_plan),
+            ("ptx_comes_when_asked_for", ptx_comes_when_asked_for),
+            ("wrong_programs_are_told", wrong_programs_are_told),
+            ("wrong_descriptions_are_told", wrong_descriptions_are_told),
+        ],
+        Vec::new(),
+    )
 }
 
 fn compiled(plugin: &Path, target_config: &str, stablehlo: &str, ptx: bool) -> Result<Described, DevicelessError> {
-    let worker = Worker { program: std::env::current_exe().expect("this program"), arguments: vec![WORKER.into()] };
-    let options = CompileOptions::default();
-    compile(&worker, &Request { plugin, target_config, topology: "1x1x1", stablehlo, options: &options, ptx })
+    compile_described(plugin, target_config, stablehlo, &CompileOptions::default(), ptx)
+}
+
+/// An H200 in the words of the pinned plugin.
+fn h200() -> &'static str {
+    gpu("h200").description
 }
 
 /// A product of bf16 matrices, the first argument donated.
@@ -73,7 +43,7 @@ const PRODUCT: &str = "module @product {
 }";
 
 fn a_product(plugin: &Path) -> Result<(), Failed> {
-    let program = compiled(plugin, H200, PRODUCT, false)?;
+    let program = compiled(plugin, h200(), PRODUCT, false)?;
     // A matrix of 256 x 256 in two bytes each.
     let matrix = 256 * 256 * 2;
     assert_eq!((program.memory.arguments, program.memory.outputs, program.memory.alias), (2 * matrix, matrix, matrix));
@@ -111,7 +81,7 @@ fn attention(head: usize) -> String {
 }
 
 fn attention_has_its_plan(plugin: &Path) -> Result<(), Failed> {
-    let program = compiled(plugin, H200, &attention(64), false)?;
+    let program = compiled(plugin, h200(), &attention(64), false)?;
     let call = program.optimized_hlo.lines().find(|line| line.contains("__cudnn$fmhaSoftmax"));
     let call = call.ok_or_else(|| Failed::from(format!("no call:\n{}", program.optimized_hlo)))?;
     // What XLA leaves where cuDNN was not asked for a plan.
@@ -121,7 +91,7 @@ fn attention_has_its_plan(plugin: &Path) -> Result<(), Failed> {
 }
 
 fn ptx_comes_when_asked_for(plugin: &Path) -> Result<(), Failed> {
-    let program = compiled(plugin, H200, PRODUCT, true)?;
+    let program = compiled(plugin, h200(), PRODUCT, true)?;
     assert!(program.ptx.values().any(|text| text.contains(".target sm_90a")), "{:?}", program.ptx.keys());
     Ok(())
 }
@@ -143,15 +113,15 @@ fn wrong_programs_are_told(plugin: &Path) -> Result<(), Failed> {
         "%1 = stablehlo.tanh %0 : tensor<256x256xbf16>",
         &format!("%1 = stablehlo.tanh %0 : tensor<9xbf16> {located}"),
     );
-    check(plugin, H200, &wrong_type, &["XLA cannot compile `product`", located]);
-    check(plugin, H200, &attention(20), &["XLA cannot compile `attention`", "multiple of 8"]);
-    check(plugin, H200, &attention(64).replace("fmhaSoftmax(", "fmhaSoftMax("), &["fmhaSoftMax"]);
-    check(plugin, H200, "module @m {}", &["no `func.func @main(`"]);
+    check(plugin, h200(), &wrong_type, &["XLA cannot compile `product`", located]);
+    check(plugin, h200(), &attention(20), &["XLA cannot compile `attention`", "multiple of 8"]);
+    check(plugin, h200(), &attention(64).replace("fmhaSoftmax(", "fmhaSoftMax("), &["fmhaSoftMax"]);
+    check(plugin, h200(), "module @m {}", &["no `func.func @main(`"]);
     Ok(())
 }
 
 fn wrong_descriptions_are_told(plugin: &Path) -> Result<(), Failed> {
-    let unknown = format!("{H200}\nno_such_field: 1");
+    let unknown = format!("{}\nno_such_field: 1", h200());
     check(
         plugin,
         &unknown,
@@ -160,6 +130,6 @@ fn wrong_descriptions_are_told(plugin: &Path) -> Result<(), Failed> {
     );
     // XLA divides by what is missing here.
     check(plugin, "platform_name: \"CUDA\"", PRODUCT, &["signal 8 (SIGFPE)", "lacks numbers"]);
-    check(Path::new("/no/plugin.so"), H200, PRODUCT, &["/no/plugin.so: no such file"]);
+    check(Path::new("/no/plugin.so"), h200(), PRODUCT, &["/no/plugin.so: no such file"]);
     Ok(())
 }
