@@ -1,6 +1,6 @@
 //! What a model makes of a text, for people to look at: its logits, and where it looks.
 
-use lmc_graph::{Builder, Copier, DType, Func, Op, TensorType, Value, decompose};
+use lmc_graph::{Builder, Copier, DType, Func, Op, Value, decompose};
 
 use crate::architectures::ModelConfig;
 use crate::compute::{Compute, Layers, Remat};
@@ -58,7 +58,7 @@ pub fn look_func(model: &ModelConfig, batch: usize, seq_len: usize, compute: imp
 
 #[cfg(test)]
 mod tests {
-    use lmc_graph::{Literal, eval, verify};
+    use lmc_graph::{Literal, TensorType, eval, verify};
 
     use super::*;
     use crate::architectures::Dropout;

@@ -63,6 +63,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Make the report of a run, a page of plots and numbers, or compare runs
     Report(ReportArgs),
+    /// Make a page that trains the model in any browser
+    Export(crate::commands::export::ExportArgs),
     /// Turn text into token shards
     Tokenize(TokenizeArgs),
     /// Make a tokenizer
@@ -129,7 +131,7 @@ pub struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc generate runs/names --prompt ma --samples 10 --temperature 0.8")]
 pub struct GenerateArgs {
-    /// A run folder
+    /// A run folder, or a .safetensors file that a page of `lmc export --web` saved
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The text to continue

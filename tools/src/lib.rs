@@ -36,7 +36,7 @@
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
 //! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
-//! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts. [`cli`] and [`commands`] are the command
+//! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command
 //! line, [`error`] how all of it fails.
 
 pub mod bench;
@@ -67,6 +67,8 @@ pub mod run;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
+pub mod web;
+mod whole_folder;
 
 pub use lmc_autodiff as autodiff;
 pub use lmc_graph as graph;

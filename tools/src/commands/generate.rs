@@ -21,7 +21,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
         seed: args.seed.unwrap_or(saved.config.train.seed),
     };
     validate(&sampling)?;
-    let Some(tokenizer) = &saved.checkpoint.tokenizer else {
+    let Some(tokenizer) = &saved.tokenizer else {
         return Err(Error::input(format!(
             "{} was trained on token shards, and has no tokenizer to read a prompt or write text with",
             args.run.display()

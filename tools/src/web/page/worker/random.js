@@ -6,34 +6,30 @@
 let high = 0;
 let low = 0;
 
-/** The 64 bits of the product of two words of 32. */
-function product(a, b) {
-  const [a0, a1, b0, b1] = [a & 0xffff, a >>> 16, b & 0xffff, b >>> 16];
-  const [p00, p01, p10] = [a0 * b0, a0 * b1, a1 * b0];
-  const middle = (p00 >>> 16) + (p01 & 0xffff) + (p10 & 0xffff);
-  low = ((middle << 16) | (p00 & 0xffff)) >>> 0;
-  high = (a1 * b1 + (p01 >>> 16) + (p10 >>> 16) + (middle >>> 16)) >>> 0;
+/** The high half of the product of two words of 32 bits; the low one is `Math.imul`'s. */
+function highOfProduct(a, b) {
+  const a0 = a & 0xffff;
+  const a1 = a >>> 16;
+  const b0 = b & 0xffff;
+  const b1 = b >>> 16;
+  const p01 = a0 * b1;
+  const p10 = a1 * b0;
+  const middle = ((a0 * b0) >>> 16) + (p01 & 0xffff) + (p10 & 0xffff);
+  return (a1 * b1 + (p01 >>> 16) + (p10 >>> 16) + (middle >>> 16)) >>> 0;
 }
 
-/** `z * m`, modulo 2^64. */
-function times(zHigh, zLow, mHigh, mLow) {
-  product(zLow, mLow);
-  high = (high + Math.imul(zHigh, mLow) + Math.imul(zLow, mHigh)) >>> 0;
-}
-
-/** `z ^ z >> bits`. */
-function foldDown(zHigh, zLow, bits) {
-  low = (zLow ^ ((zLow >>> bits) | (zHigh << (32 - bits)))) >>> 0;
-  high = (zHigh ^ (zHigh >>> bits)) >>> 0;
-}
-
-/** The finalizer of SplitMix64. */
+/** The finalizer of SplitMix64: `z ^= z >> 30; z *= A; z ^= z >> 27; z *= B; z ^= z >> 31`. */
 function mix(zHigh, zLow) {
-  foldDown(zHigh, zLow, 30);
-  times(high, low, 0xbf58476d, 0x1ce4e5b9);
-  foldDown(high, low, 27);
-  times(high, low, 0x94d049bb, 0x133111eb);
-  foldDown(high, low, 31);
+  let l = (zLow ^ ((zLow >>> 30) | (zHigh << 2))) >>> 0;
+  let h = zHigh ^ (zHigh >>> 30);
+  h = (highOfProduct(l, 0x1ce4e5b9) + Math.imul(h, 0x1ce4e5b9) + Math.imul(l, 0xbf58476d)) >>> 0;
+  l = Math.imul(l, 0x1ce4e5b9) >>> 0;
+  l = (l ^ ((l >>> 27) | (h << 5))) >>> 0;
+  h ^= h >>> 27;
+  h = (highOfProduct(l, 0x133111eb) + Math.imul(h, 0x133111eb) + Math.imul(l, 0x94d049bb)) >>> 0;
+  l = Math.imul(l, 0x133111eb) >>> 0;
+  low = (l ^ ((l >>> 31) | (h << 1))) >>> 0;
+  high = (h ^ (h >>> 31)) >>> 0;
 }
 
 /** Adds SplitMix64's increment, 2^64 divided by the golden ratio. */
@@ -73,20 +69,24 @@ function permutation(seed, purpose, epoch, length) {
   const bits = length > 1 ? 32 - Math.clz32(length - 1) : 0;
   const halfBits = Math.max(1, (bits + 1) >> 1);
   const mask = 2 ** halfBits - 1;
-  const keys = [];
+  const keys = new Uint32Array(2 * ROUNDS);
   draw(seed, purpose, epoch);
   for (let round = 0; round < ROUNDS; round++) {
     addGolden(high, low);
     mix(high, low);
-    keys.push([high, low]);
+    keys[2 * round] = high;
+    keys[2 * round + 1] = low;
   }
   const walk = (value) => {
-    let [left, right] = [value >>> halfBits, value & mask];
-    for (const [keyHigh, keyLow] of keys) {
-      mix(keyHigh, (keyLow ^ right) >>> 0);
-      [left, right] = [right, (left ^ (low & mask)) >>> 0];
+    let left = value >>> halfBits;
+    let right = value & mask;
+    for (let at = 0; at < keys.length; at += 2) {
+      mix(keys[at], (keys[at + 1] ^ right) >>> 0);
+      const next = left ^ (low & mask);
+      left = right;
+      right = next;
     }
-    return left * 2 ** halfBits + right;
+    return left * (mask + 1) + right;
   };
   return (index) => {
     let value = walk(index);
@@ -100,10 +100,12 @@ function philox(counter, [keyHigh, keyLow]) {
   let [c0, c1, c2, c3] = counter;
   let [k0, k1] = [keyLow, keyHigh];
   for (let round = 0; round < 10; round++) {
-    product(c0, 0xd2511f53);
-    const [aHigh, aLow] = [high, low];
-    product(c2, 0xcd9e8d57);
-    [c0, c1, c2, c3] = [(high ^ c1 ^ k0) >>> 0, low, (aHigh ^ c3 ^ k1) >>> 0, aLow];
+    const next0 = (highOfProduct(c2, 0xcd9e8d57) ^ c1 ^ k0) >>> 0;
+    const next2 = (highOfProduct(c0, 0xd2511f53) ^ c3 ^ k1) >>> 0;
+    c1 = Math.imul(c2, 0xcd9e8d57) >>> 0;
+    c3 = Math.imul(c0, 0xd2511f53) >>> 0;
+    c0 = next0;
+    c2 = next2;
     k0 = (k0 + 0x9e3779b9) >>> 0;
     k1 = (k1 + 0xbb67ae85) >>> 0;
   }

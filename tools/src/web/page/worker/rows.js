@@ -25,11 +25,11 @@ class PaddedRows {
     const index = shuffled(this, PURPOSE.rows, Math.floor(row / this.perEpoch), row % this.perEpoch);
     const [place, from] = this.rows[index];
     const ids = this.documents[place];
-    const token = (position) => (position > 0 && position <= ids.length ? ids[position - 1] : this.end);
-    const count = Math.min(ids.length + 1 - from, this.seqLen);
+    // Before the first token stands an end, and behind the last one.
     for (let i = 0; i < this.seqLen; i++) {
-      tokens[at + i] = i < count ? token(from + i) : this.end;
-      labels[at + i] = i < count ? token(from + i + 1) : IGNORED;
+      const position = from + i;
+      tokens[at + i] = position > 0 && position <= ids.length ? ids[position - 1] : this.end;
+      labels[at + i] = position < ids.length ? ids[position] : position === ids.length ? this.end : IGNORED;
     }
   }
 }

@@ -5,6 +5,8 @@
 const SLICE_MS = 12;
 /** Between two looks at the model: often enough to seem to move, and at most a quarter of the time. */
 const LOOK_MS = 110;
+/** The same for who asked for less motion. */
+const CALM_LOOK_MS = 1500;
 /** Held-out rows of an evaluation, and the share of the time that evaluations may take. */
 const HELD_ROWS = 512;
 const HELD_SHARE = 0.2;
@@ -13,7 +15,6 @@ class Session {
   constructor(post) {
     this.post = post;
     this.rate = 100;
-    this.wanted = { prompt: "", temperature: 0.5, snapshot: null, tensor: null };
     this.channel = new MessageChannel();
     this.channel.port1.onmessage = () => this.turn();
   }
@@ -28,10 +29,13 @@ class Session {
   }
 
   /** Begins a run: of a preset, with a text and a seed. */
-  async start({ preset, texts, seed, running, rate, prompt, temperature }) {
+  async start({ preset, texts, seed, running, rate, prompt, temperature, calm }) {
     const begin = performance.now();
     const number = (this.number = (this.number ?? 0) + 1);
     this.running = false;
+    // What was shown before is of another run.
+    Object.assign(this, { viewer: undefined, trainer: undefined, seen: undefined });
+    this.wanted = { prompt, temperature, snapshot: null, read: null, tensors: [] };
     const module = await WebAssembly.compile(await unpacked(preset.module));
     // Another one may have been begun in the meantime.
     if (number !== this.number) return;
@@ -48,12 +52,12 @@ class Session {
     this.trainer = new Trainer(new Instance(module, preset.layout), preset, rows, words);
     this.viewer = new Viewer(new Instance(module, preset.layout), preset, rows, tokenizer, words);
     this.module = module;
-    Object.assign(this, { rate, running });
-    this.wanted = { prompt, temperature, snapshot: null, tensor: null };
+    Object.assign(this, { rate, running, lookMs: calm ? CALM_LOOK_MS : LOOK_MS });
     this.forget();
     this.post({
       type: "ready",
       labels: tokenizer.labels(),
+      characters: tokenizer.characters,
       tokenizer: tokenizer.saved(),
       documents: rows.documents,
       rows: rows.train.perEpoch,
@@ -65,7 +69,8 @@ class Session {
   }
 
   forget() {
-    Object.assign(this, { losses: [], owed: 0, trained: 0, evaluated: 0, lookedAt: -Infinity, lookMs: 0 });
+    Object.assign(this, { losses: [], owed: 0, trained: 0, elapsed: 0, evaluated: 0, lookedAt: -Infinity, looking: 0 });
+    this.last = performance.now();
     this.evaluate();
     this.report();
   }
@@ -80,10 +85,45 @@ class Session {
     this.wake();
   }
 
-  /** What is to be shown: of which snapshot (`null` is the present), after which prompt, at which temperature. */
-  view(message) {
-    Object.assign(this.wanted, message.wanted);
+  /**
+   * What is to be shown: of which snapshot (`null` is the present), after which prompt, at which temperature; which text is
+   * read (`null` for the first that is written), and which tensors.
+   */
+  view({ wanted }) {
+    this.wanted = { ...this.wanted, ...wanted };
     this.look();
+  }
+
+  /** The step apart, which is made when it is first asked for. */
+  async lens() {
+    const { preset } = this;
+    if (this.lensOf !== preset) {
+      this.lensOf = preset;
+      this.openLens = WebAssembly.compile(await unpacked(preset.apart.module)).then((module) => new Lens(module, preset));
+    }
+    return this.openLens;
+  }
+
+  /** Looks into the step: at a value of it, from now on. */
+  async see({ value }) {
+    this.seen = value;
+    if (!value || !this.trainer) return;
+    const lens = await this.lens();
+    if (this.lensOf === this.preset && this.seen === value) this.showValue(lens);
+  }
+
+  showValue(lens) {
+    lens.follow(this.trainer);
+    const elements = lens.value(this.seen);
+    if (elements) this.post({ type: "value", value: this.seen, elements, size: rootMeanSquare(elements) });
+    this.ready = lens;
+  }
+
+  /** Times these groups of the step. */
+  async time({ groups }) {
+    const lens = await this.lens();
+    lens.follow(this.trainer);
+    this.post({ type: "timed", seconds: lens.time(groups) });
   }
 
   /** The weights that are shown, for a file. */
@@ -102,8 +142,8 @@ class Session {
   }
 
   wake() {
-    this.last = performance.now();
     if (this.running && !this.awake) {
+      this.last = performance.now();
       this.awake = true;
       this.channel.port2.postMessage(null);
     }
@@ -115,7 +155,10 @@ class Session {
     const { trainer } = this;
     if (!this.running || !trainer || trainer.finished) return;
     const begin = performance.now();
-    this.owed = Math.min(this.owed + ((begin - this.last) * this.rate) / 1000, this.rate);
+    // Not more than a second's worth, and not `0 * Infinity`.
+    const due = this.owed + ((begin - this.last) * this.rate) / 1000;
+    this.owed = this.rate === Infinity ? Infinity : Math.min(due, Math.max(1, this.rate));
+    this.elapsed += begin - this.last;
     this.last = begin;
     const until = begin + SLICE_MS;
     while (this.owed >= 1 && !trainer.finished && performance.now() < until) {
@@ -123,9 +166,9 @@ class Session {
       this.owed -= 1;
     }
     this.trained += performance.now() - begin;
-    if (this.evaluated < HELD_SHARE * this.trained || trainer.finished) this.evaluate();
+    if (this.evaluated < HELD_SHARE * this.elapsed || trainer.finished) this.evaluate();
     const now = performance.now();
-    if (now - this.lookedAt > Math.max(LOOK_MS, 3 * this.lookMs) || trainer.finished) {
+    if (now - this.lookedAt > Math.max(this.lookMs, 3 * this.looking) || trainer.finished) {
       this.report();
       this.look();
     }
@@ -174,18 +217,23 @@ class Session {
     if (!this.viewer) return;
     const begin = performance.now();
     const { step, weights } = this.shown();
-    const { prompt, temperature, tensor } = this.wanted;
+    const { prompt, temperature, tensors, read } = this.wanted;
     this.viewer.show(weights);
+    const texts = this.viewer.texts(prompt, temperature);
+    const look = this.viewer.look(prompt);
+    const text = (read ?? texts?.[0].text ?? "").slice(0, this.preset.batch.seq_len - 1);
     this.post({
       type: "view",
       step,
       prompt,
-      texts: this.viewer.texts(prompt, temperature),
-      look: this.viewer.look(prompt),
-      tensor: tensor === null ? undefined : this.values(tensor),
+      texts,
+      look: look && { logits: look.logits },
+      read: { text, ...this.viewer.look(text) },
+      tensors: tensors.map((slot) => this.values(slot)),
     });
+    if (this.seen && this.ready?.preset === this.preset) this.showValue(this.ready);
     this.lookedAt = performance.now();
-    this.lookMs = this.lookedAt - begin;
+    this.looking = this.lookedAt - begin;
   }
 
   /** The elements of a tensor: of a weight those that are shown, of anything else the training run's. */
