@@ -67,6 +67,7 @@ pub mod run;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
+pub mod wasm;
 
 pub use lmc_autodiff as autodiff;
 pub use lmc_graph as graph;
