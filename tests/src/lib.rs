@@ -21,3 +21,4 @@ pub mod constraints;
 pub mod filetest;
 pub mod plugin;
 pub mod source;
+pub mod wasm;

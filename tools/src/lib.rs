@@ -67,6 +67,7 @@ pub mod run;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
+pub mod wasm;
 pub mod web;
 mod whole_folder;
 
