@@ -64,7 +64,7 @@ pub(super) fn run(args: ExportArgs) -> Result<()> {
             add_all.map_err(|error| Error::input(format!("cannot write {}: {}", out.display(), reason(&error))))?;
         }
     }
-    let opened = if form == Form::Folder { out.join(files[0].0) } else { out };
+    let opened = if form == Form::Folder { out.join(&files[0].0) } else { out };
     say("open it in a browser; it needs no server");
     print(&format!("{}\n", opened.display()))
 }

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::Size;
 use crate::run::{escape, fill};
 
 /// How a page is written.
@@ -14,7 +15,7 @@ pub enum Form {
 }
 
 /// Files by name, of which the first is the page.
-pub type Files = Vec<(&'static str, String)>;
+pub type Files = Vec<(String, String)>;
 
 /// What runs in the worker, in the order in which one part uses the other.
 const WORKER: [(&str, &str); 9] = [
@@ -41,13 +42,17 @@ const APP: [(&str, &str); 8] = [
     ("app", include_str!("page/app/app.js")),
 ];
 
-/// The page of this data.
+/// The page of this data and these sizes.
 ///
 /// Browsers give a page that is opened from disk neither modules nor files nor workers of its own, only scripts. So every
-/// part is a plain script, and the worker is a function that the page starts from its text.
-pub(super) fn assemble(title: &str, data: &Value, form: Form) -> Files {
+/// part is a plain script, and the worker is a function that the page starts from its text. The code of a size is a script
+/// too, which the page loads when the size is chosen; that of the first at once.
+pub(super) fn assemble(title: &str, data: &Value, sizes: &[Size], form: Form) -> Files {
     // Within a script element only `</` could end it early.
-    let data = format!("\"use strict\";\nconst LMC = {};\n", data.to_string().replace('<', "\\u003c"));
+    let json = |value: &Value| value.to_string().replace('<', "\\u003c");
+    let data = format!("\"use strict\";\nconst LMC = {};\nLMC.code = {{}};\n", json(data));
+    let code = |size: &Size| format!("LMC.code[\"{}\"] = {};\n", size.name, json(&size.code));
+    let file = |size: &Size| format!("size-{}.js", size.name);
     let worker = format!(
         "\"use strict\";\nfunction lmcWorker(scope) {{\n{}{}}}\nif (typeof module !== \"undefined\") module.exports = lmcWorker;\n",
         joined(&WORKER),
@@ -67,20 +72,26 @@ pub(super) fn assemble(title: &str, data: &Value, form: Form) -> Files {
     };
     match form {
         Form::Folder => {
-            let scripts = ["model.js", "worker.js", "app.js"].map(|name| format!("<script src=\"{name}\"></script>\n"));
-            let index = page("<link rel=\"stylesheet\" href=\"style.css\">", scripts.concat().trim_end());
-            vec![
+            let first = sizes.first().map(&file);
+            let scripts =
+                ["model.js".to_owned()].into_iter().chain(first).chain(["worker.js", "app.js"].map(str::to_owned));
+            let scripts: String = scripts.map(|name| format!("<script src=\"{name}\"></script>\n")).collect();
+            let index = page("<link rel=\"stylesheet\" href=\"style.css\">", scripts.trim_end());
+            let fixed = [
                 ("index.html", index),
                 ("style.css", style),
                 ("app.js", app),
                 ("worker.js", worker),
                 ("model.js", data),
-            ]
+            ];
+            let fixed = fixed.into_iter().map(|(name, text)| (name.to_owned(), text));
+            fixed.chain(sizes.iter().map(|size| (file(size), code(size)))).collect()
         }
         Form::SingleFile => {
             let style = format!("<style>\n{style}</style>");
-            let scripts = [data, worker, app].map(|script| format!("<script>\n{script}</script>\n"));
-            vec![("index.html", page(&style, scripts.concat().trim_end()))]
+            let scripts = [data].into_iter().chain(sizes.iter().map(code)).chain([worker, app]);
+            let scripts: String = scripts.map(|script| format!("<script>\n{script}</script>\n")).collect();
+            vec![("index.html".to_owned(), page(&style, scripts.trim_end()))]
         }
     }
 }

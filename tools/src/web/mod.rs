@@ -64,11 +64,11 @@ pub fn page(raw: &RawConfig, options: &PageOptions, form: Form) -> Result<Files>
         let message = format!("the text has {} MB, and a page holds up to {}", train.len() >> 20, MOST_TEXT >> 20);
         return Err(config.error_at("data.train", message));
     }
-    let mut presets = vec![preset(&config)?];
+    let mut sizes = vec![size(&config)?];
     if !options.one_size {
-        for size in sizes::others(&config.model) {
-            let settings = size.settings(&config.model, config.train.micro_batch_size, config.optimizer.learning_rate);
-            presets.push(preset(&raw.with_settings(&settings)?.validate()?)?);
+        for other in sizes::others(&config.model) {
+            let settings = other.settings(&config.model, config.train.micro_batch_size, config.optimizer.learning_rate);
+            sizes.push(size(&raw.with_settings(&settings)?.validate()?)?);
         }
     }
     let stem = config.data.train.first().and_then(|path| path.file_stem());
@@ -79,9 +79,9 @@ pub fn page(raw: &RawConfig, options: &PageOptions, form: Form) -> Result<Files>
         "title": title,
         "source": options.name,
         "texts": { "train": train, "val": val },
-        "presets": presets,
+        "presets": sizes.iter().map(|size| &size.about).collect::<Vec<_>>(),
     });
-    Ok(assemble::assemble(&title, &data, form))
+    Ok(assemble::assemble(&title, &data, &sizes, form))
 }
 
 /// Refuses what a page cannot do as the native run does it.
@@ -108,8 +108,18 @@ fn refuse(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// A size that the page offers: its module and all that the page needs to know.
-fn preset(config: &Config) -> Result<Value> {
+/// A size that the page offers.
+struct Size {
+    name: String,
+    /// What the page needs to know to offer it and to train it.
+    about: Value,
+    /// Its modules, where their tensors lie, and the program they are made of: most of the bytes, which are read when they
+    /// are needed.
+    code: Value,
+}
+
+/// A size that the page offers, made.
+fn size(config: &Config) -> Result<Size> {
     let (config, data) = Data::open(config, None)?;
     let step_config = step_config(&config)?;
     if step_config.model.dropout() != Dropout::NONE {
@@ -141,8 +151,9 @@ fn preset(config: &Config) -> Result<Value> {
         crate::memory::size(together.layout.memory_bytes as u128),
     ));
     let shape = data.shape();
-    Ok(json!({
-        "name": format!("{layers}x{width}"),
+    let name = format!("{layers}x{width}");
+    let about = json!({
+        "name": name,
         "label": label,
         "parameters": parameters,
         "operations": num_ops,
@@ -165,11 +176,14 @@ fn preset(config: &Config) -> Result<Value> {
         "slots": slots_json(step),
         "averaged": step.averages().is_some(),
         "attention": entries.attention.iter().map(|(slot, scope)| json!({ "slot": slot, "scope": scope })).collect::<Vec<_>>(),
+    });
+    let code = json!({
         "layout": tensors_json(&together.layout),
         "module": packed(&together.bytes)?,
         "program": packed(program.to_string().as_bytes())?,
         "apart": { "layout": tensors_json(&apart.layout), "module": packed(&apart.bytes)? },
-    }))
+    });
+    Ok(Size { name, about, code })
 }
 
 fn sample_json(sample: &SampleConfig, sampling: Sampling) -> Value {

@@ -30,7 +30,10 @@ fn node(test: &str) -> Option<PathBuf> {
 fn run_in_node(node: &Path, page: &Path, script: &str) -> Value {
     let prelude = format!(
         "const fs = require('fs'), folder = {:?};\n\
-         const LMC = new Function(fs.readFileSync(folder + '/model.js', 'utf8') + '; return LMC')();\n\
+         const scripts = fs.readdirSync(folder).filter((name) => /^(model|size-.*)\\.js$/.test(name));\n\
+         const read = (name) => fs.readFileSync(folder + '/' + name, 'utf8');\n\
+         const LMC = new Function(scripts.map(read).join('\\n') + '; return LMC')();\n\
+         for (const preset of LMC.presets) Object.assign(preset, LMC.code[preset.name]);\n\
          const host = require(folder + '/worker.js')({{}});\n",
         text(page)
     );
@@ -77,7 +80,20 @@ fn a_page_is_complete_in_itself() {
         .map(|entry| entry.expect("an entry").file_name())
         .collect();
     names.sort();
-    assert_eq!(names, ["app.js", "index.html", "model.js", "style.css", "worker.js"]);
+    assert_eq!(
+        names,
+        [
+            "app.js",
+            "index.html",
+            "model.js",
+            "size-1x16.js",
+            "size-1x8.js",
+            "size-2x32.js",
+            "size-4x64.js",
+            "style.css",
+            "worker.js"
+        ]
+    );
     folder.ok(&["export", "--web", "run.toml", "--single-file", "-o", "page.html"]);
     for file in ["page/app.js", "page/index.html", "page/style.css", "page/worker.js", "page.html"] {
         let page = folder.read(file).replace("http://www.w3.org/2000/svg", "");

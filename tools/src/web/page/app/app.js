@@ -29,8 +29,28 @@ function complain(message) {
   byId("problem").hidden = message === "";
 }
 
+/** Puts the code of a size beside what is known of it, from a script of its own where it is not here yet. */
+function load(preset) {
+  const found = () => Object.assign(preset, LMC.code[preset.name]);
+  if (LMC.code[preset.name]) return Promise.resolve(found());
+  return new Promise((resolve, reject) => {
+    const failed = () => reject(new Error(`The file size-${preset.name}.js is not beside the page.`));
+    document.head.append(make("script", { src: `size-${preset.name}.js`, onload: () => resolve(found()), onerror: failed }));
+  });
+}
+
 /** Begins a run of the size, the seed and the text of the state. */
-function start() {
+async function start() {
+  try {
+    const preset = await load(state.preset);
+    // Another one may have been chosen in the meantime.
+    if (preset === state.preset) begin();
+  } catch (error) {
+    complain(error.message);
+  }
+}
+
+function begin() {
   const { preset, seed, rate, prompt, temperature } = state;
   complain("");
   Object.assign(state, { step: 0, snapshots: [], finished: false, looked: undefined, reading: null });
@@ -72,7 +92,7 @@ function showTimeline() {
   const shown = live ? step : snapshots[state.snapshot];
   byId("when").textContent = `step ${grouped(shown)}`;
   past.setAttribute("aria-valuetext", live ? `the present, step ${step}` : `step ${shown}`);
-  const speed = state.stepMs ? `, ${state.stepMs < 1 ? Math.round(1000 * state.stepMs) + " µs" : state.stepMs.toFixed(1) + " ms"} a step` : "";
+  const speed = state.stepMs ? `, ${duration(state.stepMs / 1000)} a step` : "";
   byId("state").textContent = live
     ? finished ? `done${speed}` : `of ${grouped(preset.steps)}${speed}`
     : `looking back; the present is ${grouped(step)}`;

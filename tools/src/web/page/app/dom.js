@@ -22,6 +22,10 @@ function short(number) {
   return String(Math.round(number * 100) / 100);
 }
 
+/** Seconds, in a unit that fits. */
+const duration = (seconds) =>
+  seconds < 1e-3 ? `${Number((1e6 * seconds).toPrecision(3))} µs` : `${Number((1e3 * seconds).toPrecision(3))} ms`;
+
 const percent = (share) => (share >= 0.0995 ? Math.round(100 * share) : (100 * share).toFixed(1)) + " %";
 
 /** The colours of the theme, as numbers, read anew when it changes. */

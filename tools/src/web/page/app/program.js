@@ -1,5 +1,6 @@
 /** The training step: its layers as boxes in boxes, and of the chosen one its lines, its groups and its tensors. */
 const PASSES = ["forward", "recompute", "backward", "optimizer"];
+const OPTIMIZER = 3;
 
 /**
  * The layers of a program as a tree, in the order in which the model goes through them; `amountOf` a group is what shares are
@@ -22,6 +23,18 @@ function layersOf(program, weights, amountOf) {
   const upwards = (from, change) => {
     for (let at = from; at; at = at.parent) change(at);
   };
+  for (const op of program.ops) if (op.pass !== OPTIMIZER) layer(op.layer);
+  // What the forward pass does not show, such as a table of which a part is taken, comes after what was declared before it.
+  let before;
+  for (const { path } of weights) {
+    const isNew = !all.has(path.slice(0, path.lastIndexOf(".")));
+    const at = layer(path.slice(0, path.lastIndexOf(".")));
+    if (isNew && before?.parent === at.parent) {
+      const { children } = at.parent;
+      children.splice(children.indexOf(before) + 1, 0, children.pop());
+    }
+    before = at;
+  }
   for (const op of program.ops) layer(op.layer).ops.push(op);
   program.groups.forEach((group, index) => {
     const at = layer(group.layer);
@@ -56,9 +69,8 @@ class Program {
     const shown = this.tree.root.children.filter((layer) => layer.ops.length || layer.children.length);
     const widest = Math.max(...[...this.tree.all.values()].filter((layer) => !layer.children.length).map((layer) => this.sum(layer)));
     this.boxes.replaceChildren(...[...shown, this.own()].filter(Boolean).map((layer) => this.box(layer, total, widest, 1)));
-    const first = shown[0];
-    const deepest = (layer) => layer.children.find((child) => /attn/.test(child.name)) ?? (layer.children.length ? deepest(layer.children.at(-1)) : layer);
-    this.choose(this.tree.all.get(this.chosen?.path) ?? deepest(first));
+    const attention = [...this.tree.all.values()].find((layer) => /attn/.test(layer.name));
+    this.choose(this.tree.all.get(this.chosen?.path) ?? attention ?? shown[0]);
   }
 
   /** The groups that the step itself runs. */
@@ -70,7 +82,7 @@ class Program {
   showTimes(seconds) {
     const all = [];
     this.timed.forEach((index, at) => (all[index] = seconds[at]));
-    byId("time-note").textContent = `Shares are of the time, ${short(1e6 * seconds.reduce((a, b) => a + b, 0))} µs a step, measured group by group.`;
+    byId("time-note").textContent = `Shares are of the time, ${duration(seconds.reduce((a, b) => a + b, 0))} a step, measured group by group.`;
     this.restart(this.program, this.preset, all);
   }
 
@@ -147,7 +159,7 @@ class Program {
     const list = make("div", { id: "ops", class: "code", role: "group", "aria-label": "Lines of the program" });
     list.append(
       ...lines.map((op, index) =>
-        make("button", { type: "button", class: "code", tabindex: index ? -1 : 0, "aria-pressed": String(op === this.op), title: op.text, onclick: (event) => this.explain(op, event.currentTarget) }, op.text),
+        make("button", { type: "button", class: op.value ? "code" : "code soft", tabindex: index ? -1 : 0, "aria-pressed": String(op === this.op), title: op.text, onclick: (event) => this.explain(op, event.currentTarget) }, op.text),
       ),
     );
     this.about = make("dl");
@@ -166,7 +178,8 @@ class Program {
       make("div", { class: "tabs", role: "tablist", "aria-label": "Pass" }, PASSES.map((_, index) => (this.passes[index] ? tab(index) : null))),
       list, this.about, this.valueFigure, ...(pick ? [make("div", { style: "margin-top:16px" }, pick)] : []), this.figures,
     );
-    this.explain(lines[0], list.firstChild);
+    const first = Math.max(0, lines.findIndex((op) => op.value));
+    this.explain(lines[first], list.children[first]);
     this.see();
   }
 
@@ -192,7 +205,7 @@ class Program {
             ...row("WebAssembly", make("span", { class: "code" }, group.name)),
             ...row("which does", group.ops.join(", ")),
             ...row("takes", [group.flops ? `${short(group.flops)} operations of products` : null, `${short(group.bytes)}B of results`,
-              this.seconds?.[op.group] ? `${short(1e6 * this.seconds[op.group])} µs` : null].filter(Boolean).join(", ")),
+              this.seconds?.[op.group] ? duration(this.seconds[op.group]) : null].filter(Boolean).join(", ")),
           ]
         : row("WebAssembly", "computed where it is used")),
     );
@@ -213,14 +226,21 @@ class Program {
     canvas.setAttribute("aria-label", caption.textContent);
   }
 
-  /** Draws a tensor as a matrix: the last dimension across, the others down, in as much room as there is. */
+  /** Draws a tensor as a matrix: the last dimension across, the others down, and what is too tall in panels side by side. */
   heat(canvas, shape, elements, size) {
     const columns = shape.at(-1) ?? 1;
-    const all = Math.max(1, elements.length / columns);
-    const rows = Math.min(all, 256);
+    const rows = Math.max(1, elements.length / columns);
     const room = Math.max(120, this.details.clientWidth - 44);
-    const cell = Math.max(1, Math.min(6, Math.floor(room / columns), Math.floor(200 / rows)));
-    heatMap(canvas, rows, columns, elements, 2.5 * size || 1, cell);
+    const panels = Math.max(1, Math.min(Math.ceil(rows / 64), Math.floor(room / 3 / (columns + 1))));
+    const height = Math.min(Math.ceil(rows / panels), 128);
+    const width = panels * (columns + 1) - 1;
+    const arranged = new Float32Array(height * width);
+    for (let row = 0; row < Math.min(rows, panels * height); row++) {
+      const at = (row % height) * width + Math.floor(row / height) * (columns + 1);
+      arranged.set(elements.subarray(row * columns, (row + 1) * columns), at);
+    }
+    const cell = Math.max(1, Math.min(6, Math.floor(room / width), Math.floor(210 / height)));
+    heatMap(canvas, height, width, arranged, 2.5 * size || 1, cell);
     canvas.style.maxWidth = "100%";
   }
 
@@ -236,6 +256,7 @@ class Program {
       }),
     );
     this.watch([...this.shown.keys()]);
+    this.seeValue(this.op?.value ?? null);
   }
 
   show(tensors) {

@@ -116,7 +116,7 @@ function rowsOf(settings, texts, tokenizer, seqLen, seedWords) {
     const encode = (text) => linesOf(text).map((line) => tokenizer.encode(line));
     const all = encode(texts.train);
     let [train, held] = [all, []];
-    if (texts.val !== undefined) held = encode(texts.val);
+    if (texts.val != null) held = encode(texts.val);
     else {
       const count = heldOutCount(settings.val_fraction, all.length);
       const drawn = permutation(seedWords, PURPOSE.split, 0, all.length);
@@ -132,8 +132,8 @@ function rowsOf(settings, texts, tokenizer, seqLen, seedWords) {
     };
   }
   const ids = tokenizer.encode(texts.train);
-  const count = texts.val === undefined ? heldOutCount(settings.val_fraction, ids.length) : 0;
-  const held = texts.val === undefined ? ids.slice(ids.length - count) : tokenizer.encode(texts.val);
+  const count = texts.val == null ? heldOutCount(settings.val_fraction, ids.length) : 0;
+  const held = texts.val == null ? ids.slice(ids.length - count) : tokenizer.encode(texts.val);
   return {
     train: new WindowRows(ids.slice(0, ids.length - count), seqLen, seed),
     held: held.length > 1 ? new WindowRows(held, seqLen) : undefined,

@@ -53,7 +53,6 @@ class Session {
     this.viewer = new Viewer(new Instance(module, preset.layout), preset, rows, tokenizer, words);
     this.module = module;
     Object.assign(this, { rate, running, lookMs: calm ? CALM_LOOK_MS : LOOK_MS });
-    this.forget();
     this.post({
       type: "ready",
       labels: tokenizer.labels(),
@@ -64,8 +63,11 @@ class Session {
       held: rows.held?.perEpoch ?? 0,
       compileMs: performance.now() - begin,
     });
+    this.forget();
     this.look();
     this.wake();
+    // What was asked for while the module was compiled.
+    if (this.seen) this.see({ value: this.seen });
   }
 
   forget() {
@@ -95,13 +97,13 @@ class Session {
   }
 
   /** The step apart, which is made when it is first asked for. */
-  async lens() {
+  lens() {
     const { preset } = this;
     if (this.lensOf !== preset) {
-      this.lensOf = preset;
-      this.openLens = WebAssembly.compile(await unpacked(preset.apart.module)).then((module) => new Lens(module, preset));
+      const opened = async () => new Lens(await WebAssembly.compile(await unpacked(preset.apart.module)), preset);
+      Object.assign(this, { lensOf: preset, opened: opened() });
     }
-    return this.openLens;
+    return this.opened;
   }
 
   /** Looks into the step: at a value of it, from now on. */
@@ -122,6 +124,7 @@ class Session {
   /** Times these groups of the step. */
   async time({ groups }) {
     const lens = await this.lens();
+    if (lens.preset !== this.preset) return;
     lens.follow(this.trainer);
     this.post({ type: "timed", seconds: lens.time(groups) });
   }
