@@ -104,7 +104,7 @@ function showTimeline() {
 function showRate() {
   const rate = rateOf(state.rate);
   const shown = rate === Infinity ? "as fast as it can" : `${grouped(rate)} steps a second`;
-  byId("rate-shown").textContent = shown;
+  byId("rate-shown").textContent = rate === Infinity ? shown : `${grouped(rate)} steps/s`;
   byId("rate").setAttribute("aria-valuetext", shown);
 }
 

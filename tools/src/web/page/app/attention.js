@@ -21,7 +21,8 @@ class AttentionMaps {
       );
     }
     const count = ids.length;
-    const side = Math.max(96, Math.min(156, (Math.min(innerWidth, 1240) - 60) / 4 - 14));
+    // Four beside each other, on a phone two.
+    const side = innerWidth < 560 ? (innerWidth - 42) / 2 : Math.max(96, Math.min(156, (Math.min(innerWidth, 1240) - 60) / 4 - 14));
     attention.forEach(({ heads, context, weights }, layer) => {
       for (let head = 0; head < heads; head++) this.draw(this.maps[layer][head], { count, side, context, weights, head, ids, labels, text });
     });

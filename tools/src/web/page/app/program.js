@@ -60,6 +60,7 @@ class Program {
 
   restart(program, preset, seconds) {
     Object.assign(this, { program, preset, op: null, seconds });
+    if (!seconds) byId("time-note").textContent = "Shares are estimates.";
     // Until they are timed, by the bytes that they move, which is what small operations take time for.
     const times = (group) => (group.depth === 0 ? 1 : 0);
     this.tree = layersOf(program, preset.weights, (group, index) =>
