@@ -3,7 +3,15 @@ const { presets } = LMC;
 const host = lmcWorker({});
 const worker = new Worker(URL.createObjectURL(new Blob([`(${lmcWorker})(self)`], { type: "text/javascript" })));
 const still = matchMedia("(prefers-reduced-motion: reduce)");
-const state = { ...readLink(presets), texts: LMC.texts, running: true, step: 0, snapshots: [], labels: [], pausedByHiding: false };
+const state = {
+  ...readLink(presets),
+  texts: LMC.texts,
+  running: true,
+  step: 0,
+  snapshots: [],
+  labels: [],
+  pausedByHiding: false,
+};
 const tell = (type, message = {}) => worker.postMessage({ type, ...message });
 const view = (wanted) => tell("view", { wanted });
 
@@ -35,7 +43,9 @@ function load(preset) {
   if (LMC.code[preset.name]) return Promise.resolve(found());
   return new Promise((resolve, reject) => {
     const failed = () => reject(new Error(`The file size-${preset.name}.js is not beside the page.`));
-    document.head.append(make("script", { src: `size-${preset.name}.js`, onload: () => resolve(found()), onerror: failed }));
+    document.head.append(
+      make("script", { src: `size-${preset.name}.js`, onload: () => resolve(found()), onerror: failed }),
+    );
   });
 }
 
@@ -57,7 +67,16 @@ function begin() {
   const guessing = Math.log(preset.vocab_size);
   chart.restart(preset.steps, guessing, true);
   texts.restart(lines());
-  tell("start", { preset, texts: state.texts, seed, running: state.running, rate: rateOf(rate), prompt, temperature, calm: still.matches });
+  tell("start", {
+    preset,
+    texts: state.texts,
+    seed,
+    running: state.running,
+    rate: rateOf(rate),
+    prompt,
+    temperature,
+    calm: still.matches,
+  });
   describe();
   showTimeline();
   writeLink(state, presets);
@@ -68,11 +87,14 @@ function begin() {
 function describe() {
   const { preset } = state;
   const things = lines() ? "names or words" : "text";
-  byId("lead").textContent = `It has ${grouped(preset.parameters)} numbers and starts knowing nothing. Everything happens here, in this page.`;
+  byId("lead").textContent =
+    `It has ${grouped(preset.parameters)} numbers and starts knowing nothing. Everything happens here, in this page.`;
   byId("inside-lead").textContent =
     `Each step is one program that lmc made of the model: forward, backward and the optimizer, ${grouped(preset.operations)} operations in the graph, compiled to WebAssembly.`;
-  byId("text-help").textContent = `Any list of ${things}${lines() ? ", one a line" : ""}: choose a file, or drop it anywhere here. It stays on this device.`;
-  byId("colophon").textContent = `Made by lmc ${LMC.version} from ${LMC.source}. No server, no network, nothing leaves this device.`;
+  byId("text-help").textContent =
+    `Any list of ${things}${lines() ? ", one a line" : ""}: choose a file, or drop it anywhere here. It stays on this device.`;
+  byId("colophon").textContent =
+    `Made by lmc ${LMC.version} from ${LMC.source}. No server, no network, nothing leaves this device.`;
 }
 
 let programOf = null;
@@ -94,7 +116,9 @@ function showTimeline() {
   past.setAttribute("aria-valuetext", live ? `the present, step ${step}` : `step ${shown}`);
   const speed = state.stepMs ? `, ${duration(state.stepMs / 1000)} a step` : "";
   byId("state").textContent = live
-    ? finished ? `done${speed}` : `of ${grouped(preset.steps)}${speed}`
+    ? finished
+      ? `done${speed}`
+      : `of ${grouped(preset.steps)}${speed}`
     : `looking back; the present is ${grouped(step)}`;
   const play = byId("play");
   play.textContent = finished ? "Again" : state.running ? "Pause" : "Train";
@@ -114,59 +138,66 @@ function showNext() {
   return probabilities;
 }
 
-worker.onmessage = ({ data }) => ({
-  ready() {
-    Object.assign(state, { labels: data.labels, characters: data.characters, tokenizer: data.tokenizer, documents: data.documents });
-    chart.hasHeldOut = data.held > 0;
-    bars.restart(data.labels);
-    maps.restart();
-    document.documentElement.dataset.ready = Math.round(performance.now());
-  },
-  progress() {
-    Object.assign(state, { step: data.step, snapshots: data.snapshots, stepMs: data.stepMs });
-    chart.add(data.losses, data.heldOut);
-    showTimeline();
-  },
-  view() {
-    byId("prompt-note").textContent = data.look ? "" : "This has a letter that the model does not know.";
-    if (data.texts) texts.show(data.texts, data.prompt);
-    if (data.look) {
-      state.looked = data.look;
-      showNext();
-    }
-    if (data.read) {
-      maps.show(data.read, state.labels, data.read.text);
-      byId("attention-title").textContent = `Where it looks, reading “${data.read.text}”`;
-    }
-    program.show(data.tensors);
-    document.documentElement.dataset.step = data.step;
-  },
-  value() {
-    program.showValue(data);
-  },
-  timed() {
-    program.showTimes(data.seconds);
-    byId("time").disabled = false;
-  },
-  finished() {
-    Object.assign(state, { running: false, finished: true });
-    showTimeline();
-    if (data.halted) complain("The loss is no longer a finite number: the run has stopped. Another seed or text may do better.");
-    say(`Training is done after ${data.step} steps.`);
-  },
-  weights() {
-    const metadata = {
-      "lmc.config": state.preset.config.replace(/^seed = \d+$/m, `seed = ${state.seed}`),
-      "lmc.tokenizer": state.tokenizer,
-      "lmc.step": String(data.step),
-    };
-    save(toSafetensors(data.tensors, metadata), "model.safetensors");
-    byId("weights-note").textContent = `Saved as of step ${grouped(data.step)}.`;
-  },
-  failed() {
-    complain(data.message);
-  },
-})[data.type]();
+worker.onmessage = ({ data }) =>
+  ({
+    ready() {
+      Object.assign(state, {
+        labels: data.labels,
+        characters: data.characters,
+        tokenizer: data.tokenizer,
+        documents: data.documents,
+      });
+      chart.hasHeldOut = data.held > 0;
+      bars.restart(data.labels);
+      maps.restart();
+      document.documentElement.dataset.ready = Math.round(performance.now());
+    },
+    progress() {
+      Object.assign(state, { step: data.step, snapshots: data.snapshots, stepMs: data.stepMs });
+      chart.add(data.losses, data.heldOut);
+      showTimeline();
+    },
+    view() {
+      byId("prompt-note").textContent = data.look ? "" : "This has a letter that the model does not know.";
+      if (data.texts) texts.show(data.texts, data.prompt);
+      if (data.look) {
+        state.looked = data.look;
+        showNext();
+      }
+      if (data.read) {
+        maps.show(data.read, state.labels, data.read.text);
+        byId("attention-title").textContent = `Where it looks, reading “${data.read.text}”`;
+      }
+      program.show(data.tensors);
+      document.documentElement.dataset.step = data.step;
+    },
+    value() {
+      program.showValue(data);
+    },
+    timed() {
+      program.showTimes(data.seconds);
+      byId("time").disabled = false;
+    },
+    finished() {
+      Object.assign(state, { running: false, finished: true });
+      showTimeline();
+      if (data.halted)
+        complain("The loss is no longer a finite number: the run has stopped. Another seed or text may do better.");
+      say(`Training is done after ${data.step} steps.`);
+    },
+    weights() {
+      const metadata = {
+        "lmc.config": state.preset.config.replace(/^seed = \d+$/m, `seed = ${state.seed}`),
+        "lmc.tokenizer": state.tokenizer,
+        "lmc.step": String(data.step),
+      };
+      save(toSafetensors(data.tensors, metadata), "model.safetensors");
+      byId("weights-note").textContent = `Saved as of step ${grouped(data.step)}.`;
+    },
+    failed() {
+      complain(data.message);
+    },
+  })[data.type]();
 worker.onerror = (event) => complain(`The worker has failed: ${event.message}`);
 
 function changePrompt() {
@@ -214,7 +245,8 @@ byId("size").addEventListener("change", (event) => {
 });
 byId("seed").addEventListener("change", (event) => {
   const seed = event.target.value.trim();
-  if (!/^\d{1,20}$/.test(seed) || BigInt(seed) >= 2n ** 64n) return complain("A seed is a whole number from 0 to 18446744073709551615.");
+  if (!/^\d{1,20}$/.test(seed) || BigInt(seed) >= 2n ** 64n)
+    return complain("A seed is a whole number from 0 to 18446744073709551615.");
   Object.assign(state, { seed: BigInt(seed).toString(), running: true, snapshot: null });
   start();
 });
@@ -257,7 +289,8 @@ function useWeights(buffer) {
   try {
     const { weights, metadata } = fromSafetensors(buffer, state.preset.weights);
     const saved = metadata["lmc.tokenizer"];
-    if (saved && saved !== state.tokenizer) throw new Error("These weights were trained on a text with other characters; drop that text first.");
+    if (saved && saved !== state.tokenizer)
+      throw new Error("These weights were trained on a text with other characters; drop that text first.");
     byId("weights-note").textContent = "Loaded; training goes on from these weights.";
     Object.assign(state, { snapshot: null, finished: false, running: true });
     chart.restart(state.preset.steps, Math.log(state.preset.vocab_size), chart.hasHeldOut);
@@ -270,11 +303,15 @@ function useWeights(buffer) {
 
 async function useFile(file) {
   if (file.name.endsWith(".safetensors")) return useWeights(await file.arrayBuffer());
-  if (file.size > 64e6) return void (byId("text-note").textContent = "The file has more than 64 MB; take a part of it.");
+  if (file.size > 64e6)
+    return void (byId("text-note").textContent = "The file has more than 64 MB; take a part of it.");
   useText(await file.text(), file.name);
 }
 
-for (const [button, input] of [["choose-text", "text-file"], ["choose-weights", "weights-file"]]) {
+for (const [button, input] of [
+  ["choose-text", "text-file"],
+  ["choose-weights", "weights-file"],
+]) {
   byId(button).addEventListener("click", () => byId(input).click());
   byId(input).addEventListener("change", (event) => {
     if (event.target.files[0]) useFile(event.target.files[0]);

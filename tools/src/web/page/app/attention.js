@@ -13,7 +13,9 @@ class AttentionMaps {
 
   show({ ids, attention }, labels, text) {
     if (this.maps.length !== attention.length) {
-      this.maps = attention.map(({ heads }) => Array.from({ length: heads }, () => make("canvas", { class: "map", role: "img" })));
+      this.maps = attention.map(({ heads }) =>
+        Array.from({ length: heads }, () => make("canvas", { class: "map", role: "img" })),
+      );
       this.group.replaceChildren(
         ...attention.map(({ scope }, layer) =>
           make("figure", {}, make("div", { class: "maps" }, this.maps[layer]), make("figcaption", {}, scope)),
@@ -22,9 +24,13 @@ class AttentionMaps {
     }
     const count = ids.length;
     // Four beside each other, on a phone two.
-    const side = innerWidth < 560 ? (innerWidth - 42) / 2 : Math.max(96, Math.min(156, (Math.min(innerWidth, 1240) - 60) / 4 - 14));
+    const side =
+      innerWidth < 560
+        ? (innerWidth - 42) / 2
+        : Math.max(96, Math.min(156, (Math.min(innerWidth, 1240) - 60) / 4 - 14));
     attention.forEach(({ heads, context, weights }, layer) => {
-      for (let head = 0; head < heads; head++) this.draw(this.maps[layer][head], { count, side, context, weights, head, ids, labels, text });
+      for (let head = 0; head < heads; head++)
+        this.draw(this.maps[layer][head], { count, side, context, weights, head, ids, labels, text });
     });
   }
 

@@ -71,7 +71,18 @@ class LossChart {
     context.beginPath();
     context.rect(left, 0, width - left - right, height - bottom + 2);
     context.clip();
-    this.line(context, [[0, this.guessing], [this.steps, this.guessing]], x, y, "faint", 1, [3, 4]);
+    this.line(
+      context,
+      [
+        [0, this.guessing],
+        [this.steps, this.guessing],
+      ],
+      x,
+      y,
+      "faint",
+      1,
+      [3, 4],
+    );
     // Of the steps of a pixel the least and the greatest.
     context.fillStyle = colours.of("forward");
     context.globalAlpha = 0.22;
@@ -82,10 +93,36 @@ class LossChart {
       context.fillRect(x(step), high - 0.8, Math.max(1, x(each) - x(0)), Math.max(1.6, low - high));
     }
     context.globalAlpha = 1;
-    this.line(context, this.means.map((loss, step) => [step + 1, loss]), x, y, "forward", 2.2);
-    this.line(context, this.heldOut.map(({ step, loss }) => [step, loss]), x, y, "held", 2);
-    const shown = this.pointer === null ? this.marked : Math.round(((this.pointer - left) / (width - left - right)) * this.steps);
-    if (shown !== null) this.line(context, [[shown, from], [shown, to]], x, y, "faint", 1);
+    this.line(
+      context,
+      this.means.map((loss, step) => [step + 1, loss]),
+      x,
+      y,
+      "forward",
+      2.2,
+    );
+    this.line(
+      context,
+      this.heldOut.map(({ step, loss }) => [step, loss]),
+      x,
+      y,
+      "held",
+      2,
+    );
+    const shown =
+      this.pointer === null ? this.marked : Math.round(((this.pointer - left) / (width - left - right)) * this.steps);
+    if (shown !== null)
+      this.line(
+        context,
+        [
+          [shown, from],
+          [shown, to],
+        ],
+        x,
+        y,
+        "faint",
+        1,
+      );
     context.restore();
     this.explain(this.pointer === null ? this.losses.length : Math.max(0, Math.min(shown, this.losses.length)));
   }
@@ -115,7 +152,13 @@ class LossChart {
       ...(this.hasHeldOut ? [entry("held", "held out", held ? held.loss.toFixed(2) : "–")] : []),
       entry("faint", "guessing", this.guessing.toFixed(2)),
     );
-    const said = mean === undefined ? "no steps yet" : `training ${mean.toFixed(2)}${held ? `, held out ${held.loss.toFixed(2)}` : ""} after ${step} steps`;
-    this.canvas.setAttribute("aria-label", `The loss over the steps: ${said}; guessing has ${this.guessing.toFixed(2)}`);
+    const said =
+      mean === undefined
+        ? "no steps yet"
+        : `training ${mean.toFixed(2)}${held ? `, held out ${held.loss.toFixed(2)}` : ""} after ${step} steps`;
+    this.canvas.setAttribute(
+      "aria-label",
+      `The loss over the steps: ${said}; guessing has ${this.guessing.toFixed(2)}`,
+    );
   }
 }

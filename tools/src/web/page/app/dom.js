@@ -17,7 +17,11 @@ const grouped = (number) => Math.round(number).toLocaleString("en");
 
 /** `1234567` as `1.23 M`. */
 function short(number) {
-  for (const [size, unit] of [[1e9, " G"], [1e6, " M"], [1e3, " k"]])
+  for (const [size, unit] of [
+    [1e9, " G"],
+    [1e6, " M"],
+    [1e3, " k"],
+  ])
     if (number >= size) return (number / size).toPrecision(3) + unit;
   return String(Math.round(number * 100) / 100);
 }

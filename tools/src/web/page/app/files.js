@@ -39,7 +39,9 @@ function fromSafetensors(buffer, weights) {
     const tensor = header[path];
     if (!tensor) throw new Error(`The file has no ${path}, which this size needs.`);
     if (tensor.dtype !== "F32" || tensor.shape.join() !== shape.join())
-      throw new Error(`${path} is ${tensor.dtype} [${tensor.shape}] there, and F32 [${shape}] here: it is of another size.`);
+      throw new Error(
+        `${path} is ${tensor.dtype} [${tensor.shape}] there, and F32 [${shape}] here: it is of another size.`,
+      );
     const [from, to] = tensor.data_offsets.map((offset) => 8 + length + offset);
     const count = shape.reduce((product, size) => product * size, 1);
     if (to - from !== 4 * count || to > buffer.byteLength) throw new Error("The file is cut short.");

@@ -31,4 +31,5 @@ function writeLink({ preset, seed, rate, temperature, prompt }, presets) {
 }
 
 /** Steps a second of a place of the slider: from 2, in round numbers, and at its end as many as there can be. */
-const rateOf = (place) => (place >= 100 ? Infinity : Number((2 * 10 ** (place / 33.5)).toPrecision(place < 60 ? 1 : 2)));
+const rateOf = (place) =>
+  place >= 100 ? Infinity : Number((2 * 10 ** (place / 33.5)).toPrecision(place < 60 ? 1 : 2));

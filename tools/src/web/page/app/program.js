@@ -7,14 +7,33 @@ const OPTIMIZER = 3;
  * of.
  */
 function layersOf(program, weights, amountOf) {
-  const root = { path: "", name: "model", children: [], groups: [], ops: [], weights: [], amounts: [0, 0, 0, 0], elements: 0 };
+  const root = {
+    path: "",
+    name: "model",
+    children: [],
+    groups: [],
+    ops: [],
+    weights: [],
+    amounts: [0, 0, 0, 0],
+    elements: 0,
+  };
   const all = new Map([["", root]]);
   const layer = (path) => {
     if (!all.has(path)) {
       // `h.0` is one layer, and not the first of `h`.
       const [, above, name] = path.match(/^(?:(.*?)\.)?([^.]+(?:\.\d+)?)$/);
       const parent = layer(above ?? "");
-      const made = { path, name, parent, children: [], groups: [], ops: [], weights: [], amounts: [0, 0, 0, 0], elements: 0 };
+      const made = {
+        path,
+        name,
+        parent,
+        children: [],
+        groups: [],
+        ops: [],
+        weights: [],
+        amounts: [0, 0, 0, 0],
+        elements: 0,
+      };
       parent.children.push(made);
       all.set(path, made);
     }
@@ -68,8 +87,12 @@ class Program {
     );
     const total = this.tree.root.amounts.reduce((a, b) => a + b, 0);
     const shown = this.tree.root.children.filter((layer) => layer.ops.length || layer.children.length);
-    const widest = Math.max(...[...this.tree.all.values()].filter((layer) => !layer.children.length).map((layer) => this.sum(layer)));
-    this.boxes.replaceChildren(...[...shown, this.own()].filter(Boolean).map((layer) => this.box(layer, total, widest, 1)));
+    const widest = Math.max(
+      ...[...this.tree.all.values()].filter((layer) => !layer.children.length).map((layer) => this.sum(layer)),
+    );
+    this.boxes.replaceChildren(
+      ...[...shown, this.own()].filter(Boolean).map((layer) => this.box(layer, total, widest, 1)),
+    );
     const attention = [...this.tree.all.values()].find((layer) => /attn/.test(layer.name));
     this.choose(this.tree.all.get(this.chosen?.path) ?? attention ?? shown[0]);
   }
@@ -83,7 +106,8 @@ class Program {
   showTimes(seconds) {
     const all = [];
     this.timed.forEach((index, at) => (all[index] = seconds[at]));
-    byId("time-note").textContent = `Shares are of the time, ${duration(seconds.reduce((a, b) => a + b, 0))} a step, measured group by group.`;
+    byId("time-note").textContent =
+      `Shares are of the time, ${duration(seconds.reduce((a, b) => a + b, 0))} a step, measured group by group.`;
     this.restart(this.program, this.preset, all);
   }
 
@@ -91,7 +115,14 @@ class Program {
   own() {
     const { root } = this.tree;
     if (!root.ops.length) return null;
-    const own = { ...root, path: "", name: "loss, clipping, schedule", children: [], elements: 0, amounts: [0, 0, 0, 0] };
+    const own = {
+      ...root,
+      path: "",
+      name: "loss, clipping, schedule",
+      children: [],
+      elements: 0,
+      amounts: [0, 0, 0, 0],
+    };
     for (const group of root.groups) own.amounts[group.pass] += group.amount;
     this.tree.all.set("", own);
     return own;
@@ -105,14 +136,25 @@ class Program {
     const sum = this.sum(layer);
     const share = make("span", { class: "share", "aria-hidden": true });
     layer.amounts.forEach((amount, pass) => {
-      if (amount) share.append(make("i", { class: "p" + pass, style: `width:${Math.max(3, 100 * Math.min(1, amount / widest))}%` }));
+      if (amount)
+        share.append(
+          make("i", { class: "p" + pass, style: `width:${Math.max(3, 100 * Math.min(1, amount / widest))}%` }),
+        );
     });
-    const words = layer.amounts.map((amount, pass) => (amount ? `${PASSES[pass]} ${percent(amount / total)}` : null)).filter(Boolean);
+    const words = layer.amounts
+      .map((amount, pass) => (amount ? `${PASSES[pass]} ${percent(amount / total)}` : null))
+      .filter(Boolean);
     const head = make(
       "button",
       {
-        type: "button", class: "head", role: "treeitem", tabindex: -1, "aria-level": level, "aria-selected": "false",
-        "aria-expanded": layer.children.length ? "true" : undefined, title: `${layer.path || layer.name}: ${words.join(", ")}`,
+        type: "button",
+        class: "head",
+        role: "treeitem",
+        tabindex: -1,
+        "aria-level": level,
+        "aria-selected": "false",
+        "aria-expanded": layer.children.length ? "true" : undefined,
+        title: `${layer.path || layer.name}: ${words.join(", ")}`,
         onclick: () => this.choose(layer),
       },
       make("span", { class: "name" }, layer.name),
@@ -120,7 +162,12 @@ class Program {
       make("span", { class: "amount" }, percent(sum / total)),
     );
     layer.head = head;
-    return make("div", { class: "box", role: "none" }, head, layer.children.map((child) => this.box(child, total, widest, level + 1)));
+    return make(
+      "div",
+      { class: "box", role: "none" },
+      head,
+      layer.children.map((child) => this.box(child, total, widest, level + 1)),
+    );
   }
 
   choose(layer) {
@@ -155,12 +202,27 @@ class Program {
   draw() {
     const { chosen, details, pass } = this;
     const tab = (index) =>
-      make("button", { type: "button", role: "tab", "aria-selected": String(index === pass), onclick: () => this.turn(index) }, PASSES[index]);
+      make(
+        "button",
+        { type: "button", role: "tab", "aria-selected": String(index === pass), onclick: () => this.turn(index) },
+        PASSES[index],
+      );
     const lines = this.ops.filter((op) => op.pass === pass);
     const list = make("div", { id: "ops", class: "code", role: "group", "aria-label": "Lines of the program" });
     list.append(
       ...lines.map((op, index) =>
-        make("button", { type: "button", class: op.value ? "code" : "code soft", tabindex: index ? -1 : 0, "aria-pressed": String(op === this.op), title: op.text, onclick: (event) => this.explain(op, event.currentTarget) }, op.text),
+        make(
+          "button",
+          {
+            type: "button",
+            class: op.value ? "code" : "code soft",
+            tabindex: index ? -1 : 0,
+            "aria-pressed": String(op === this.op),
+            title: op.text,
+            onclick: (event) => this.explain(op, event.currentTarget),
+          },
+          op.text,
+        ),
       ),
     );
     this.about = make("dl");
@@ -169,17 +231,44 @@ class Program {
     const weights = [];
     const collect = (layer) => (weights.push(...layer.weights), layer.children.forEach(collect));
     collect(chosen);
-    const pick = weights.length > 1
-      ? make("select", { "aria-label": "Which weights", onchange: (event) => { this.weight = weights[event.target.value]; this.see(); } },
-          weights.map((weight, index) => make("option", { value: index }, weight.path)))
-      : weights.length ? make("span", { class: "code" }, weights[0].path) : null;
+    const pick =
+      weights.length > 1
+        ? make(
+            "select",
+            {
+              "aria-label": "Which weights",
+              onchange: (event) => {
+                this.weight = weights[event.target.value];
+                this.see();
+              },
+            },
+            weights.map((weight, index) => make("option", { value: index }, weight.path)),
+          )
+        : weights.length
+          ? make("span", { class: "code" }, weights[0].path)
+          : null;
     details.replaceChildren(
       make("h3", {}, chosen.path || chosen.name),
-      make("span", { class: "soft" }, `${this.ops.length} operations${chosen.elements ? `, ${grouped(chosen.elements)} weights` : ""}`),
-      make("div", { class: "tabs", role: "tablist", "aria-label": "Pass" }, PASSES.map((_, index) => (this.passes[index] ? tab(index) : null))),
-      list, this.about, this.valueFigure, ...(pick ? [make("div", { style: "margin-top:16px" }, pick)] : []), this.figures,
+      make(
+        "span",
+        { class: "soft" },
+        `${this.ops.length} operations${chosen.elements ? `, ${grouped(chosen.elements)} weights` : ""}`,
+      ),
+      make(
+        "div",
+        { class: "tabs", role: "tablist", "aria-label": "Pass" },
+        PASSES.map((_, index) => (this.passes[index] ? tab(index) : null)),
+      ),
+      list,
+      this.about,
+      this.valueFigure,
+      ...(pick ? [make("div", { style: "margin-top:16px" }, pick)] : []),
+      this.figures,
     );
-    const first = Math.max(0, lines.findIndex((op) => op.value));
+    const first = Math.max(
+      0,
+      lines.findIndex((op) => op.value),
+    );
     this.explain(lines[first], list.children[first]);
     this.see();
   }
@@ -205,8 +294,16 @@ class Program {
         ? [
             ...row("WebAssembly", make("span", { class: "code" }, group.name)),
             ...row("which does", group.ops.join(", ")),
-            ...row("takes", [group.flops ? `${short(group.flops)} operations of products` : null, `${short(group.bytes)}B of results`,
-              this.seconds?.[op.group] ? duration(this.seconds[op.group]) : null].filter(Boolean).join(", ")),
+            ...row(
+              "takes",
+              [
+                group.flops ? `${short(group.flops)} operations of products` : null,
+                `${short(group.bytes)}B of results`,
+                this.seconds?.[op.group] ? duration(this.seconds[op.group]) : null,
+              ]
+                .filter(Boolean)
+                .join(", "),
+            ),
           ]
         : row("WebAssembly", "computed where it is used")),
     );

@@ -16,16 +16,28 @@ class Texts {
     texts.forEach((text, index) => {
       let item = this.list.children[index];
       if (!item) {
-        const button = make("button", { type: "button", title: "See how the model reads it", onclick: () => this.choose(item.dataset.text) });
+        const button = make("button", {
+          type: "button",
+          title: "See how the model reads it",
+          onclick: () => this.choose(item.dataset.text),
+        });
         item = make("li", {}, button);
         this.list.append(item);
       }
-      if (item.dataset.text === text.text && item.dataset.prompt === prompt && item.dataset.known === String(text.known)) return;
+      if (
+        item.dataset.text === text.text &&
+        item.dataset.prompt === prompt &&
+        item.dataset.known === String(text.known)
+      )
+        return;
       Object.assign(item.dataset, { text: text.text, prompt, known: text.known });
       const button = item.firstChild;
       button.className = (text.known ? "known" : "") + (text.ended || !this.lines ? "" : " open");
       const rest = text.text.slice(prompt.length);
-      button.replaceChildren(...(prompt ? [make("span", { class: "prompt" }, prompt)] : []), rest || (prompt ? "" : "\u00a0"));
+      button.replaceChildren(
+        ...(prompt ? [make("span", { class: "prompt" }, prompt)] : []),
+        rest || (prompt ? "" : "\u00a0"),
+      );
       if (text.known) button.append(make("span", { class: "hidden" }, ", known"));
     });
     if (!this.lines) return;
@@ -52,7 +64,10 @@ class NextBars {
     const most = 40;
     let tokens = Array.from(probabilities.keys());
     if (tokens.length > most)
-      tokens = tokens.sort((a, b) => probabilities[b] - probabilities[a]).slice(0, most).sort((a, b) => a - b);
+      tokens = tokens
+        .sort((a, b) => probabilities[b] - probabilities[a])
+        .slice(0, most)
+        .sort((a, b) => a - b);
     if (this.shown?.length !== tokens.length) {
       this.bars = tokens.map((_, index) => {
         const bar = make("button", { type: "button", tabindex: index ? -1 : 0 }, make("em"), make("i"), make("span"));
@@ -66,7 +81,9 @@ class NextBars {
     tokens.forEach((token, index) => {
       const [em, fill, label] = this.bars[index].children;
       const share = probabilities[token];
-      fill.style.height = Math.max(0.5, 82 * share ** 0.7 / Math.max(0.3, best) ** 0.7 * Math.min(1, Math.max(0.3, best) ** 0.25)) + "%";
+      fill.style.height =
+        Math.max(0.5, ((82 * share ** 0.7) / Math.max(0.3, best) ** 0.7) * Math.min(1, Math.max(0.3, best) ** 0.25)) +
+        "%";
       label.textContent = this.labels[token];
       em.textContent = percent(share);
       this.bars[index].classList.toggle("top", share === best);

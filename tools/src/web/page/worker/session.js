@@ -132,7 +132,11 @@ class Session {
   /** The weights that are shown, for a file. */
   weights() {
     const { step, weights } = this.shown();
-    const tensors = this.preset.weights.map(({ path, shape }, index) => ({ path, shape, elements: weights[index].slice() }));
+    const tensors = this.preset.weights.map(({ path, shape }, index) => ({
+      path,
+      shape,
+      elements: weights[index].slice(),
+    }));
     this.post({ type: "weights", step, tensors });
   }
 

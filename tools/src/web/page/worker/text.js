@@ -75,7 +75,11 @@ function tokenizerOf(kind, text, lines) {
 function fitted(text, kind, lines, vocabSize) {
   const notes = [];
   text = text.normalize("NFC").replaceAll("\r\n", "\n");
-  if (lines) text = linesOf(text.replaceAll("\r", "\n")).map((line) => line.trim()).filter(Boolean).join("\n");
+  if (lines)
+    text = linesOf(text.replaceAll("\r", "\n"))
+      .map((line) => line.trim())
+      .filter(Boolean)
+      .join("\n");
   const room = vocabSize - (lines ? 1 : 0);
   const count = () => tokenizerOf(kind, text, lines).characters.length;
   if (kind === "byte" || count() <= room) return { text, notes };
@@ -87,14 +91,21 @@ function fitted(text, kind, lines, vocabSize) {
   if (count() <= room) return { text, notes };
   const uses = new Map();
   for (const character of text) if (!lines || character !== "\n") uses.set(character, (uses.get(character) ?? 0) + 1);
-  const kept = new Set([...uses].sort((a, b) => b[1] - a[1]).slice(0, room).map(([character]) => character));
+  const kept = new Set(
+    [...uses]
+      .sort((a, b) => b[1] - a[1])
+      .slice(0, room)
+      .map(([character]) => character),
+  );
   if (lines) {
     const all = linesOf(text);
     const whole = all.filter((line) => Array.from(line).every((character) => kept.has(character)));
     notes.push(`without ${all.length - whole.length} lines that have other characters than the ${room} most frequent`);
     text = whole.join("\n");
   } else {
-    text = Array.from(text).filter((character) => kept.has(character)).join("");
+    text = Array.from(text)
+      .filter((character) => kept.has(character))
+      .join("");
     notes.push(`without all but the ${room} most frequent characters`);
   }
   return { text, notes };

@@ -18,9 +18,10 @@ class Viewer {
     const seqLen = this.preset.batch.seq_len;
     const end = Math.min(limit, this.rows.held.perEpoch);
     let [sum, count] = [0, 0];
-    for (let row = 0; row < end; ) {
+    for (let row = 0; row < end;) {
       labels.fill(IGNORED);
-      for (let at = 0; at < tokens.length && row < end; at += seqLen, row++) this.rows.held.fill(row, tokens, labels, at);
+      for (let at = 0; at < tokens.length && row < end; at += seqLen, row++)
+        this.rows.held.fill(row, tokens, labels, at);
       instance.run("evaluate");
       sum += instance.tensor("evaluate/loss_sum")[0];
       count += instance.tensor("evaluate/num_tokens")[0];
