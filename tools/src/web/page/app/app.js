@@ -90,7 +90,8 @@ function describe() {
   byId("lead").textContent =
     `It has ${grouped(preset.parameters)} numbers and starts knowing nothing. Everything happens here, in this page.`;
   byId("inside-lead").textContent =
-    `Each step is one program that lmc made of the model: forward, backward and the optimizer, ${grouped(preset.operations)} operations in the graph, compiled to WebAssembly.`;
+    "Each step is one program that lmc made of the model: forward, backward and the optimizer, " +
+    `${grouped(preset.operations)} operations, compiled to WebAssembly.`;
   byId("text-help").textContent =
     `Any list of ${things}${lines() ? ", one a line" : ""}: choose a file, or drop it anywhere here. It stays on this device.`;
   byId("colophon").textContent =
@@ -155,6 +156,10 @@ worker.onmessage = ({ data }) =>
     progress() {
       Object.assign(state, { step: data.step, snapshots: data.snapshots, stepMs: data.stepMs });
       chart.add(data.losses, data.heldOut);
+      if (data.step > 0)
+        byId("rates").textContent =
+          `The loss, in nats a letter. Gradient norm ${data.gradientNorm.toPrecision(2)}, ` +
+          `learning rate ${Number(data.learningRate.toPrecision(2))}.`;
       showTimeline();
     },
     view() {
