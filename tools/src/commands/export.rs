@@ -14,8 +14,8 @@ use crate::whole_folder::{refuse_content, whole_folder};
 
 /// Make a page that trains the model in any browser
 ///
-/// The page is opened from disk, on any computer or phone, and loads nothing from anywhere: it has the data, and the training
-/// step as WebAssembly. It offers the config's size and some others.
+/// The page is opened from disk, on any computer or phone, and loads nothing from anywhere: it has the data, and the
+/// training step as WebAssembly. It offers the config's size and some others.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  lmc export --web examples/microgpt.toml\n  lmc export --web examples/microgpt.toml \

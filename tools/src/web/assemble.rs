@@ -54,7 +54,8 @@ pub(super) fn assemble(title: &str, data: &Value, sizes: &[Size], form: Form) ->
     let code = |size: &Size| format!("LMC.code[\"{}\"] = {};\n", size.name, json(&size.code));
     let file = |size: &Size| format!("size-{}.js", size.name);
     let worker = format!(
-        "\"use strict\";\nfunction lmcWorker(scope) {{\n{}{}}}\nif (typeof module !== \"undefined\") module.exports = lmcWorker;\n",
+        "\"use strict\";\nfunction lmcWorker(scope) {{\n{}{}}}\n\
+         if (typeof module !== \"undefined\") module.exports = lmcWorker;\n",
         joined(&WORKER),
         include_str!("page/worker/main.js")
     );
@@ -98,8 +99,8 @@ pub(super) fn assemble(title: &str, data: &Value, sizes: &[Size], form: Form) ->
 
 /// What the browser lets the page do: its own scripts and style and a worker from them, and no network.
 const POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' blob: file:; \
-                      style-src 'self' 'unsafe-inline' file:; img-src data:; worker-src blob:; connect-src 'none'; base-uri 'none'; \
-                      form-action 'none'";
+                      style-src 'self' 'unsafe-inline' file:; img-src data:; worker-src blob:; connect-src 'none'; \
+                      base-uri 'none'; form-action 'none'";
 
 fn joined(parts: &[(&str, &str)]) -> String {
     parts.iter().map(|(name, text)| format!("// {name}\n{text}\n")).collect()

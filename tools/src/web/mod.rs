@@ -151,6 +151,8 @@ fn size(config: &Config) -> Result<Size> {
         crate::memory::size(together.layout.memory_bytes as u128),
     ));
     let shape = data.shape();
+    let attention: Vec<Value> =
+        entries.attention.iter().map(|(slot, scope)| json!({ "slot": slot, "scope": scope })).collect();
     let name = format!("{layers}x{width}");
     let about = json!({
         "name": name,
@@ -175,7 +177,7 @@ fn size(config: &Config) -> Result<Size> {
         "weights": weights_json(step),
         "slots": slots_json(step),
         "averaged": step.averages().is_some(),
-        "attention": entries.attention.iter().map(|(slot, scope)| json!({ "slot": slot, "scope": scope })).collect::<Vec<_>>(),
+        "attention": attention,
     });
     let code = json!({
         "layout": tensors_json(&together.layout),

@@ -113,6 +113,15 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
+    /// Gives a control a value, as a person does who moves or types; `event` is what it tells then, `input` or `change`.
+    #[track_caller]
+    pub(crate) fn enter(&mut self, id: &str, value: &str, event: &str) {
+        self.get(&format!(
+            "{{ const control = document.getElementById('{id}'); control.value = '{value}'; \
+             control.dispatchEvent(new Event('{event}')); }}"
+        ));
+    }
+
     /// Gives an input of the page a file, as a person does who chooses it.
     pub(crate) fn choose_file(&mut self, id: &str, file: &Path) {
         let object = self.call("Runtime.evaluate", json!({ "expression": format!("document.getElementById('{id}')") }));
