@@ -43,7 +43,9 @@ impl Browser {
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }))["targetId"].clone();
         let attached = browser.call("Target.attachToTarget", json!({ "targetId": target, "flatten": true }));
         browser.session = attached["sessionId"].as_str().map(str::to_owned);
-        ["Page.enable", "Runtime.enable", "Log.enable"].map(|method| browser.call(method, json!({})));
+        for method in ["Page.enable", "Runtime.enable", "Log.enable"] {
+            browser.call(method, json!({}));
+        }
         browser
     }
 

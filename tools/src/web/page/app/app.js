@@ -250,8 +250,8 @@ byId("size").addEventListener("change", (event) => {
 });
 byId("seed").addEventListener("change", (event) => {
   const seed = event.target.value.trim();
-  if (!/^\d{1,20}$/.test(seed) || BigInt(seed) >= 2n ** 64n)
-    return complain("A seed is a whole number from 0 to 18446744073709551615.");
+  if (!/^\d{1,20}$/.test(seed) || BigInt(seed) >= 2n ** 63n)
+    return complain("A seed is a whole number from 0 to 9223372036854775807.");
   Object.assign(state, { seed: BigInt(seed).toString(), running: true, snapshot: null });
   start();
 });

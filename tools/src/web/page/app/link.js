@@ -8,7 +8,7 @@ function readLink(presets) {
     const value = Number(given.get(key));
     return given.has(key) && value >= least && value <= most ? value : otherwise;
   };
-  const seed = /^\d{1,20}$/.test(given.get("seed") ?? "") && BigInt(given.get("seed")) < 2n ** 64n;
+  const seed = /^\d{1,20}$/.test(given.get("seed") ?? "") && BigInt(given.get("seed")) < 2n ** 63n;
   return {
     preset,
     seed: seed ? BigInt(given.get("seed")).toString() : preset.seed,

@@ -33,11 +33,9 @@ class Texts {
       Object.assign(item.dataset, { text: text.text, prompt, known: text.known });
       const button = item.firstChild;
       button.className = (text.known ? "known" : "") + (text.ended || !this.lines ? "" : " open");
-      const rest = text.text.slice(prompt.length);
-      button.replaceChildren(
-        ...(prompt ? [make("span", { class: "prompt" }, prompt)] : []),
-        rest || (prompt ? "" : "\u00a0"),
-      );
+      // A text may be empty, and a button must have a name.
+      const rest = text.text === "" ? "–" : text.text.slice(prompt.length);
+      button.replaceChildren(...(prompt ? [make("span", { class: "prompt" }, prompt)] : []), rest);
       if (text.known) button.append(make("span", { class: "hidden" }, ", known"));
     });
     if (!this.lines) return;
