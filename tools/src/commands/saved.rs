@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use lmc_models::{ParamSpec, Params, StepConfig};
-use lmc_runtime::Buffer;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::cli::{Weights, WeightsArgs};
 use crate::config::Config;
-use crate::device::{Device, DeviceOptions};
+use crate::device::{Buffer, Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::model::{averaged_weights, match_weights, step_config};
 use crate::output::say;
 use crate::tokenizer::Tokenizer;
+use crate::wasm;
 
 /// A run's newest whole checkpoint with its config.
 pub(super) struct SavedRun {
@@ -36,12 +36,17 @@ pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Re
 impl SavedRun {
     /// Reads a run folder.
     pub(super) fn read(run: &Path) -> Result<SavedRun> {
+        SavedRun::read_with(run, &[])
+    }
+
+    /// Reads a run folder, with other settings as `--set` takes them.
+    pub(super) fn read_with(run: &Path, set: &[String]) -> Result<SavedRun> {
         let path = run.join("config.toml");
         if !path.is_file() {
             let advice = if run.is_file() { "it is a file; name the run's folder" } else { "it has no config.toml" };
             return Err(Error::input(format!("{} is not a run folder: {advice}", run.display())));
         }
-        let config = Config::read(&path, &[])?;
+        let config = Config::read(&path, set)?;
         let newest = checkpoint::newest_valid(run)?;
         for (path, reason) in &newest.passed_over {
             say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
@@ -58,7 +63,9 @@ impl SavedRun {
 
     /// Opens the device the run was trained on, or the one that `plugin` names.
     pub(super) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
-        Device::open(&DeviceOptions::from_config(&self.config.runtime, plugin))
+        let parameters = self.specs().values().map(|spec| spec.ty.num_elements() as u64).sum();
+        let options = DeviceOptions::from_config(&self.config.runtime, plugin);
+        Device::open(&options).map_err(|error| wasm::offered(error, &options, parameters))
     }
 
     /// The weights that are asked for on the device, in the order of the model's parameters.

@@ -19,6 +19,7 @@ mod reading;
 mod report;
 mod tokenizing;
 mod training;
+mod wasm;
 
 use std::collections::BTreeMap;
 use std::fs;
