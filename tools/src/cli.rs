@@ -122,9 +122,20 @@ pub struct TrainArgs {
     /// The run folder (train.out_dir)
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,
+}
+
+/// Which device to run on.
+#[derive(Args, Debug)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda, or wasm: an interpreter, which needs no plugin (runtime.device)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
 }
 
 /// Generate text with a trained model
@@ -161,6 +172,9 @@ pub struct GenerateArgs {
     /// Print one JSON object a sample
     #[arg(long)]
     pub json: bool,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,

@@ -64,6 +64,7 @@ pub mod plan;
 pub mod profile;
 pub mod requirements;
 pub mod run;
+pub mod tensors;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;

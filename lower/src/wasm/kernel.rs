@@ -6,8 +6,9 @@
 use wasm_encoder::{InstructionSink, ValType};
 
 use super::affine::{Affine, i64_of};
-use super::code::{Code, at, i32_of};
+use super::code::{Code, at};
 use super::expr::{Address, Place};
+use super::memory::address_of;
 use super::nest::Addresses;
 
 /// Rows that are computed together.
@@ -82,13 +83,13 @@ impl Product {
     pub(super) fn emit(&self, code: &mut Code, addresses: &Addresses) {
         let pointers = std::array::from_fn(|i| {
             let (place, constant) = &self.operands[i];
-            pointer(code, place, *constant, addresses)
+            address_of(code, place, *constant, addresses)
         });
         let shared = self.batch.iter().all(|l| l.steps[1] == 0);
         match &self.scratch {
             None => nested(code, &self.batch, pointers, &mut |code, pointers| self.blocks(code, pointers)),
             Some(scratch) => {
-                let copy = pointer(code, scratch, 0, addresses);
+                let copy = address_of(code, scratch, 0, addresses);
                 let packed = self.packed();
                 if shared {
                     self.pack(code, pointers[1], copy);
@@ -226,16 +227,6 @@ fn merged(loops: Vec<Loop>) -> Vec<Loop> {
         }
     }
     merged
-}
-
-/// A local with the address of an element.
-fn pointer(code: &mut Code, place: &Place, constant: i64, addresses: &Addresses) -> u32 {
-    let begin = i64::try_from(addresses[place.buffer]).unwrap_or(i64::MAX) + place.offset + constant;
-    code.i().i32_const(i32_of(usize::try_from(begin).unwrap_or_default()));
-    for &(global, stride) in &place.iterations {
-        code.i().global_get(global).i32_const(stride as i32).i32_mul().i32_add();
-    }
-    code.set_new(ValType::I32)
 }
 
 /// Runs `body` in all iterations of loops, with the pointers of each.

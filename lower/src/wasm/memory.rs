@@ -3,8 +3,20 @@
 use lmc_graph::DType;
 use wasm_encoder::ValType;
 
-use super::code::at;
+use super::code::{Code, at, i32_of};
+use super::expr::Place;
 use super::lanes::{Class, Lanes, class};
+use super::nest::Addresses;
+
+/// The address `constant` bytes behind a place, in a new local.
+pub(super) fn address_of(code: &mut Code, place: &Place, constant: i64, addresses: &Addresses) -> u32 {
+    let begin = i64::try_from(addresses[place.buffer]).unwrap_or(i64::MAX) + place.offset + constant;
+    code.i().i32_const(i32_of(usize::try_from(begin).unwrap_or_default()));
+    for &(global, stride) in &place.iterations {
+        code.i().global_get(global).i32_const(stride as i32).i32_mul().i32_add();
+    }
+    code.set_new(ValType::I32)
+}
 
 /// An address: what a local holds, if anything, and a constant.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,8 @@
 //!    and the expression (`expr`, `affine`) that compute it. A view of a tensor is other strides. The matrix product of
 //!    f32 has a kernel of its own (`kernel`).
 //! 4. `plan`: addresses, values that do not live together sharing memory.
-//! 5. `nest`, `arithmetic`, `math`, `functions`, `memory`: instructions.
+//! 5. `nest` and `loops`; `lanes` with `arithmetic`, `integers`, `convert`, `math`, `memory`; `functions` and `double`:
+//!    instructions.
 //!
 //! # Invariants
 //!
@@ -43,15 +44,19 @@ mod attention;
 mod code;
 mod contract;
 mod control;
+mod convert;
+mod double;
 mod elementwise;
 mod expr;
 mod flatten;
 mod functions;
 mod group;
 mod index;
+mod integers;
 mod kernel;
 mod lanes;
 mod layout;
+mod loops;
 mod math;
 mod memory;
 mod module;

@@ -10,9 +10,9 @@ use wasm_encoder::{
 use super::code::{Code, at, i32_of};
 use super::functions::{Functions, Signature};
 use super::layout::Layout;
+use super::memory::address_of;
 use super::nest::Addresses;
 use super::plan::{Buffers, Kind};
-use super::random::address_of;
 use super::schedule::{Body, Task, Work};
 use super::{Entry, Mode};
 
@@ -126,7 +126,7 @@ impl TaskWriter<'_> {
             }
             Body::While { condition, holds, tasks } => {
                 let (condition, body) = (self.tasks(condition), self.tasks(tasks));
-                let holds = address_of(&mut code, holds, self.addresses);
+                let holds = address_of(&mut code, holds, 0, self.addresses);
                 code.while_(
                     |code| {
                         calls(code, &condition);
@@ -137,7 +137,7 @@ impl TaskWriter<'_> {
             }
             Body::If { holds, on_true, on_false } => {
                 let (on_true, on_false) = (self.tasks(on_true), self.tasks(on_false));
-                let holds = address_of(&mut code, holds, self.addresses);
+                let holds = address_of(&mut code, holds, 0, self.addresses);
                 code.i().local_get(holds).i32_load8_u(at(0)).if_(BlockType::Empty);
                 calls(&mut code, &on_true);
                 code.i().else_();

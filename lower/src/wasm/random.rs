@@ -6,6 +6,7 @@ use wasm_encoder::{BlockType, ValType};
 
 use super::code::{Code, at, i32_of};
 use super::expr::Place;
+use super::memory::address_of;
 use super::nest::Addresses;
 use super::schedule::{Schedule, Work};
 
@@ -31,20 +32,11 @@ pub(super) fn rng_bit_generator(
     vec![Work::Bits(Bits { algorithm, output, state, next: homes[0].clone(), bits: homes[1].clone() })]
 }
 
-/// The address of a place in a new local.
-pub(super) fn address_of(code: &mut Code, place: &Place, addresses: &Addresses) -> u32 {
-    let begin = i64::try_from(addresses[place.buffer]).unwrap_or(i64::MAX) + place.offset;
-    code.i().i32_const(i32_of(usize::try_from(begin).unwrap_or_default()));
-    for &(global, stride) in &place.iterations {
-        code.i().global_get(global).i32_const(stride as i32).i32_mul().i32_add();
-    }
-    code.set_new(ValType::I32)
-}
-
 impl Bits {
     /// Writes the generator.
     pub(super) fn emit(&self, code: &mut Code, addresses: &Addresses) {
-        let [state, next, bits] = [&self.state, &self.next, &self.bits].map(|place| address_of(code, place, addresses));
+        let [state, next, bits] =
+            [&self.state, &self.next, &self.bits].map(|place| address_of(code, place, 0, addresses));
         let words = if self.algorithm == RngAlgorithm::ThreeFry { 2 } else { 3 };
         let words: Vec<u32> = (0..words)
             .map(|word| {

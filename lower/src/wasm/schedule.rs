@@ -241,7 +241,8 @@ impl<'f> Schedule<'f> {
         let func = self.func;
         let node = func.defining_node(value);
         let location = node.map_or_else(Location::unknown, |node| func.node(node).location.clone());
-        let name = task_name(&location, "copy", value);
+        // A value may be copied to several places.
+        let name = format!("{}.{}", task_name(&location, "copy", value), self.position);
         let bytes = 2 * func.ty(value).num_bytes() as u64;
         self.push(Task { name, location, ops: vec!["copy"], flops: 0, values: vec![], bytes, body: Body::Group(work) });
     }

@@ -5,8 +5,8 @@ use lmc_graph::ops::SortDirection;
 use wasm_encoder::{BlockType, MemArg, ValType};
 
 use super::code::{Code, at, i32_of};
+use super::memory::address_of;
 use super::nest::Addresses;
-use super::random::address_of;
 use super::reduce::Sorting;
 
 impl Sorting {
@@ -18,7 +18,7 @@ impl Sorting {
         let bases: Vec<[u32; 2]> = self
             .operands
             .iter()
-            .map(|(place, room, _)| [address_of(code, place, addresses), address_of(code, room, addresses)])
+            .map(|(place, room, _)| [address_of(code, place, 0, addresses), address_of(code, room, 0, addresses)])
             .collect();
         let (row, column) = (code.local(ValType::I32), code.local(ValType::I32));
         code.begin_for(row, 0);

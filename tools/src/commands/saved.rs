@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use lmc_models::{ParamSpec, Params, StepConfig};
-use lmc_runtime::Buffer;
 
 use crate::checkpoint::{self, Checkpoint, Tensors, load_safetensors, read_metadata};
 use crate::cli::{Weights, WeightsArgs};
 use crate::config::{Config, RawConfig};
-use crate::device::{Device, DeviceOptions};
+use crate::device::{Buffer, Device, DeviceOptions};
 use crate::error::{Error, Result};
 use crate::model::{averaged_weights, match_weights, step_config};
 use crate::output::say;
 use crate::tokenizer::Tokenizer;
+use crate::wasm;
 
 /// A run's newest whole checkpoint with its config.
 pub(super) struct SavedRun {
@@ -44,15 +44,20 @@ pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Re
 impl SavedRun {
     /// Reads a run folder, or a safetensors file with what a page writes into its header.
     pub(super) fn read(run: &Path) -> Result<SavedRun> {
+        SavedRun::read_with(run, &[])
+    }
+
+    /// As [`SavedRun::read`], with other settings as `--set` takes them.
+    pub(super) fn read_with(run: &Path, set: &[String]) -> Result<SavedRun> {
         if run.is_file() && run.extension().is_some_and(|extension| extension == "safetensors") {
-            return SavedRun::read_file(run);
+            return SavedRun::read_file(run, set);
         }
         let path = run.join("config.toml");
         if !path.is_file() {
             let advice = if run.is_file() { "it is a file; name the run's folder" } else { "it has no config.toml" };
             return Err(Error::input(format!("{} is not a run folder: {advice}", run.display())));
         }
-        let config = Config::read(&path, &[])?;
+        let config = Config::read(&path, set)?;
         let newest = checkpoint::newest_valid(run)?;
         for (path, reason) in &newest.passed_over {
             say(format_args!("warning: passed over the checkpoint {}: {reason}", path.display()));
@@ -66,7 +71,7 @@ impl SavedRun {
     }
 
     /// Reads a file that a page of `lmc export --web` saved.
-    fn read_file(path: &Path) -> Result<SavedRun> {
+    fn read_file(path: &Path, set: &[String]) -> Result<SavedRun> {
         let model = load_safetensors(path)?;
         let metadata = read_metadata(path)?;
         let [config, tokenizer, step] = METADATA.map(|key| metadata.get(key));
@@ -77,7 +82,7 @@ impl SavedRun {
                 path.display()
             )));
         };
-        let config = RawConfig::parse(path, config, &[])?.validate()?;
+        let config = RawConfig::parse(path, config, set)?.validate()?;
         let tokenizer = with_end_of_document(&Tokenizer::from_json(path, tokenizer)?, &config)?;
         let step_config = step_config(&config)?;
         let step = step.and_then(|step| step.parse().ok()).unwrap_or(0);
@@ -86,7 +91,9 @@ impl SavedRun {
 
     /// Opens the device the run was trained on, or the one that `plugin` names.
     pub(super) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
-        Device::open(&DeviceOptions::from_config(&self.config.runtime, plugin))
+        let parameters = self.specs().values().map(|spec| spec.ty.num_elements() as u64).sum();
+        let options = DeviceOptions::from_config(&self.config.runtime, plugin);
+        Device::open(&options).map_err(|error| wasm::offered(error, &options, parameters))
     }
 
     /// The weights that are asked for on the device, in the order of the model's parameters.

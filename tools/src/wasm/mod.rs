@@ -3,11 +3,17 @@
 //! It needs no plugin and compiles nothing, so that a tiny model is trained before XLA would have started; a model of
 //! more than a million parameters takes far too long. Results are those of every browser, bit for bit.
 
-use lmc_graph::Literal;
-use lmc_lower::wasm::{Layout, Module};
+use std::sync::{Mutex, PoisonError};
+
+use lmc_graph::{Func, Literal, TensorType};
+use lmc_lower::wasm::{Entry, Layout, Mode, Module, Report, lower};
 use wasmi::{CompilationMode, Config, Engine, Linker, Memory, Store};
 
-use crate::error::{Error, Result};
+use crate::config::DeviceKind;
+use crate::device::DeviceOptions;
+use crate::error::{Error, ErrorKind, Result};
+use crate::output::group_digits;
+use crate::tensors::Argument;
 
 /// A module with its memory.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl Instance {
     ///
     /// # Errors
     /// If it is not within the memory.
-    pub fn read_at(&self, ty: &lmc_graph::TensorType, offset: usize) -> Result<Literal> {
+    pub fn read_at(&self, ty: &TensorType, offset: usize) -> Result<Literal> {
         let mut bytes = vec![0; ty.num_bytes()];
         self.memory.read(&self.store, offset, &mut bytes).map_err(|error| Error::run(error.to_string()))?;
         Literal::from_bytes(ty.clone(), bytes).map_err(Error::run)
@@ -85,4 +91,79 @@ impl Instance {
 /// An error of the interpreter.
 fn defect(error: wasmi::Error) -> Error {
     Error::run(format!("the WebAssembly module: {error}"))
+}
+
+/// A function as a module of its own, whose slots are its parameters and results in order.
+#[derive(Debug)]
+pub struct Program {
+    instance: Mutex<Instance>,
+    types: Vec<TensorType>,
+    report: Report,
+}
+
+/// The name of a program's entry.
+const MAIN: &str = "main";
+
+impl Program {
+    /// Lowers a function and takes it into the interpreter.
+    ///
+    /// # Errors
+    /// If it does not fit into the memory of a module, with the model's line.
+    pub fn new(func: &Func) -> Result<Program> {
+        let inputs: Vec<String> = (0..func.params.len()).map(|i| format!("argument{i}")).collect();
+        // A donated argument is updated where it lies.
+        let results = (0..func.result_values().len()).map(|i| {
+            let donor = func.params.iter().position(|param| param.donated_to == Some(i));
+            donor.map_or_else(|| format!("result{i}"), |donor| inputs[donor].clone())
+        });
+        let entry = Entry { name: MAIN.to_owned(), func, results: results.collect(), inputs: inputs.clone() };
+        let module = lower(&[entry], Mode::Together).map_err(|error| Error::input(error.to_string()))?;
+        let instance = Mutex::new(Instance::new(&module)?);
+        Ok(Program { instance, types: func.param_types(), report: module.report })
+    }
+
+    /// The types of the function's parameters.
+    pub fn argument_types(&self) -> &[TensorType] {
+        &self.types
+    }
+
+    /// How the module came out.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The results for these arguments.
+    ///
+    /// # Errors
+    /// When the arguments are not those of the function.
+    pub fn execute(&self, arguments: &[Argument<'_>]) -> Result<Vec<Literal>> {
+        // After a trap the memory is set anew all the same.
+        let mut instance = self.instance.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = instance.layout.entries[0].clone();
+        if arguments.len() != entry.inputs.len() {
+            return Err(Error::run(format!("expected {} arguments, found {}", entry.inputs.len(), arguments.len())));
+        }
+        for (slot, argument) in entry.inputs.iter().zip(arguments) {
+            instance.write(slot, argument.on_host()?)?;
+        }
+        instance.call(MAIN)?;
+        entry.results.iter().map(|slot| instance.read(slot)).collect()
+    }
+}
+
+/// Parameters that a model may have for WebAssembly to be offered.
+const MOST_PARAMETERS: u64 = 1_000_000;
+
+/// The error of a device that could not be opened, with the offer to do without a plugin where that is sensible: for a
+/// small model, if the user did not ask for a certain plugin or for a GPU.
+pub fn offered(error: Error, options: &DeviceOptions, parameters: u64) -> Error {
+    let asked = options.plugin.is_some() || error.kind() != ErrorKind::Run;
+    match options.kind {
+        DeviceKind::Auto | DeviceKind::Cpu if !asked && parameters < MOST_PARAMETERS => Error::run(format!(
+            "{}\nthis model is small ({} parameters): run it without a plugin with --device wasm",
+            error.message(),
+            group_digits(parameters)
+        )),
+        DeviceKind::Auto | DeviceKind::Cpu | DeviceKind::Cuda | DeviceKind::Wasm => error,
+    }
 }

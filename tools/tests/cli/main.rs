@@ -20,6 +20,7 @@ mod reading;
 mod report;
 mod tokenizing;
 mod training;
+mod wasm;
 mod web;
 
 use std::collections::BTreeMap;

@@ -206,7 +206,7 @@ fn a_page_has_the_batches_and_the_weights_of_the_native_run() {
     }
 }
 
-/// The losses of a whole run in Node are those of XLA's program, but for rounding.
+/// The losses of a whole run in Node are those of XLA's program but for rounding, and those of the interpreter bit for bit.
 #[test]
 fn a_page_trains_as_the_native_run_does() {
     let Some(node) = node("a_page_trains_as_the_native_run_does") else { return };
@@ -226,8 +226,12 @@ fn a_page_trains_as_the_native_run_does() {
         console.log(JSON.stringify(losses));";
     let losses = run_in_node(&node, &folder.path("page"), script);
     let losses: Vec<f64> = losses.as_array().expect("losses").iter().filter_map(Value::as_f64).collect();
-    let metrics = folder.metrics("native");
-    let native: Vec<f64> = events(&metrics, "train").iter().filter_map(|line| line["loss"].as_f64()).collect();
+    let losses_of = |run: &str| -> Vec<f64> {
+        events(&folder.metrics(run), "train").iter().filter_map(|line| line["loss"].as_f64()).collect()
+    };
+    let native = losses_of("native");
+    folder.ok(&[&["train", "run.toml", "--out", "interpreted", "--device", "wasm"][..], &SETS].concat());
+    assert_eq!(losses, losses_of("interpreted"));
     assert_eq!((losses.len(), native.len()), (40, 40));
     for (step, (found, expected)) in losses.iter().zip(&native).enumerate() {
         // Sums of f32 in another order, amplified by 40 steps of Adam.
