@@ -167,7 +167,10 @@ fn size(config: &Config) -> Result<Size> {
             "micro_batches": shape.micro_batches, "micro_batch_size": shape.micro_batch_size, "seq_len": shape.seq_len,
         },
         "settings": {
-            "tokenizer": match config.data.tokenizer { Some(TokenizerKind::Byte) => "byte", _ => "char" },
+            "tokenizer": match config.data.tokenizer {
+                Some(TokenizerKind::Byte) => "byte",
+                Some(TokenizerKind::Char | TokenizerKind::File(_)) | None => "char",
+            },
             "documents": if lines { "lines" } else { "none" },
             "packing": config.data.packing,
             "order": match config.data.order { Order::Shuffle => "shuffle", Order::Sequential => "sequential" },
