@@ -50,6 +50,7 @@ fn what_a_page_cannot_do_is_refused() {
     let folder = Folder::new();
     fs::create_dir_all(folder.path("full/inside")).expect("a folder is made");
     folder.write("shard.bin", crate::shard(&[1; 500], true));
+    folder.write("bare.safetensors", crate::safetensors(&[("w", &[2])]));
     macro_rules! set {
         ($($setting:expr),*) => {
             &["export", "--web", "run.toml", "-o", "page" $(, "--set", $setting)*]
@@ -69,6 +70,7 @@ fn what_a_page_cannot_do_is_refused() {
         (set!("model.init_from=\"weights.safetensors\""), &["random weights", "upload"]),
         (set!("model.resid_pdrop=0.1"), &["dropout", "set its rates to 0"]),
         (set!("data.train=\"missing.txt\""), &["missing.txt", "no such file"]),
+        (&["generate", "bare.safetensors"], &["bare.safetensors has weights only", "lmc export --web"]),
     ];
     check(&folder, cases);
 }
