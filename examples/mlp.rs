@@ -6,7 +6,7 @@ use lmc::graph::{DType, Literal, TensorType, Value};
 use lmc::models::layers::{Linear, linear};
 use lmc::models::step::train_step_of;
 use lmc::models::{AdamW, LossFunc, Optimizer, Precision, Schedule, ScheduleKind, Scope, Update, init};
-use lmc::runtime::{Argument, Buffer};
+use lmc::tensors::{Argument, Buffer};
 use lmc::{Device, DeviceOptions};
 
 const BATCH: usize = 256;

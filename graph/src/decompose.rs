@@ -63,6 +63,17 @@ pub fn scaled_dot_product_attention<'g>(
     attention_by_blocks(op, [operands[0], operands[1], operands[2]], &operands[3..], usize::MAX)
 }
 
+/// How much each query attends to each key: `B N T S`, rows that sum to 1, of the op's operands.
+///
+/// # Panics
+/// If the operands are not those of the op.
+pub fn attention_probabilities<'g>(op: &ScaledDotProductAttention, operands: &[Value<'g>]) -> Value<'g> {
+    let ([b, t, n, _], [_, s, ..]) = (operands[0].dims::<4>(), operands[1].dims::<4>());
+    let block = Block { queries: 0..t, keys: 0..s };
+    let (probabilities, _) = probabilities(op, &block, operands[0], operands[1], &operands[3..]);
+    probabilities.transpose(&[0, 1, 3, 2, 4]).reshape(&[b, n, t, s])
+}
+
 /// The cotangents of query, key and value from the op's operands, with the probabilities computed again from the
 /// log-sum-exp.
 ///
@@ -132,15 +143,27 @@ fn attend<'g>(
 ) -> (Value<'g>, Value<'g>) {
     let [b, t, n, _] = query.dims();
     let [_, _, k, v] = value.dims();
+    let (probabilities, log_sum_exp) = probabilities(op, block, query, key, rows);
+    let probabilities = probabilities.convert(value.dtype());
+    let output = probabilities.dot_general(value, batched([0, 1], [0, 2], &[4], &[1], value.dtype()));
+    (heads_last(output).reshape(&[b, t, n, v]), log_sum_exp.transpose(&[0, 1, 3, 2]).reshape(&[b, k * (n / k), t]))
+}
+
+/// The probabilities of a block, `B K T G S`, and their log-sum-exp, `B K T G`.
+fn probabilities<'g>(
+    op: &ScaledDotProductAttention,
+    block: &Block,
+    query: Value<'g>,
+    key: Value<'g>,
+    rows: &[Value<'g>],
+) -> (Value<'g>, Value<'g>) {
     let Scores { scores, visible } = masked_scores(op, block, query, key, rows);
     // The maximum only guards against overflow; the result does not depend on it.
     let max = scores.max(&[4]).stop_gradient();
     let exp = (scores - expand(max, &scores.shape())).exp();
     let sum = exp.sum(&[4]);
     let log_sum_exp = max + sum.log();
-    let probabilities = seen(visible, exp / expand(sum, &scores.shape())).convert(value.dtype());
-    let output = probabilities.dot_general(value, batched([0, 1], [0, 2], &[4], &[1], value.dtype()));
-    (heads_last(output).reshape(&[b, t, n, v]), log_sum_exp.transpose(&[0, 1, 3, 2]).reshape(&[b, k * (n / k), t]))
+    (seen(visible, exp / expand(sum, &scores.shape())), log_sum_exp)
 }
 
 fn backward_by_blocks<'g>(

@@ -46,6 +46,7 @@ pub mod optimized;
 pub mod report;
 mod stablehlo;
 pub mod target;
+pub mod wasm;
 
 use lmc_graph::Func;
 

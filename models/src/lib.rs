@@ -32,7 +32,7 @@
 //!
 //! # Reading order
 //! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
-//! [`step`], where everything comes together; [`mod@diagnose`], [`init`], [`sample`] and [`flops`].
+//! [`step`], where everything comes together; [`mod@diagnose`], [`look`], [`init`], [`sample`] and [`flops`].
 
 pub mod architectures;
 pub mod compute;
@@ -40,6 +40,7 @@ pub mod diagnose;
 pub mod flops;
 pub mod init;
 pub mod layers;
+pub mod look;
 pub mod loss;
 pub mod optimizer;
 pub mod params;
@@ -53,6 +54,7 @@ pub use architectures::llama::LlamaConfig;
 pub use architectures::{ConfigError, Dropout, ModelConfig};
 pub use compute::{Compute, Layers, LossChunk, Precision, Remat};
 pub use diagnose::{Diagnosis, OPERAND_NUMBERS, Operand, Place, Probe, diagnose};
+pub use look::{Look, look_func};
 pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, training_loss_func, z_loss_func};
 pub use optimizer::{AdamW, Lion, Muon, Optimizer, RateAdjustment};
 pub use params::{Init, ParamSpec, Params};

@@ -2,7 +2,7 @@
 //!
 //! The first line of a file says which [`Kind`]s of test it is for:
 //! ```text
-//! // test: verify, text, eval, grad, lower, run
+//! // test: verify, text, eval, grad, lower, run, wasm
 //!
 //! func @tanh_f32(%x: f32[2]) -> (f32[2]) {
 //!   %y: f32[2] = tanh(%x)
@@ -28,6 +28,7 @@
 //! ```text
 //! // grad: not checked: not smooth at every input
 //! // run: not checked: ...
+//! // wasm: not checked: ...
 //! // jax: not recorded: ...
 //! ```
 //! With `BLESS=1` in the environment results, errors and lowered programs are written into the file; whoever does so
@@ -37,11 +38,13 @@ use std::fmt;
 
 use lmc_graph::text::{ParseError, parse_each};
 use lmc_graph::{Func, Literal, Op, eval, verify};
+use lmc_lower::wasm::Mode;
 use lmc_lower::{Options, Target, lower_with};
 
 use crate::check::{self, Tolerance};
 use crate::constraints;
 use crate::plugin;
+use crate::wasm;
 
 /// What is done with each function of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,11 +63,14 @@ pub enum Kind {
     Cuda,
     /// The CPU plugin returns what the evaluator returns, for the function and its derivative.
     Run,
+    /// WebAssembly in an interpreter returns what the evaluator returns, for the function and its derivative.
+    Wasm,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are run.
-    pub const ALL: [Kind; 7] = [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Cuda, Kind::Run];
+    pub const ALL: [Kind; 8] =
+        [Kind::Verify, Kind::Text, Kind::Eval, Kind::Grad, Kind::Lower, Kind::Cuda, Kind::Run, Kind::Wasm];
 
     /// The word in a file's first line.
     pub fn name(self) -> &'static str {
@@ -76,6 +82,7 @@ impl Kind {
             Kind::Lower => "lower",
             Kind::Cuda => "cuda",
             Kind::Run => "run",
+            Kind::Wasm => "wasm",
         }
     }
 }
@@ -180,7 +187,8 @@ pub struct FileTest {
 }
 
 /// The lines behind a function that ask for something. What else stands there is made by [`run`].
-const DIRECTIVES: [&str; 4] = ["// eval:", "// grad: not checked: ", "// run: not checked: ", "// jax: not recorded: "];
+const DIRECTIVES: [&str; 5] =
+    ["// eval:", "// grad: not checked: ", "// run: not checked: ", "// wasm: not checked: ", "// jax: not recorded: "];
 
 /// The beginnings of lines behind a function that [`run`] makes.
 const MADE: [&str; 5] = ["//     = ", "// grad: refused: ", "// lower:", "// cuda:", "//   "];
@@ -349,6 +357,7 @@ fn run_case(test: &FileTest, case: &Case, outcome: &mut Outcome, lines: &mut Vec
                 Err(error) => Err(error.to_string()),
             },
             Kind::Run => run_on_plugin(case, &func),
+            Kind::Wasm => run_as_wasm(case, &func),
         };
         match done {
             Ok(done) => outcome.done.push((case.name.clone(), kind, done)),
@@ -453,24 +462,47 @@ fn lower_lines(heading: &str, func: &Func, target: &Target) -> Vec<String> {
 
 /// Compares the plugin's results with the evaluator's, for the function and its derivative.
 fn run_on_plugin(case: &Case, func: &Func) -> Result<Done, String> {
-    if case.has("// run: not checked: ") {
+    run_on_device(case, func, "// run: not checked: ", &|func, evaluations, tolerance| {
+        let program = plugin::compile(func)?;
+        for args in evaluations {
+            let expected = eval(func, args).map_err(|error| error.to_string())?;
+            let found = plugin::execute(&program, args)?;
+            check::compare(&found, &expected, tolerance).map_err(|reason| format!("{reason}\n{func}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Compares WebAssembly's results with the evaluator's, for the function and its derivative.
+fn run_as_wasm(case: &Case, func: &Func) -> Result<Done, String> {
+    run_on_device(case, func, "// wasm: not checked: ", &|func, evaluations, tolerance| {
+        let module = wasm::module(func, Mode::Together)?;
+        for args in evaluations {
+            let expected = eval(func, args).map_err(|error| error.to_string())?;
+            let found = wasm::execute(&module, args)?;
+            if let Err(reason) = check::compare(&found, &expected, tolerance) {
+                let group = wasm::wrong_group(func, args, tolerance)?;
+                let group = group.unwrap_or_else(|| "every group alone is right".into());
+                return Err(format!("{reason}\ngroup {group}\n{func}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What runs a function for lists of arguments and compares its results with the evaluator's.
+type OnDevice<'a> = &'a dyn Fn(&Func, &[Vec<Literal>], Tolerance) -> Result<(), String>;
+
+/// Runs a function and its derivative on a device.
+fn run_on_device(case: &Case, func: &Func, not_checked: &str, on_device: OnDevice<'_>) -> Result<Done, String> {
+    if case.has(not_checked) {
         return Ok(Done::NotChecked);
     }
     let evaluations = evaluations(case)?;
     if evaluations.is_empty() {
         return Ok(Done::Nothing);
     }
-    let on_both = |func: &Func, cts: &[Literal], tolerance: Tolerance| -> Result<(), String> {
-        let program = plugin::compile(func)?;
-        for args in &evaluations {
-            let args = [&args[..], cts].concat();
-            let expected = eval(func, &args).map_err(|error| error.to_string())?;
-            let found = plugin::execute(&program, &args)?;
-            check::compare(&found, &expected, tolerance).map_err(|reason| format!("{reason}\n{func}"))?;
-        }
-        Ok(())
-    };
-    on_both(func, &[], Tolerance::DEVICE.for_results_of(func))?;
+    on_device(func, &evaluations, Tolerance::DEVICE.for_results_of(func))?;
     if check::has_derivative(func)
         && !case.is_without_grad()
         && let Ok(derivative) = check::derivative(func)
@@ -479,7 +511,8 @@ fn run_on_plugin(case: &Case, func: &Func) -> Result<Done, String> {
         let cts = check::cotangents(&func.result_types());
         let slack = Tolerance::DEVICE.for_results_of(&derivative).slack.max(Tolerance::DEVICE.slack);
         let tolerance = Tolerance { slack, ..Tolerance::DEVICE };
-        on_both(&derivative, &cts, tolerance).map_err(|reason| format!("derivative: {reason}"))?;
+        let evaluations: Vec<Vec<Literal>> = evaluations.iter().map(|args| [&args[..], &cts].concat()).collect();
+        on_device(&derivative, &evaluations, tolerance).map_err(|reason| format!("derivative: {reason}"))?;
     }
     Ok(Done::Checked)
 }

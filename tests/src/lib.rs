@@ -23,3 +23,4 @@ pub mod described;
 pub mod filetest;
 pub mod plugin;
 pub mod source;
+pub mod wasm;

@@ -53,7 +53,7 @@ pub(crate) fn ready(options: &DeviceOptions, machine: &Machine) -> Result<Option
     let locations = Locations::from_environment(options.plugin.clone()).map_err(|e| Error::input(e.to_string()))?;
     let named = locations.explicit.as_ref().or(locations.from_environment.as_ref());
     let wanted = match options.kind {
-        DeviceKind::Cpu => return Ok(None),
+        DeviceKind::Cpu | DeviceKind::Wasm => return Ok(None),
         DeviceKind::Cuda => true,
         // A plugin that the user names says which device is meant.
         DeviceKind::Auto => named.is_some_and(|path| is_cuda_plugin(path)),

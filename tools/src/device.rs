@@ -8,14 +8,16 @@ use lmc_lower::{Lowered, Platform, PluginIdentity, Processor, Report, Target, lo
 use lmc_runtime::gpu::Machine;
 use lmc_runtime::plugin::{Found, Locations, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
-    Argument, Buffer, CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, ErrorCode, Executable,
-    HloDump, Plugin,
+    CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, ErrorCode, Executable, HloDump, Plugin,
 };
 
 use crate::config::{DeviceKind, RuntimeConfig};
 use crate::cuda::{self, CudaOptions};
 use crate::error::{Error, Result};
 use crate::installing::Installation;
+use crate::wasm;
+
+pub use crate::tensors::{Argument, Buffer};
 
 /// Which device to open.
 #[derive(Clone, Debug)]
@@ -57,12 +59,20 @@ impl Default for DeviceOptions {
 /// thousand steps of microgpt are 0.4e9, and take 0.1 s longer for compiling 1 s less.
 const LITTLE_WORK: u64 = 5_000_000_000;
 
-/// A client with its compile cache and the target that functions are lowered for.
+/// What runs programs, and the target that functions are lowered for.
 #[derive(Debug)]
 pub struct Device {
-    client: Client,
+    engine: Engine,
     target: Target,
-    cache: CompileCache,
+}
+
+/// What runs programs.
+#[derive(Debug)]
+enum Engine {
+    /// A plugin, and the programs compiled for it before.
+    Plugin(Client, CompileCache),
+    /// The interpreter of WebAssembly.
+    Wasm,
 }
 
 impl Device {
@@ -72,10 +82,18 @@ impl Device {
     /// If there is no device of the kind asked for, or the plugin cannot be found, fetched, verified or loaded. A plugin
     /// named by the user is the user's input; anything else is a failure of the machine.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
+        if options.kind == DeviceKind::Wasm {
+            if options.plugin.is_some() {
+                return Err(Error::input(
+                    "runtime.device = \"wasm\" takes no plugin: leave out --plugin and runtime.plugin",
+                ));
+            }
+            return Ok(Device { engine: Engine::Wasm, target: Target::generic() });
+        }
         let cache = CompileCache::default_location().map_err(|e| Error::run(e.to_string()))?;
         if let Some(ready) = cuda::ready(options, &Machine::this())? {
             let (client, target) = ready.open(&options.cuda)?;
-            return Ok(Device { client, target, cache });
+            return Ok(Device { engine: Engine::Plugin(client, cache), target });
         }
         let found = find_plugin(options.plugin.clone())?;
         let named = matches!(found.source, Source::Explicit | Source::Environment);
@@ -84,12 +102,15 @@ impl Device {
             ClientOptions { cpu_device_count: Some(1), cpu_threads: options.threads, ..ClientOptions::default() };
         let client = Client::new(&plugin, &client_options).map_err(|error| plugin_error(named, &error))?;
         let target = Target { has_kernels: plugin.has_kernels(), ..target_of(&client, &found) };
-        Ok(Device { client, target, cache })
+        Ok(Device { engine: Engine::Plugin(client, cache), target })
     }
 
-    /// The connection to the plugin.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// The connection to the plugin; `None` for WebAssembly, which has none.
+    pub fn client(&self) -> Option<&Client> {
+        match &self.engine {
+            Engine::Plugin(client, _) => Some(client),
+            Engine::Wasm => None,
+        }
     }
 
     /// What functions are lowered for.
@@ -97,9 +118,9 @@ impl Device {
         &self.target
     }
 
-    /// A short name for people: `cpu`, or the product name of a GPU.
+    /// A short name for people: `cpu`, the product name of a GPU, or `wasm`.
     pub fn name(&self) -> &str {
-        self.client.device().kind()
+        self.client().map_or("wasm", |client| client.device().kind())
     }
 
     /// Copies a tensor to the device.
@@ -107,7 +128,10 @@ impl Device {
     /// # Errors
     /// When the device is out of memory.
     pub fn buffer(&self, literal: &Literal) -> Result<Buffer> {
-        self.client.buffer(literal).map_err(run_error)
+        match &self.engine {
+            Engine::Plugin(client, _) => client.buffer(literal).map(Buffer::Device).map_err(run_error),
+            Engine::Wasm => Ok(Buffer::Host(literal.clone())),
+        }
     }
 
     /// Lowers a function for this device.
@@ -130,6 +154,12 @@ impl Device {
     /// As [`Device::compile`].
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
         let start = Instant::now();
+        let Engine::Plugin(client, cache) = &self.engine else {
+            let program = wasm::Program::new(func)?;
+            let report = Report { target: self.target.clone(), rows: Vec::new() };
+            let (lower_time, outcome) = (start.elapsed(), CacheOutcome::NotStored("it is interpreted".to_owned()));
+            return Ok(Program { code: Code::Wasm(program), report, outcome, elapsed: lower_time, lower_time });
+        };
         let lowered = self.lower(func);
         let lower_time = start.elapsed();
         let mut options = compile_options(&self.target);
@@ -138,10 +168,10 @@ impl Device {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time.
             options = options.with("xla_backend_optimization_level", 0_i64);
         }
-        let (executable, outcome) = self.cache.compile(&self.client, &lowered.text, &options).map_err(run_error)?;
+        let (executable, outcome) = cache.compile(client, &lowered.text, &options).map_err(run_error)?;
         let elapsed = start.elapsed();
         tracing::info!("{}: {outcome} in {:.2} s", func.name, elapsed.as_secs_f64());
-        Ok(Program { executable, report: lowered.report, outcome, elapsed, lower_time })
+        Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
     }
 
     /// Compiles a function lowered for any target, with the options of this device or with XLA's own, past the compile
@@ -151,9 +181,15 @@ impl Device {
         let lowered = lower(func, target);
         let lower_time = start.elapsed();
         let options = if with_options { compile_options(&self.target) } else { CompileOptions::default() };
-        let executable = self.client.compile(&lowered.text, &options).map_err(run_error)?;
+        let executable = self.plugin()?.compile(&lowered.text, &options).map_err(run_error)?;
         let outcome = CacheOutcome::NotStored("it was not asked".to_string());
-        Ok(Program { executable, report: lowered.report, outcome, elapsed: start.elapsed(), lower_time })
+        Ok(Program {
+            code: Code::Plugin(executable),
+            report: lowered.report,
+            outcome,
+            elapsed: start.elapsed(),
+            lower_time,
+        })
     }
 
     /// A program that was lowered for this device in the stages of XLA's compilation. Compiles it anew.
@@ -161,7 +197,17 @@ impl Device {
     /// # Errors
     /// As [`Device::compile`].
     pub fn dump_hlo(&self, stablehlo: &str) -> Result<HloDump> {
-        self.client.dump_hlo(stablehlo, &compile_options(&self.target)).map_err(run_error)
+        self.plugin()?.dump_hlo(stablehlo, &compile_options(&self.target)).map_err(run_error)
+    }
+
+    /// The connection to the plugin, for what WebAssembly cannot do.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn plugin(&self) -> Result<&Client> {
+        let without =
+            || Error::input("runtime.device = \"wasm\" has no XLA to look into: take \"cpu\" or \"cuda\" for this");
+        self.client().ok_or_else(without)
     }
 }
 
@@ -249,10 +295,19 @@ pub(crate) fn run_error(error: lmc_runtime::Error) -> Error {
     }
 }
 
+/// What a program is.
+#[derive(Debug)]
+enum Code {
+    /// Machine code of a plugin.
+    Plugin(Executable),
+    /// A module that is interpreted.
+    Wasm(wasm::Program),
+}
+
 /// A function compiled for a device.
 #[derive(Debug)]
 pub struct Program {
-    executable: Executable,
+    code: Code,
     report: Report,
     outcome: CacheOutcome,
     elapsed: Duration,
@@ -265,7 +320,17 @@ impl Program {
     /// # Errors
     /// When the arguments are not those of the function, or the device is out of memory.
     pub fn execute(&self, arguments: Vec<Argument<'_>>) -> Result<Vec<Buffer>> {
-        self.executable.execute(arguments).map_err(run_error)
+        match &self.code {
+            Code::Plugin(executable) => {
+                let arguments: Result<Vec<_>> = arguments.into_iter().map(Argument::on_device).collect();
+                let results = executable.execute(arguments?).map_err(run_error)?;
+                Ok(results.into_iter().map(Buffer::Device).collect())
+            }
+            Code::Wasm(program) => {
+                let results = program.execute(&arguments)?;
+                Ok(results.into_iter().map(Buffer::Host).collect())
+            }
+        }
     }
 
     /// Runs the program on host tensors and waits for its results.
@@ -280,7 +345,10 @@ impl Program {
 
     /// The types of the function's parameters.
     pub fn argument_types(&self) -> &[TensorType] {
-        self.executable.arguments()
+        match &self.code {
+            Code::Plugin(executable) => executable.arguments(),
+            Code::Wasm(program) => program.argument_types(),
+        }
     }
 
     /// How each product and each attention was lowered.
@@ -303,8 +371,19 @@ impl Program {
         self.lower_time
     }
 
-    /// The compiled program.
-    pub fn executable(&self) -> &Executable {
-        &self.executable
+    /// The compiled program; `None` for WebAssembly.
+    pub fn executable(&self) -> Option<&Executable> {
+        match &self.code {
+            Code::Plugin(executable) => Some(executable),
+            Code::Wasm(_) => None,
+        }
+    }
+
+    /// How the module came out, of WebAssembly.
+    pub fn wasm_report(&self) -> Option<&lmc_lower::wasm::Report> {
+        match &self.code {
+            Code::Plugin(_) => None,
+            Code::Wasm(program) => Some(program.report()),
+        }
     }
 }

@@ -4,11 +4,10 @@ use std::time::Instant;
 
 use lmc_graph::{Literal, TensorType};
 use lmc_models::{StepConfig, eval_func};
-use lmc_runtime::{Argument, Buffer};
 
 use crate::config::Config;
 use crate::data::Data;
-use crate::device::{Device, Program, run_error};
+use crate::device::{Argument, Buffer, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::run::EvalMetrics;
 use crate::training::is_multiple;

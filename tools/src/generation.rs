@@ -3,10 +3,9 @@
 use lmc_graph::{DType, Literal, TensorType};
 use lmc_models::sample::{GenerateShape, generate_func};
 use lmc_models::{ModelConfig, StepConfig};
-use lmc_runtime::{Argument, Buffer};
 
 use crate::config::SampleConfig;
-use crate::device::{Device, Program, run_error};
+use crate::device::{Argument, Buffer, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tokenizer::Tokenizer;

@@ -37,7 +37,7 @@
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from
 //! graphs to programs), [`target`] (devices that need not be there), [`plan`] (what a run will take), [`checkpoint`]
 //! and [`run`] (what is kept) and [`generation`]. [`inspect`] looks inside of what is trained, [`mod@bench`] times its
-//! parts. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
+//! parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
 pub mod bench;
 pub mod checkpoint;
 pub mod cli;
@@ -64,9 +64,13 @@ pub mod profile;
 pub mod requirements;
 pub mod run;
 pub mod target;
+pub mod tensors;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
+pub mod wasm;
+pub mod web;
+mod whole_folder;
 
 pub use lmc_autodiff as autodiff;
 pub use lmc_graph as graph;

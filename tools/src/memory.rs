@@ -107,7 +107,7 @@ pub(crate) fn explained(
         return error;
     }
     let needed = peak_of(program).unwrap_or(0);
-    let there = limit_of(device.client().device()).or_else(available_bytes).unwrap_or(0);
+    let there = device.client().and_then(|client| limit_of(client.device())).or_else(available_bytes).unwrap_or(0);
     let explained = plan::out_of_memory(config, step, device.target(), needed, there.min(needed));
     Error::run(format!("{explained}\n{error}"))
 }
@@ -129,7 +129,11 @@ pub(crate) fn check_device(
     device: &crate::Device,
 ) -> Result<()> {
     // Where one of them is not told nothing is refused.
-    let (Ok(stats), Some(limit)) = (program.memory_stats(), limit_of(device.client().device())) else { return Ok(()) };
+    let (Ok(stats), Some(limit)) =
+        (program.memory_stats(), device.client().and_then(|client| limit_of(client.device())))
+    else {
+        return Ok(());
+    };
     match u64::try_from(stats.peak) {
         Ok(peak) if peak > limit => {
             let explained = plan::out_of_memory(config, step, device.target(), peak, limit);

@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_lower::{Report, Target};
-use lmc_runtime::{Argument, Buffer};
 
-use crate::device::{Device, Program};
+use crate::device::{Argument, Buffer, Device, Program};
 use crate::error::Result;
 
 pub use cases::cases;

@@ -1,8 +1,7 @@
 //! A checkpoint as a folder that `transformers` loads.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use half::{bf16, f16};
@@ -11,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result, reason};
 use crate::tokenizer::{END_OF_DOCUMENT, Tokenizer};
+use crate::whole_folder::{refuse_content, whole_folder};
 
 use super::safetensors::write_safetensors;
 use super::{CONFIG_JSON, Checkpoint, MODEL, TOKENIZER, Tensors};
@@ -28,10 +28,7 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<()> {
              checkpoint has its weights by name"
         )));
     };
-    let empty_folder = || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
-    if out.symlink_metadata().is_ok() && !empty_folder() {
-        return Err(Error::input(format!("{} is there and not an empty folder; name another one", out.display())));
-    }
+    refuse_content(out)?;
     let weights = converted(&checkpoint.model, dtype)?;
     config["torch_dtype"] = torch_name(dtype).into();
     let end = checkpoint.tokenizer.as_ref().and_then(Tokenizer::end_of_document);
@@ -65,31 +62,10 @@ pub fn export(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<()> {
 }
 
 fn write_folder(out: &Path, weights: &Tensors, files: &[(&str, String)]) -> io::Result<()> {
-    let out = std::path::absolute(out)?;
-    let parent = out.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::create_dir_all(parent)?;
-    // Removed when it is dropped, unless it got its name.
-    let partial = tempfile::Builder::new().prefix(".export-").tempdir_in(parent)?;
-    let write = |name: &str, content: &dyn Fn(&mut BufWriter<File>) -> io::Result<()>| -> io::Result<()> {
-        let mut file = BufWriter::new(File::create_new(partial.path().join(name))?);
-        content(&mut file)?;
-        file.into_inner().map_err(|error| error.into_error())?.sync_all()
-    };
-    write(MODEL, &|file| write_safetensors(weights, file))?;
-    for (name, text) in files {
-        write(name, &|file| file.write_all(text.as_bytes()))?;
-    }
-    // Temporary folders are for their owner only; results are as readable as others.
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(partial.path(), fs::Permissions::from_mode(0o755))?;
-    }
-    // Over an empty folder, too.
-    fs::rename(partial.path(), &out)?;
-    // It is not there any more under its temporary name.
-    _ = partial.keep();
-    File::open(parent)?.sync_all()
+    whole_folder(out, |add| {
+        add(MODEL, &|file| write_safetensors(weights, file))?;
+        files.iter().try_for_each(|(name, text)| add(name, &|file| file.write_all(text.as_bytes())))
+    })
 }
 
 fn torch_name(dtype: DType) -> &'static str {

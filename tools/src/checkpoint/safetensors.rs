@@ -4,7 +4,7 @@
 //! the whole file in memory or a file of its own, and a checkpoint hashes what it writes while it writes it; the format
 //! is a length, a JSON header and the bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -35,6 +35,17 @@ pub fn read_safetensors(path: &Path) -> Result<Tensors> {
     parse_safetensors(&bytes).map_err(|reason| {
         Error::input(format!("{} is not a whole safetensors file ({} bytes): {reason}", path.display(), bytes.len()))
     })
+}
+
+/// What the header of a safetensors file says beside its tensors.
+///
+/// # Errors
+/// As [`read_safetensors`].
+pub(crate) fn read_metadata(path: &Path) -> Result<HashMap<String, String>> {
+    let bytes = std::fs::read(path).map_err(|error| Error::cannot_read("the weights", path, &error))?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes)
+        .map_err(|error| Error::input(format!("{} is not a safetensors file: {error}", path.display())))?;
+    Ok(metadata.metadata().clone().unwrap_or_default())
 }
 
 /// The tensors of a safetensors file as f32, for `model.init_from`: bf16, f16 and f64 are converted.

@@ -19,6 +19,14 @@ pub struct DoctorArgs {
     pub plugin: PluginArgs,
 }
 
+/// Which device to run on.
+#[derive(Args, Debug)]
+pub struct DeviceArgs {
+    /// auto, cpu, cuda, or wasm: an interpreter, which needs no plugin (runtime.device)
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+}
+
 /// Which plugin to use.
 #[derive(Args, Clone, Debug, Default)]
 pub struct PluginArgs {

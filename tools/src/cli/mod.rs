@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use checkpoint::{CheckpointCommand, ExportDType, KeepArgs};
 pub use data::{DataCommand, DataLintArgs, DataShowArgs};
-pub use machine::{DoctorArgs, PluginArgs, PluginCommand};
+pub use machine::{DeviceArgs, DoctorArgs, PluginArgs, PluginCommand};
 pub use run::{EvalArgs, GenerateArgs, ReportArgs, TrainArgs, VerifyResumeArgs, Weights, WeightsArgs};
 pub use tokenizing::{
     DocumentsArg, InputArgs, InputFormat, ShardFormatArg, SplitArg, TokenizeArgs, TokenizerCommand, TrainTokenizerArgs,
@@ -77,6 +77,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Make the report of a run, a page of plots and numbers, or compare runs
     Report(ReportArgs),
+    /// Make a page that trains the model in any browser
+    Export(crate::commands::export::ExportArgs),
     /// Turn text into token shards
     Tokenize(TokenizeArgs),
     /// Make a tokenizer

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, PluginArgs};
+use super::{ConfigArgs, DeviceArgs, PluginArgs};
 
 /// Train a model: continues the run folder's newest checkpoint, or starts a new run
 #[derive(Args, Debug)]
@@ -25,6 +25,9 @@ pub struct TrainArgs {
     /// The run folder (train.out_dir)
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,
@@ -34,7 +37,7 @@ pub struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc generate runs/names --prompt ma --samples 10 --temperature 0.8")]
 pub struct GenerateArgs {
-    /// A run folder
+    /// A run folder, or a .safetensors file that a page of `lmc export --web` saved
     #[arg(value_name = "RUN")]
     pub run: PathBuf,
     /// The text to continue
@@ -64,6 +67,9 @@ pub struct GenerateArgs {
     /// Print one JSON object a sample
     #[arg(long)]
     pub json: bool,
+    /// The device.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// The plugin.
     #[command(flatten)]
     pub plugin: PluginArgs,

@@ -95,14 +95,15 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
     };
     report.insert("plugin".into(), json!(format!("{} ({})", found.path.display(), found.source)));
     let device = Device::open(&DeviceOptions { plugin: explicit, ..DeviceOptions::default() })?;
-    let plugin = device.client().plugin();
+    let client = device.plugin()?;
+    let plugin = client.plugin();
     let (major, minor) = plugin.api_version();
     report.insert("pjrt".into(), json!(format!("{major}.{minor}")));
     for (name, value) in plugin.attributes() {
         report.insert(name.clone(), json!(describe(value)));
     }
-    report.insert("platform".into(), json!(device.client().platform_name()));
-    report.insert("device".into(), json!(device.client().device().debug_string()));
+    report.insert("platform".into(), json!(client.platform_name()));
+    report.insert("device".into(), json!(client.device().debug_string()));
     Ok(device)
 }
 

@@ -11,7 +11,7 @@ use crate::output::{group_digits, print, print_json};
 
 pub(super) fn run(args: EvalArgs) -> Result<()> {
     let saved = SavedRun::read(&args.run)?;
-    let (config, data) = Data::open(&saved.config, saved.checkpoint.tokenizer.as_ref())?;
+    let (config, data) = Data::open(&saved.config, saved.tokenizer.as_ref())?;
     if data.held_out_tokens() == 0 {
         return Err(Error::input(format!(
             "{} has no held-out data: its config sets neither data.val nor data.val_fraction",
@@ -20,7 +20,7 @@ pub(super) fn run(args: EvalArgs) -> Result<()> {
     }
     let device = saved.open_device(args.plugin.plugin)?;
     let weights = saved.weights(&device, args.weights)?;
-    let step = saved.checkpoint.step;
+    let step = saved.step;
     let result = Evaluator::new(&config, &data, &saved.step_config).evaluate(&device, &weights, step)?;
     let perplexity = result.val_loss.exp();
     if args.json {

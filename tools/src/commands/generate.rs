@@ -9,7 +9,8 @@ use crate::generation::{Generator, Sampling, check};
 use crate::output::{print, print_json};
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
-    let saved = SavedRun::read(&args.run)?;
+    let set = args.device.device.map(|device| format!("runtime.device={}", toml::Value::from(device)));
+    let saved = SavedRun::read_with(&args.run, set.as_slice())?;
     let defaults = saved.config.sample.clone().unwrap_or_default();
     let sampling = Sampling {
         count: args.samples.unwrap_or(defaults.count),
@@ -21,7 +22,7 @@ pub(super) fn run(args: GenerateArgs) -> Result<()> {
         seed: args.seed.unwrap_or(saved.config.train.seed),
     };
     validate(&sampling)?;
-    let Some(tokenizer) = &saved.checkpoint.tokenizer else {
+    let Some(tokenizer) = &saved.tokenizer else {
         return Err(Error::input(format!(
             "{} was trained on token shards, and has no tokenizer to read a prompt or write text with",
             args.run.display()

@@ -10,6 +10,7 @@ mod doctor;
 mod dump;
 mod eval;
 mod explain;
+pub(crate) mod export;
 mod generate;
 pub(crate) mod gradcheck;
 mod inspect;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Explain(args) => explain::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Report(args) => report::run(args),
+        Command::Export(args) => export::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Bench(args) => bench::run(args),

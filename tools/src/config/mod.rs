@@ -112,6 +112,17 @@ impl RawConfig {
         Ok(RawConfig { tree, sources, folder, stem })
     }
 
+    /// This configuration with more `--set` arguments over it, in order.
+    ///
+    /// # Errors
+    /// As `read`, for the arguments.
+    pub(crate) fn with_settings(&self, sets: &[String]) -> Result<RawConfig> {
+        let mut config = self.clone();
+        let mut problems = Vec::new();
+        sets.iter().for_each(|argument| tree::set(&mut config.tree, argument, &mut config.sources, &mut problems));
+        if problems.is_empty() { Ok(config) } else { Err(Error::input(config.sources.render(problems))) }
+    }
+
     /// Checks everything that can be checked without data and device.
     ///
     /// # Errors

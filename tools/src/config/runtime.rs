@@ -14,8 +14,9 @@ use super::validate::{Origin, find};
 /// `[runtime]`: the device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RuntimeConfig {
-    /// `"auto"`, `"cpu"` or `"cuda"`. Default `"auto"`: a GPU if there is one and its plugin is installed, else the CPU;
-    /// a GPU that is not used is said.
+    /// `"auto"`, `"cpu"`, `"cuda"` or `"wasm"`. Default `"auto"`: a GPU if there is one and its plugin is installed, else
+    /// the CPU; a GPU that is not used is said. `"wasm"` interprets WebAssembly: it needs no plugin, and is for models of
+    /// less than a million parameters.
     pub device: DeviceKind,
     /// The PJRT plugin to load, a shared library. Default: the managed one of the device.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +52,8 @@ choices! {
         Cpu = "cpu",
         /// An NVIDIA GPU.
         Cuda = "cuda",
+        /// WebAssembly, interpreted: without a plugin, for tiny models.
+        Wasm = "wasm",
     }
 }
 

@@ -22,7 +22,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Documents};
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
@@ -111,6 +111,26 @@ impl Data {
         let (train, held_out) = (Arc::new(train), held_out.map(Arc::new));
         let data = Data { train, held_out, shares, tokenizer, end_of_document, shape, documents, files, val_files };
         Ok((config, data))
+    }
+
+    /// The text to train on and the held-out one, if that is given: what the files of `config` hold, end to end. Files
+    /// whose lines are documents end with a line break each.
+    ///
+    /// # Errors
+    /// If a file is missing, empty, a folder, or not UTF-8.
+    pub(crate) fn texts(config: &Config) -> Result<(String, Option<String>)> {
+        let whole = |key: &str, paths: &[std::path::PathBuf]| -> Result<String> {
+            let mut all = String::new();
+            for path in files::expand(config, key, paths)? {
+                all.push_str(&files::read_text(config, key, &path)?);
+                if config.data.documents == Documents::Lines && !all.ends_with('\n') {
+                    all.push('\n');
+                }
+            }
+            Ok(all)
+        };
+        let val = if config.data.val.is_empty() { None } else { Some(whole("data.val", &config.data.val)?) };
+        Ok((whole("data.train", &config.data.train)?, val))
     }
 
     /// The tokenizer; `None` for token shards with which none came.

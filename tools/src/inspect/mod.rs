@@ -41,7 +41,7 @@ mod extract;
 mod graph_cost;
 pub mod hlo;
 pub mod page;
-mod place;
+pub(crate) mod place;
 mod stage;
 
 pub use attribution::{Attribution, Cost, LayerCost};

@@ -223,7 +223,7 @@ pub(crate) fn any_card() -> Result<TargetDevice> {
 fn compiled_bytes(step: &TrainStep, options: &DeviceOptions) -> Result<u64> {
     let options = DeviceOptions { kind: DeviceKind::Cpu, ..options.clone() };
     let program = Device::open(&options)?.compile(&step.func)?;
-    peak_of(program.executable()).ok_or_else(|| Error::run("the plugin does not say what its program needs"))
+    program.executable().and_then(peak_of).ok_or_else(|| Error::run("the plugin does not say what its program needs"))
 }
 
 /// What a compiled program needs, in bytes; `None` if the plugin does not say.

@@ -15,11 +15,10 @@ use std::time::Instant;
 use lmc_autodiff::value_and_grad;
 use lmc_graph::{Builder, DType, Func, Literal, TensorType};
 use lmc_models::{init, train_step};
-use lmc_runtime::{Argument, Buffer};
 use serde::Serialize;
 
 use crate::config::{Config, Precision};
-use crate::device::{Device, Program, run_error};
+use crate::device::{Argument, Buffer, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::model::{differentiation_error, step_config};
 use crate::plan::with_vocabulary;

@@ -30,6 +30,7 @@ use crate::model::{differentiation_error, step_config};
 use crate::output::{group_digits, print, say};
 use crate::requirements;
 use crate::run::{Activity, RunFolder, Start, TimeAccount, host, peak_flops, tensorboard};
+use crate::wasm;
 
 use changes::{changes, keep_graph};
 use non_finite::Policy;
@@ -116,7 +117,8 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
     // Without the tensors: the state is on its way to the device.
     let resumed = found.map(|(_, saved)| saved.step);
     let done = resumed.unwrap_or(0);
-    let device = Device::open(&device_options)?;
+    let device = Device::open(&device_options)
+        .map_err(|error| wasm::offered(error, &device_options, num_parameters(&step_graph)))?;
     requirements::check(&config, &step_config, &step_graph.func, device.target())?;
     let run = if options.fresh { RunFolder::open_fresh(&config)? } else { RunFolder::open(&config)? };
     for path in checkpoint::clean(run.path())? {
@@ -137,10 +139,12 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         let step =
             recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps, graph_time))?;
         recorder.lowered(step.report());
-        if device.target().platform == Platform::Cpu {
-            memory::check_temporaries(&config, &step_graph, step.executable())?;
-        } else {
-            memory::check_device(&config, &step_graph, step.executable(), &device)?;
+        if let Some(executable) = step.executable() {
+            if device.target().platform == Platform::Cpu {
+                memory::check_temporaries(&config, &step_graph, executable)?;
+            } else {
+                memory::check_device(&config, &step_graph, executable, &device)?;
+            }
         }
         interrupt_on_signals()?;
         let mut saver = Saver::new(&config, &run, recorder.metrics())?;
@@ -156,9 +160,10 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         while let Some(batch) = recorder.time(Activity::Data, || batches.next()) {
             let batch = batch?;
             recorder.starting();
-            let results = state
-                .advance(&device, &step, &batch)
-                .map_err(|error| memory::explained(error, &config, &step_graph, step.executable(), &device))?;
+            let results = state.advance(&device, &step, &batch).map_err(|error| match step.executable() {
+                Some(executable) => memory::explained(error, &config, &step_graph, executable, &device),
+                None => error,
+            })?;
             steps_done += 1;
             // The metrics of the step before are read while this one runs.
             if let Some(found) = recorder.started(Running::new(steps_done, &batch, results))? {
@@ -269,8 +274,9 @@ fn start(
 
 /// The target that programs are lowered for, and the plugin's own version, where it has more to say than its name.
 fn plugin(device: &Device) -> String {
-    match device.client().platform_version().trim() {
-        version if version == device.client().platform_name() => device.target().to_string(),
+    let Some(client) = device.client() else { return "WebAssembly, interpreted".to_owned() };
+    match client.platform_version().trim() {
+        version if version == client.platform_name() => device.target().to_string(),
         version => format!("{}; {version}", device.target()),
     }
 }
@@ -330,6 +336,15 @@ fn num_parameters(step: &TrainStep) -> u64 {
 /// could round otherwise.
 fn compile(device: &Device, step: &TrainStep, executions: u64, graph_time: Duration) -> Result<Program> {
     let program = device.compile_for(&step.func, executions)?;
+    if let Some(report) = program.wasm_report() {
+        let groups: usize = report.entries.iter().map(|(_, groups, _)| groups).sum();
+        say(format_args!(
+            "training step: WebAssembly of {groups} groups in {:.2} s, interpreted; {} of memory",
+            program.compile_time().as_secs_f64(),
+            memory::size(report.memory_bytes as u128)
+        ));
+        return Ok(program);
+    }
     let (outcome, seconds) = (program.cache_outcome(), program.compile_time().as_secs_f64());
     let (graph, lowering) = (graph_time.as_secs_f64(), program.lower_time().as_secs_f64());
     let xla = seconds - lowering;

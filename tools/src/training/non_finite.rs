@@ -2,12 +2,11 @@
 
 use lmc_graph::{Func, Literal, TensorType};
 use lmc_models::{OPERAND_NUMBERS, Place, Probe, StepConfig, TrainStep, diagnose};
-use lmc_runtime::{Argument, Buffer};
 
 use crate::checkpoint;
 use crate::config::{Config, NonFinite};
 use crate::data::{Batch, Data};
-use crate::device::{Device, run_error};
+use crate::device::{Argument, Buffer, Device, run_error};
 use crate::error::{Error, Result};
 use crate::model::differentiation_error;
 use crate::run::{Event, RunFolder};

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use lmc_graph::{DType, Literal};
 use lmc_lower::Report;
 use lmc_models::step::METRICS;
-use lmc_runtime::Buffer;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{Device, run_error};
+use crate::device::{Buffer, Device, run_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::peak_bytes;
 use crate::output::{group_digits, say};
@@ -110,7 +109,7 @@ impl Recorder {
 
     /// Takes the figure of peak memory from this device, if it keeps count.
     pub(super) fn watch(&mut self, device: &Device) {
-        self.device = Some(device.client().device().clone());
+        self.device = device.client().map(|client| client.device().clone());
     }
 
     /// Where the metrics are written.

@@ -5,12 +5,11 @@ use std::path::Path;
 
 use lmc_graph::Literal;
 use lmc_models::TrainStep;
-use lmc_runtime::{Argument, Buffer};
 
 use crate::checkpoint::{Checkpoint, Tensors};
 use crate::config::Config;
 use crate::data::Batch;
-use crate::device::{Device, Program, run_error};
+use crate::device::{Argument, Buffer, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::model::{initial_weights, match_weights};
 

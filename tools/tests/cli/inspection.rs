@@ -50,7 +50,9 @@ fn the_machine_is_described() {
 #[test]
 fn every_command_explains_itself() {
     let folder = Folder::new();
-    for command in ["train", "generate", "eval", "check", "data", "dump", "explain", "inspect", "doctor", "plugin"] {
+    for command in
+        ["train", "generate", "eval", "check", "data", "dump", "explain", "inspect", "export", "doctor", "plugin"]
+    {
         let help = folder.ok(&[command, "--help"]).stdout;
         has(&help, &["Usage: lmc", "Example", &format!("\n  lmc {command}")]);
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");

@@ -7,6 +7,7 @@ mod bad_input;
 mod browser;
 mod checkpoints;
 mod data;
+mod devtools;
 mod disks;
 mod gpu_script;
 mod inspection;
@@ -19,6 +20,8 @@ mod reading;
 mod report;
 mod tokenizing;
 mod training;
+mod wasm;
+mod web;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -11,31 +11,31 @@ use crate::inspect::place::Place;
 
 /// An op of a stage.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// What its value is called there.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The op's word.
-    pub(super) op: String,
-    pub(super) place: Place,
+    pub(crate) op: String,
+    pub(crate) place: Place,
     /// The types of its results.
-    pub(super) ty: String,
+    pub(crate) ty: String,
     /// Operations and bytes each time it runs.
-    pub(super) flops: f64,
-    pub(super) bytes: f64,
+    pub(crate) flops: f64,
+    pub(crate) bytes: f64,
     /// How often it runs in a step.
-    pub(super) times: f64,
-    pub(super) file: String,
-    pub(super) line: u32,
+    pub(crate) times: f64,
+    pub(crate) file: String,
+    pub(crate) line: u32,
     /// The op in whose loop, branch or fusion it is.
-    pub(super) parent: Option<usize>,
+    pub(crate) parent: Option<usize>,
     /// The ops whose values it uses.
-    pub(super) operands: Vec<usize>,
+    pub(crate) operands: Vec<usize>,
     /// Its line in the stage's text.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// The nodes of a graph in its text form, with locations.
-pub(super) fn of_graph(text: &str, attention_flops: &[u64]) -> Result<Vec<Entry>> {
+pub(crate) fn of_graph(text: &str, attention_flops: &[u64]) -> Result<Vec<Entry>> {
     let func = text::parse("dump", text).map_err(|error| Error::run(error.to_string()))?;
     let costs: HashMap<NodeId, (f64, f64, f64)> = node_costs_with(&func, attention_flops)
         .into_iter()

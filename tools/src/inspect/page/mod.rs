@@ -15,7 +15,7 @@ use super::dump::Dump;
 use super::hlo::Module;
 use super::stage::Stage;
 use crate::error::{Error, Result};
-use listing::Entry;
+pub(crate) use listing::{Entry, of_graph};
 
 /// The page of a dump; `against`, another one that it is compared with.
 ///
@@ -116,7 +116,8 @@ impl Strings {
     }
 }
 
-fn pass_number(direction: Direction) -> usize {
+/// The place of a pass in the order of a step.
+pub(crate) fn pass_number(direction: Direction) -> usize {
     Direction::ALL.iter().position(|&other| other == direction).unwrap_or(0)
 }
 
