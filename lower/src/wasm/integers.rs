@@ -187,11 +187,14 @@ impl Lanes<'_> {
         if let (Operand::Constant(_, by), true) = (y, self.vector) {
             self.get(x);
             let by = by as i32;
-            return match op {
-                BinaryOp::ShiftLeft => self.shift_left(by),
-                BinaryOp::ShiftRightArithmetic => self.shift_right_signed(by),
-                _ => self.shift_right(by),
-            };
+            if op == BinaryOp::ShiftLeft {
+                self.shift_left(by);
+            } else if op == BinaryOp::ShiftRightArithmetic {
+                self.shift_right_signed(by);
+            } else {
+                self.shift_right(by);
+            }
+            return;
         }
         let (x, y) = (self.local_of(x, Class::I32), self.local_of(y, Class::I32));
         self.code.i().local_get(x);
@@ -206,11 +209,13 @@ impl Lanes<'_> {
         let filled = self.set(Class::I32);
         let mut i = self.code.i();
         i.local_get(filled).local_get(y);
-        match op {
-            BinaryOp::ShiftLeft => i.i32_shl().i32_const(0),
-            BinaryOp::ShiftRightArithmetic => i.i32_shr_s().local_get(filled).i32_const(31).i32_shr_s(),
-            _ => i.i32_shr_u().i32_const(0),
-        };
+        if op == BinaryOp::ShiftLeft {
+            i.i32_shl().i32_const(0);
+        } else if op == BinaryOp::ShiftRightArithmetic {
+            i.i32_shr_s().local_get(filled).i32_const(31).i32_shr_s();
+        } else {
+            i.i32_shr_u().i32_const(0);
+        }
         i.local_get(y).i32_const(bits).i32_lt_u().select();
         self.wrap(dtype);
     }
