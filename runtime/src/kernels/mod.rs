@@ -7,23 +7,29 @@
 )]
 
 mod attention;
+mod pack;
 mod product;
 mod simd;
+mod task;
+mod weight;
 
 use half::bf16;
 
 use crate::pjrt::ffi::{Call, FfiElement};
-use attention::{Attention, Backward, Element, Forward};
+use attention::{Attention, Backward, Forward};
+use pack::Element;
 use simd::Isa;
 
 /// A kernel: what it does with a call's operands and results, or why it cannot.
 pub(crate) type Kernel = fn(&Call<'_>) -> Result<(), String>;
 
 /// The kernels by the name of their custom call.
-pub(crate) const KERNELS: [(&str, Kernel); 3] = [
+pub(crate) const KERNELS: [(&str, Kernel); 5] = [
     ("lmc.scaled_dot_product_attention", attention_forward),
     ("lmc.scaled_dot_product_attention_backward", attention_backward),
     ("lmc.optimization_barrier", optimization_barrier),
+    ("lmc.weight_product", weight::call::product),
+    ("lmc.dequantize", weight::call::dequantize),
 ];
 
 /// Nothing: its result lies where its operand does. To XLA it is a value that cannot be computed again.

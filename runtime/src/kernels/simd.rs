@@ -74,6 +74,16 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn splat(x: f32) -> Self::V;
     /// Reads 16 f32 or words.
     unsafe fn load(from: *const f32) -> Self::V;
+    /// Reads 16 bf16.
+    unsafe fn load_bf16(from: *const u16) -> Self::V;
+    /// Reads 16 f16.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Reads 16 signed bytes.
+    unsafe fn load_i8(from: *const u8) -> Self::V;
+    /// Reads 16 unsigned bytes.
+    unsafe fn load_u8(from: *const u8) -> Self::V;
+    /// Reads 16 bytes of two numbers below 16 each: those of the low halves, and those of the high ones.
+    unsafe fn load_u4(from: *const u8) -> [Self::V; 2];
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -125,6 +135,17 @@ fn bf16_bits(x: f32) -> u32 {
     if x.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
 }
 
+/// The value of an f16, by a multiplication that moves the exponent, which is right for subnormal numbers too.
+#[inline(always)]
+fn f16_value(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    // 2^112: the distance of the exponents' biases, 127 and 15.
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    let is_finite = bits & 0x7c00 != 0x7c00;
+    let magnitude = if is_finite { magnitude.to_bits() } else { 0x7f80_0000 | ((bits & 0x3ff) << 13) };
+    f32::from_bits(magnitude | ((bits & 0x8000) << 16))
+}
+
 /// Arrays, which the compiler turns into vectors of the enclosing function's width. `FMA` says whether a fused
 /// multiplication and addition is an instruction.
 #[derive(Clone, Copy)]
@@ -153,6 +174,36 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: the caller gives a pointer that is valid for 16 f32, at any alignment.
         unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::V {
+        // SAFETY: the caller gives a pointer that is valid for 16 elements, at any alignment. The same holds below.
+        let x = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes(|i| f32::from_bits(u32::from(x[i]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes(|i| f16_value(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        lanes(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        lanes(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u4(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        [lanes(|i| f32::from(x[i] & 15)), lanes(|i| f32::from(x[i] >> 4))]
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, x: Self::V) {
@@ -253,6 +304,39 @@ mod avx512 {
         unsafe fn load(from: *const f32) -> __m512 {
             // SAFETY: as above.
             unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> __m512 {
+            // SAFETY: as above.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u16) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+        #[inline(always)]
+        unsafe fn load_i8(from: *const u8) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_u8(from: *const u8) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn load_u4(from: *const u8) -> [__m512; 2] {
+            // SAFETY: as above. A permutation looks at the last four bits of an index only.
+            unsafe {
+                let numbers = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+                let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+                let high = _mm512_srli_epi32::<4>(bytes);
+                [_mm512_permutexvar_ps(bytes, numbers), _mm512_permutexvar_ps(high, numbers)]
+            }
         }
         #[inline(always)]
         unsafe fn store(to: *mut f32, x: __m512) {

@@ -1,9 +1,10 @@
 //! Output and log-sum-exp of an attention.
 
+use super::super::pack::{Element, Pack};
 use super::super::product::{Left, product};
 use super::super::simd::{Isa, LANES, Simd};
-use super::pack::{Element, Pack};
-use super::{Attention, ForEach, HIDDEN, Shared, Task, run, write_row};
+use super::super::task::{ForEach, Shared, Task, run};
+use super::{Attention, HIDDEN, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -47,7 +48,7 @@ struct Blocks<'a, E> {
 }
 
 impl<E: Element> Task for Blocks<'_, E> {
-    type Element = E;
+    const PAIRS: bool = E::IS_BF16;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
