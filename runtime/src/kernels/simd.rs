@@ -25,6 +25,17 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
+    /// Whether it multiplies pairs of bf16.
+    pub(crate) fn has_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Baseline => false,
+        }
+    }
+
     /// The best that this processor has.
     pub(crate) fn detect() -> Isa {
         static ISA: OnceLock<Isa> = OnceLock::new();
@@ -82,8 +93,12 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_i8(from: *const u8) -> Self::V;
     /// Reads 16 unsigned bytes.
     unsafe fn load_u8(from: *const u8) -> Self::V;
-    /// Reads 16 bytes of two numbers below 16 each: those of the low halves, and those of the high ones.
-    unsafe fn load_u4(from: *const u8) -> [Self::V; 2];
+    /// Reads 16 bytes of two numbers each, stored as their distance from `FIRST`: those of the low halves, and those of
+    /// the high ones.
+    unsafe fn load_nibbles<const FIRST: i8>(from: *const u8) -> [Self::V; 2];
+    /// Reads 16 bytes of two such numbers each as pairs of bf16: the lowest halves of a byte of the eight words of 16
+    /// bits, the next of each, and so on.
+    unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> Self::V;
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -200,10 +215,19 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
         lanes(|i| f32::from(x[i]))
     }
     #[inline(always)]
-    unsafe fn load_u4(from: *const u8) -> [Self::V; 2] {
+    unsafe fn load_nibbles<const FIRST: i8>(from: *const u8) -> [Self::V; 2] {
         // SAFETY: as above.
         let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
-        [lanes(|i| f32::from(x[i] & 15)), lanes(|i| f32::from(x[i] >> 4))]
+        let first = f32::from(FIRST);
+        [lanes(|i| f32::from(x[i] & 15) + first), lanes(|i| f32::from(x[i] >> 4) + first)]
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        let nibble = |at: usize| (x[at % 8 * 2 + at / 16] >> (at / 8 % 2 * 4)) & 15;
+        let bits = |at: usize| (f32::from(nibble(at)) + f32::from(FIRST)).to_bits() >> 16;
+        lanes(|l| f32::from_bits(bits(2 * l) | (bits(2 * l + 1) << 16)))
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, x: Self::V) {
@@ -329,13 +353,26 @@ mod avx512 {
             unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
         }
         #[inline(always)]
-        unsafe fn load_u4(from: *const u8) -> [__m512; 2] {
+        unsafe fn load_nibbles<const FIRST: i8>(from: *const u8) -> [__m512; 2] {
             // SAFETY: as above. A permutation looks at the last four bits of an index only.
             unsafe {
-                let numbers = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+                let numbers = const { numbers(FIRST) };
+                let numbers = _mm512_loadu_ps(numbers.as_ptr());
                 let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
                 let high = _mm512_srli_epi32::<4>(bytes);
                 [_mm512_permutexvar_ps(bytes, numbers), _mm512_permutexvar_ps(high, numbers)]
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> __m512 {
+            // SAFETY: as above. Of an index a permutation looks at the last five bits, and number 16 is number 0 again.
+            unsafe {
+                let numbers = const { bf16_numbers(FIRST) };
+                let numbers = _mm512_loadu_si512(numbers.as_ptr().cast());
+                let shifts = const { nibble_shifts() };
+                let shifts = _mm512_loadu_si512(shifts.as_ptr().cast());
+                let bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(from.cast()));
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_srlv_epi16(bytes, shifts), numbers))
             }
         }
         #[inline(always)]
@@ -425,6 +462,40 @@ mod avx512 {
                 _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
             }
         }
+    }
+
+    /// Sixteen numbers from `first` on.
+    const fn numbers(first: i8) -> [f32; 16] {
+        let mut numbers = [0.0; 16];
+        let mut i = 0;
+        while i < 16 {
+            numbers[i] = (first as i32 + i as i32) as f32;
+            i += 1;
+        }
+        numbers
+    }
+
+    /// The bf16 of sixteen numbers from `first` on, twice.
+    const fn bf16_numbers(first: i8) -> [u16; 32] {
+        let numbers = numbers(first);
+        let mut bits = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            bits[i] = (numbers[i % 16].to_bits() >> 16) as u16;
+            i += 1;
+        }
+        bits
+    }
+
+    /// By how many bits eight words are shifted, four times: each time by half a byte more.
+    const fn nibble_shifts() -> [u16; 32] {
+        let mut shifts = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            shifts[i] = (i / 8 * 4) as u16;
+            i += 1;
+        }
+        shifts
     }
 
     /// Lanes as bf16 in their low halves, high halves zero.

@@ -210,23 +210,36 @@ pub(crate) fn product(isa: Isa, call: Product<'_>, for_each: ForEach<'_>) -> Res
         // SAFETY: the processor has the instructions; a task writes its own columns.
         return unsafe { stored::with_form(weight.form, ByColumns { isa, task: &task, for_each }) };
     }
-    let planes = Planes::of(tokens, x, &weight);
+    let pairs = isa.has_pairs() && matches!(x, Floats::Bf16(_)) && weight.form.has_pairs();
+    let planes = Planes::of(tokens, x, &weight, pairs);
     let task = rows::Rows::new(&planes, weight, output);
     // SAFETY: the processor has the instructions; a task writes its own rows.
-    unsafe { stored::with_form(weight.form, ByRows { isa, task: &task, for_each }) }
+    unsafe { stored::with_form(weight.form, ByRows { isa, task: &task, pairs, for_each }) }
 }
 
 struct ByRows<'a, 'p> {
     isa: Isa,
     task: &'a rows::Rows<'p>,
+    /// Whether words are pairs.
+    pairs: bool,
     for_each: ForEach<'a>,
+}
+
+impl ByRows<'_, '_> {
+    fn run<F: stored::Stored, const PAIRS: bool>(&self) {
+        let task = rows::RowsOf::<F, PAIRS> { rows: self.task, form: std::marker::PhantomData };
+        // SAFETY: whoever made this; a task writes its own rows.
+        unsafe { run(self.isa, &task, self.task.num_tasks(), self.for_each) };
+    }
 }
 
 impl stored::WithForm for ByRows<'_, '_> {
     unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
-        let task = rows::RowsOf::<F> { rows: self.task, form: std::marker::PhantomData };
-        // SAFETY: the caller's.
-        unsafe { run(self.isa, &task, self.task.num_tasks(), self.for_each) };
+        // A product of pairs is made for forms that have them only.
+        match self.pairs {
+            true if F::HAS_PAIRS => self.run::<F, true>(),
+            true | false => self.run::<F, false>(),
+        }
         Ok(())
     }
 }
@@ -246,11 +259,11 @@ impl stored::WithForm for ByColumns<'_, '_> {
     }
 }
 
-/// Rows of operands in the order in which the elements of a weight come out of its form: steps of vectors.
+/// Rows of operands as words, in the order in which the elements of a weight come out of its form.
 struct Planes {
     tokens: usize,
-    /// `[tokens, width]`: in a step, lane `l` of vector `v` of two is element `2 l + v`. Zeros behind the last element.
-    elements: Vec<f32>,
+    /// `[tokens, width]`, zeros behind the last element: f32, or pairs of bf16.
+    words: Vec<f32>,
     width: usize,
     /// `[tokens, groups]`: the sum of each group's operands; of whole vectors, the rest zeros.
     sums: Vec<f32>,
@@ -258,24 +271,34 @@ struct Planes {
 }
 
 impl Planes {
-    fn of(tokens: usize, x: Floats<'_>, weight: &Weight<'_>) -> Planes {
-        let (columns, step) = (weight.columns, weight.form.step());
-        let (width, groups) = (columns.next_multiple_of(step), weight.num_groups().next_multiple_of(LANES));
+    fn of(tokens: usize, x: Floats<'_>, weight: &Weight<'_>, pairs: bool) -> Planes {
+        let (columns, form) = (weight.columns, weight.form);
+        let padded = columns.next_multiple_of(2 * LANES);
+        let (width, groups) = (if pairs { padded / 2 } else { padded }, weight.num_groups().next_multiple_of(LANES));
         let mut planes =
-            Planes { tokens, elements: vec![0.0; tokens * width], width, sums: vec![0.0; tokens * groups], groups };
-        for (t, row) in planes.elements.chunks_exact_mut(width.max(1)).enumerate() {
+            Planes { tokens, words: vec![0.0; tokens * width], width, sums: vec![0.0; tokens * groups], groups };
+        let mut row = vec![0.0; padded];
+        for t in 0..tokens {
             x.copy(t * columns, &mut row[..columns]);
-            if step == 2 * LANES {
-                for step in row.as_chunks_mut::<{ 2 * LANES }>().0 {
-                    let ordered = *step;
-                    *step = std::array::from_fn(|i| ordered[i % LANES * 2 + i / LANES]);
+            if let Some(Groups { size, .. }) = weight.groups {
+                let sums = &mut planes.sums[t * groups..][..groups];
+                for (sum, group) in sums.iter_mut().zip(row[..columns].chunks_exact(size)) {
+                    *sum = group.iter().sum();
                 }
             }
-        }
-        if let Some(Groups { size, .. }) = weight.groups {
-            for (sums, row) in planes.sums.chunks_exact_mut(groups.max(1)).zip(planes.elements.chunks_exact(width)) {
-                for (sum, group) in sums.iter_mut().zip(row.chunks_exact(size)) {
-                    *sum = group.iter().sum();
+            let words = &mut planes.words[t * width..][..width];
+            for (i, from) in row.as_chunks::<{ 2 * LANES }>().0.iter().enumerate() {
+                if pairs {
+                    let words = &mut words[i * LANES..][..LANES];
+                    for (l, word) in words.iter_mut().enumerate() {
+                        let [low, high] = [2 * l, 2 * l + 1].map(|at| from[form.pair_element(at)].to_bits());
+                        *word = f32::from_bits((low >> 16) | (high & 0xffff_0000));
+                    }
+                } else {
+                    let words = &mut words[i * 2 * LANES..][..2 * LANES];
+                    for (l, word) in words.iter_mut().enumerate() {
+                        *word = from[if form.is_packed() { l % LANES * 2 + l / LANES } else { l }];
+                    }
                 }
             }
         }

@@ -36,13 +36,13 @@ impl<'a> Rows<'a> {
 }
 
 /// [`Rows`] of a form.
-pub(super) struct RowsOf<'a, 'p, F> {
+pub(super) struct RowsOf<'a, 'p, F, const PAIRS: bool> {
     pub(super) rows: &'a Rows<'p>,
     pub(super) form: PhantomData<F>,
 }
 
-impl<F: Stored> Task for RowsOf<'_, '_, F> {
-    const PAIRS: bool = false;
+impl<F: Stored, const PAIRS: bool> Task for RowsOf<'_, '_, F, PAIRS> {
+    const PAIRS: bool = PAIRS;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
@@ -55,10 +55,10 @@ impl<F: Stored> Task for RowsOf<'_, '_, F> {
                 // SAFETY: the caller's; rows and tokens are those that there are.
                 unsafe {
                     match planes.tokens - token {
-                        1 => self.block::<S, BLOCK, 1>(block.clone(), token),
-                        2 => self.block::<S, BLOCK, 2>(block.clone(), token),
+                        1 => self.block::<S, W, BLOCK, 1>(block.clone(), token),
+                        2 => self.block::<S, W, BLOCK, 2>(block.clone(), token),
                         // More accumulators than that do not fit the registers.
-                        _ => self.block::<S, 2, TOKENS>(block.clone(), token),
+                        _ => self.block::<S, W, 2, TOKENS>(block.clone(), token),
                     }
                 }
             }
@@ -66,14 +66,14 @@ impl<F: Stored> Task for RowsOf<'_, '_, F> {
     }
 }
 
-impl<F: Stored> RowsOf<'_, '_, F> {
+impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last
     /// one is taken again.
     ///
     /// # Safety
     /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
     #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
+    unsafe fn block<S: Simd, W: Pack, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
         let last = self.rows.planes.tokens - 1;
         let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
         for row in rows.clone().step_by(R) {
@@ -81,8 +81,8 @@ impl<F: Stored> RowsOf<'_, '_, F> {
             // SAFETY: the caller's; a weight of codes has groups.
             let acc = unsafe {
                 match &self.rows.weight.groups {
-                    Some(groups) if F::FORM.is_code() => self.grouped::<S, R, M>(block, tokens, groups),
-                    Some(_) | None => self.plain::<S, R, M>(block, tokens),
+                    Some(groups) if F::FORM.is_code() => self.grouped::<S, W, R, M>(block, tokens, groups),
+                    Some(_) | None => self.plain::<S, W, R, M>(block, tokens),
                 }
             };
             for (r, acc) in acc.into_iter().enumerate().take(rows.end - row) {
@@ -92,6 +92,11 @@ impl<F: Stored> RowsOf<'_, '_, F> {
                 }
             }
         }
+    }
+
+    /// Elements of a step.
+    const fn step_elements<W: Pack>() -> usize {
+        if W::PER_WORD == 2 { 2 * LANES } else { F::VECTORS * LANES }
     }
 
     /// The start of a row of the weight.
@@ -106,7 +111,7 @@ impl<F: Stored> RowsOf<'_, '_, F> {
     #[inline(always)]
     fn operands(&self, token: usize) -> *const f32 {
         let planes = self.rows.planes;
-        planes.elements[token * planes.width..][..planes.width].as_ptr()
+        planes.words[token * planes.width..][..planes.width].as_ptr()
     }
 
     /// `acc[r][m] += w[r] * x[m]` for a step.
@@ -114,7 +119,7 @@ impl<F: Stored> RowsOf<'_, '_, F> {
     /// # Safety
     /// That of [`Simd`]; the pointers are valid for a step.
     #[inline(always)]
-    unsafe fn step<S: Simd, const R: usize, const M: usize>(
+    unsafe fn step<S: Simd, W: Pack, const R: usize, const M: usize>(
         w: [*const u8; R],
         x: [*const f32; M],
         acc: &mut [[S::V; M]; R],
@@ -122,10 +127,17 @@ impl<F: Stored> RowsOf<'_, '_, F> {
         // SAFETY: the caller's.
         unsafe {
             for (w, acc) in w.into_iter().zip(acc) {
-                let w = F::load::<S>(w);
-                for (x, acc) in x.into_iter().zip(acc) {
-                    for (v, w) in w.into_iter().enumerate().take(F::VECTORS) {
-                        *acc = S::mul_add(w, S::load(x.add(v * LANES)), *acc);
+                if W::PER_WORD == 2 {
+                    let w = F::load_pairs::<S>(w);
+                    for (x, acc) in x.into_iter().zip(acc) {
+                        *acc = S::dot_pairs(w, S::load(x), *acc);
+                    }
+                } else {
+                    let w = F::load::<S>(w);
+                    for (x, acc) in x.into_iter().zip(acc) {
+                        for (v, w) in w.into_iter().enumerate().take(F::VECTORS) {
+                            *acc = S::mul_add(w, S::load(x.add(v * LANES)), *acc);
+                        }
                     }
                 }
             }
@@ -137,7 +149,7 @@ impl<F: Stored> RowsOf<'_, '_, F> {
     /// # Safety
     /// That of [`RowsOf::block`]; rows and tokens are there.
     #[inline(always)]
-    unsafe fn plain<S: Simd, const R: usize, const M: usize>(
+    unsafe fn plain<S: Simd, W: Pack, const R: usize, const M: usize>(
         &self,
         rows: [usize; R],
         tokens: [usize; M],
@@ -146,23 +158,24 @@ impl<F: Stored> RowsOf<'_, '_, F> {
             unreachable!("codes have groups");
         }
         let (w, x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
-        let step = F::VECTORS * LANES;
+        let step = Self::step_elements::<W>();
+        let (step_words, step_bytes) = (step / W::PER_WORD, F::FORM.bytes(step));
         let (steps, rest) = (self.rows.weight.columns / step, self.rows.weight.columns % step);
         // SAFETY: rows have `steps` whole steps and `rest` elements; operands are padded to a whole step.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
             for i in 0..steps {
-                let x = x.map(|x| x.add(i * step));
-                Self::step::<S, R, M>(w.map(|w| w.add(i * F::BYTES)), x, &mut acc);
+                let x = x.map(|x| x.add(i * step_words));
+                Self::step::<S, W, R, M>(w.map(|w| w.add(i * step_bytes)), x, &mut acc);
             }
             if rest > 0 {
                 let mut padded = [[0u8; 4 * LANES]; R];
                 for (w, padded) in w.iter().zip(&mut padded) {
                     let bytes = F::FORM.bytes(rest);
-                    padded[..bytes].copy_from_slice(std::slice::from_raw_parts(w.add(steps * F::BYTES), bytes));
+                    padded[..bytes].copy_from_slice(std::slice::from_raw_parts(w.add(steps * step_bytes), bytes));
                 }
                 let w = std::array::from_fn(|r| padded[r].as_ptr());
-                Self::step::<S, R, M>(w, x.map(|x| x.add(steps * step)), &mut acc);
+                Self::step::<S, W, R, M>(w, x.map(|x| x.add(steps * step_words)), &mut acc);
             }
             acc
         }
@@ -173,7 +186,7 @@ impl<F: Stored> RowsOf<'_, '_, F> {
     /// # Safety
     /// That of [`RowsOf::block`]; rows and tokens are there.
     #[inline(always)]
-    unsafe fn grouped<S: Simd, const R: usize, const M: usize>(
+    unsafe fn grouped<S: Simd, W: Pack, const R: usize, const M: usize>(
         &self,
         rows: [usize; R],
         tokens: [usize; M],
@@ -182,7 +195,8 @@ impl<F: Stored> RowsOf<'_, '_, F> {
         let (mut w, mut x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
         let planes = self.rows.planes;
         let num_groups = self.rows.weight.num_groups();
-        let step = F::VECTORS * LANES;
+        let step = Self::step_elements::<W>();
+        let (step_words, step_bytes) = (step / W::PER_WORD, F::FORM.bytes(step));
         let steps = groups.size / step;
         // SAFETY: a row of the weight and of operands has `num_groups` times `steps` steps, and sums are whole vectors.
         unsafe {
@@ -210,9 +224,9 @@ impl<F: Stored> RowsOf<'_, '_, F> {
                 for g in 0..number {
                     let mut partial = [[S::splat(0.0); M]; R];
                     for _ in 0..steps {
-                        Self::step::<S, R, M>(w, x, &mut partial);
-                        w = w.map(|w| w.add(F::BYTES));
-                        x = x.map(|x| x.add(step));
+                        Self::step::<S, W, R, M>(w, x, &mut partial);
+                        w = w.map(|w| w.add(step_bytes));
+                        x = x.map(|x| x.add(step_words));
                     }
                     for (r, (partial, acc)) in partial.iter().zip(&mut acc).enumerate() {
                         let scale = S::splat(scales[r][g]);

@@ -37,6 +37,20 @@ impl Form {
         if self.is_packed() { 2 * LANES } else { LANES }
     }
 
+    /// Whether the elements become pairs of bf16 without rounding and in less time than f32.
+    pub(crate) const fn has_pairs(self) -> bool {
+        match self {
+            Form::Bf16 | Form::U4 | Form::I4 => true,
+            Form::F32 | Form::F16 | Form::I8 | Form::U8 => false,
+        }
+    }
+
+    /// Of 32 elements, which one is number `at` in a vector of pairs.
+    pub(crate) fn pair_element(self, at: usize) -> usize {
+        // A vector has the four halves of bytes of eight words after each other.
+        if self.is_packed() { at % 8 * 4 + at / 8 } else { at }
+    }
+
     /// Bytes of so many elements.
     pub(crate) fn bytes(self, elements: usize) -> usize {
         match self {
@@ -57,6 +71,15 @@ pub(super) trait Stored: Copy + Send + Sync {
     /// Bytes of a step.
     const BYTES: usize;
 
+    /// [`Form::has_pairs`] of the form.
+    const HAS_PAIRS: bool;
+
+    /// Reads 32 elements as pairs of bf16, in the order of [`Form::pair_element`].
+    ///
+    /// # Safety
+    /// That of [`Simd`]; `from` is valid for 32 elements.
+    unsafe fn load_pairs<S: Simd>(from: *const u8) -> S::V;
+
     /// Reads a step: lane `l` of vector `v` is element `l * VECTORS + v`. With one vector the second is the first.
     ///
     /// # Safety
@@ -74,12 +97,19 @@ macro_rules! stored {
             const FORM: Form = Form::$name;
             const VECTORS: usize = 1;
             const BYTES: usize = $bytes * LANES;
+            const HAS_PAIRS: bool = Form::$name.has_pairs();
 
             #[inline(always)]
             unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
                 // SAFETY: the caller's.
                 let x = unsafe { S::$load(from.cast()) };
                 [x, x]
+            }
+
+            #[inline(always)]
+            unsafe fn load_pairs<S: Simd>(from: *const u8) -> S::V {
+                // SAFETY: the caller's. Of the forms here, bf16 alone has pairs, which are what is stored.
+                unsafe { S::load(from.cast()) }
             }
         }
     )*};
@@ -93,38 +123,36 @@ stored! {
     U8, 1, load_u8;
 }
 
-#[derive(Clone, Copy)]
-struct U4;
+/// One of the forms with two elements in a byte.
+macro_rules! packed {
+    ($($name:ident, $first:literal;)*) => {$(
+        #[derive(Clone, Copy)]
+        struct $name;
 
-impl Stored for U4 {
-    const FORM: Form = Form::U4;
-    const VECTORS: usize = 2;
-    const BYTES: usize = LANES;
+        impl Stored for $name {
+            const FORM: Form = Form::$name;
+            const VECTORS: usize = 2;
+            const BYTES: usize = LANES;
+            const HAS_PAIRS: bool = Form::$name.has_pairs();
 
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
-        // SAFETY: the caller's.
-        unsafe { S::load_u4(from) }
-    }
+            #[inline(always)]
+            unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
+                // SAFETY: the caller's.
+                unsafe { S::load_nibbles::<$first>(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn load_pairs<S: Simd>(from: *const u8) -> S::V {
+                // SAFETY: the caller's.
+                unsafe { S::load_nibble_pairs::<$first>(from) }
+            }
+        }
+    )*};
 }
 
-#[derive(Clone, Copy)]
-struct I4;
-
-impl Stored for I4 {
-    const FORM: Form = Form::I4;
-    const VECTORS: usize = 2;
-    const BYTES: usize = LANES;
-
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            let [low, high] = S::load_u4(from);
-            let center = S::splat(8.0);
-            [S::sub(low, center), S::sub(high, center)]
-        }
-    }
+packed! {
+    U4, 0;
+    I4, -8;
 }
 
 /// What is done for a form.
