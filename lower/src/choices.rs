@@ -2,7 +2,8 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
+//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads the weight as it is stored | as it is |
+//! | other `dot_general` | as it is | a call of oneDNN; neighbouring dimensions of one kind collapsed around either | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
@@ -12,6 +13,7 @@ mod cudnn;
 mod keep;
 mod onednn;
 mod reduce;
+mod weight;
 
 use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 use lmc_graph::{DType, Op, TensorType};
@@ -20,10 +22,11 @@ pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
 pub(crate) use onednn::OneDnn;
 pub(crate) use reduce::{ReduceStep, reduce_steps};
+pub(crate) use weight::{StoredWeight, WeightForm, absorbed, weight_form};
 
 use crate::target::{Platform, Target};
 
-/// The form a `dot_general` takes.
+/// The form a `dot_general` takes that is no call of lmc's kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum DotForm {
     /// One `dot_general` with the op's own dimensions.
@@ -34,7 +37,7 @@ pub(crate) enum DotForm {
     OneDnn(OneDnn),
 }
 
-/// The form of a product on this target, and why a faster one was refused.
+/// The form of a product that is no call of lmc's kernel on this target, and why a faster one was refused.
 pub(crate) fn dot_general(
     target: &Target,
     op: &DotGeneral,

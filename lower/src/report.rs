@@ -83,6 +83,8 @@ pub enum Form {
     DotGeneralCollapsed,
     /// A product: a call of oneDNN's, between reshapes that collapse neighbouring dimensions.
     OneDnnMatmul,
+    /// A product of few rows with a weight: a call of lmc's own kernel, which reads the weight once as it is stored.
+    WeightKernel,
     /// Attention: a call of lmc's own kernel.
     AttentionKernel,
     /// Attention: the ops of its decomposition. Its products have rows of their own.
@@ -101,6 +103,7 @@ impl Form {
             Form::DotGeneral
             | Form::DotGeneralCollapsed
             | Form::OneDnnMatmul
+            | Form::WeightKernel
             | Form::Decomposed
             | Form::DecomposedByBlocks => false,
         }
@@ -112,6 +115,7 @@ impl Form {
             Form::DotGeneral => "dot_general",
             Form::DotGeneralCollapsed => "dot_general, collapsed",
             Form::OneDnnMatmul => "oneDNN matmul",
+            Form::WeightKernel => "product with a weight, lmc's kernel",
             Form::AttentionKernel => "attention, lmc's kernel",
             Form::Decomposed => "attention, decomposed",
             Form::DecomposedByBlocks => "attention, decomposed by blocks",

@@ -10,6 +10,7 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod quantized;
 mod rope;
 
 pub use attention::{causal_attention, causal_attention_with_dropout};
@@ -19,6 +20,7 @@ pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
 pub use mlp::{SwiGlu, gelu, gelu_new, swiglu};
 pub use norm::{LayerNorm, layer_norm, rms_norm, rms_normalize};
+pub use quantized::{Codes, Offset, Quantization, QuantizedWeight, dequantize, quantized_product};
 pub use rope::{Rope, rotate};
 
 #[cfg(test)]

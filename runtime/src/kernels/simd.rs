@@ -85,6 +85,17 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn splat(x: f32) -> Self::V;
     /// Reads 16 f32 or words.
     unsafe fn load(from: *const f32) -> Self::V;
+    /// Asks for the cache line at an address, which need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an instruction of every processor of the architecture that reads nothing the program sees.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
     /// Reads 16 bf16.
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Reads 16 f16.

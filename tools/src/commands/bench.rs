@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::bench::{Case, Timing, cases, time};
+use crate::bench::{Case, Timing, cases, read_bandwidth, time};
 use crate::cli::PluginArgs;
 use crate::device::{Device, DeviceOptions};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::output::{print, print_json};
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  lmc bench attention")]
 pub struct BenchArgs {
-    /// Only cases with this in their group or name: product, attention, softmax, norm, gate, loss, step, bf16, …
+    /// Only cases with this in their group or name: product, decode, attention, softmax, norm, gate, loss, step, bf16, …
     #[arg(value_name = "WORD")]
     only: Vec<String>,
     /// Rounds, in which both forms run in turn; times are medians over all of them
@@ -38,11 +38,15 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
         )));
     }
     let device = Device::open(&DeviceOptions { plugin: args.plugin.plugin, ..DeviceOptions::default() })?;
+    let memory = read_bandwidth();
     let mut rows = Vec::new();
     if !args.json {
-        let header =
-            format!("{:10} {:58} {:>10} {:>10} {:>7} {:>8}", "", "", "lmc ms", "plain ms", "faster", "GFLOP/s");
-        print(&format!("{}, {}\n{}\n", device.name(), device.target(), header.trim_end()))?;
+        let header = format!(
+            "{:10} {:58} {:>10} {:>10} {:>7} {:>8} {:>6}",
+            "", "", "lmc ms", "plain ms", "faster", "GFLOP/s", "GB/s"
+        );
+        print(&format!("{}, {}\n", device.name(), device.target()))?;
+        print(&format!("memory is read at {:.1} GB/s\n{}\n", memory / 1e9, header.trim_end()))?;
     }
     for case in &wanted {
         let timing = time(&device, case, args.rounds)?;
@@ -52,7 +56,11 @@ pub(super) fn run(args: BenchArgs) -> Result<()> {
             print(&line(case, &timing))?;
         }
     }
-    if args.json { print_json(&json!({ "target": device.target().to_string(), "cases": rows })) } else { Ok(()) }
+    if args.json {
+        print_json(&json!({ "target": device.target().to_string(), "read_bandwidth": memory, "cases": rows }))
+    } else {
+        Ok(())
+    }
 }
 
 fn line(case: &Case, timing: &Timing) -> String {
@@ -60,7 +68,11 @@ fn line(case: &Case, timing: &Timing) -> String {
     let rate = timing.flops as f64 / timing.time.as_secs_f64() / 1e9;
     let rate = if timing.flops == 0 { String::new() } else { format!("{rate:.0}") };
     let (time, plain, faster) = (ms(timing.time), ms(timing.plain), timing.speedup());
-    let line = format!("{:10} {:58} {time:>10.2} {plain:>10.2} {faster:>6.2}x {rate:>8}", case.group, case.name);
+    let bandwidth = timing.bandwidth() / 1e9;
+    let line = format!(
+        "{:10} {:58} {time:>10.2} {plain:>10.2} {faster:>6.2}x {rate:>8} {bandwidth:>6.1}",
+        case.group, case.name
+    );
     format!("{}\n", line.trim_end())
 }
 
@@ -74,5 +86,6 @@ fn as_json(case: &Case, timing: &Timing) -> Value {
         "speedup": timing.speedup(),
         "compile_ms": ms(timing.compile),
         "flops": timing.flops,
+        "bytes": timing.bytes,
     })
 }

@@ -114,29 +114,32 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         planes.words[token * planes.width..][..planes.width].as_ptr()
     }
 
-    /// `acc[r][m] += w[r] * x[m]` for a step.
+    /// `acc[r][m] += w[r] * x[m]` for the step at these places.
     ///
     /// # Safety
     /// That of [`Simd`]; the pointers are valid for a step.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
     unsafe fn step<S: Simd, W: Pack, const R: usize, const M: usize>(
-        w: [*const u8; R],
-        x: [*const f32; M],
+        (w, w_at): (&[*const u8; R], usize),
+        (x, x_at): (&[*const f32; M], usize),
         acc: &mut [[S::V; M]; R],
     ) {
+        // Loops over indices, whose arrays the compiler keeps in registers.
         // SAFETY: the caller's.
         unsafe {
-            for (w, acc) in w.into_iter().zip(acc) {
+            for r in 0..R {
                 if W::PER_WORD == 2 {
-                    let w = F::load_pairs::<S>(w);
-                    for (x, acc) in x.into_iter().zip(acc) {
-                        *acc = S::dot_pairs(w, S::load(x), *acc);
+                    let w = F::load_pairs::<S>(w[r].add(w_at));
+                    for m in 0..M {
+                        acc[r][m] = S::dot_pairs(w, S::load(x[m].add(x_at)), acc[r][m]);
                     }
                 } else {
-                    let w = F::load::<S>(w);
-                    for (x, acc) in x.into_iter().zip(acc) {
-                        for (v, w) in w.into_iter().enumerate().take(F::VECTORS) {
-                            *acc = S::mul_add(w, S::load(x.add(v * LANES)), *acc);
+                    let w = F::load::<S>(w[r].add(w_at));
+                    for m in 0..M {
+                        acc[r][m] = S::mul_add(w[0], S::load(x[m].add(x_at)), acc[r][m]);
+                        if F::VECTORS == 2 {
+                            acc[r][m] = S::mul_add(w[1], S::load(x[m].add(x_at + LANES)), acc[r][m]);
                         }
                     }
                 }
@@ -164,9 +167,12 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         // SAFETY: rows have `steps` whole steps and `rest` elements; operands are padded to a whole step.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
+            let ahead = R * self.rows.weight.form.bytes(self.rows.weight.columns);
             for i in 0..steps {
-                let x = x.map(|x| x.add(i * step_words));
-                Self::step::<S, W, R, M>(w.map(|w| w.add(i * step_bytes)), x, &mut acc);
+                for w in &w {
+                    S::prefetch(w.wrapping_add(i * step_bytes + ahead));
+                }
+                Self::step::<S, W, R, M>((&w, i * step_bytes), (&x, i * step_words), &mut acc);
             }
             if rest > 0 {
                 let mut padded = [[0u8; 4 * LANES]; R];
@@ -175,7 +181,7 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
                     padded[..bytes].copy_from_slice(std::slice::from_raw_parts(w.add(steps * step_bytes), bytes));
                 }
                 let w = std::array::from_fn(|r| padded[r].as_ptr());
-                Self::step::<S, W, R, M>(w, x.map(|x| x.add(steps * step_words)), &mut acc);
+                Self::step::<S, W, R, M>((&w, 0), (&x, steps * step_words), &mut acc);
             }
             acc
         }
@@ -186,13 +192,14 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// # Safety
     /// That of [`RowsOf::block`]; rows and tokens are there.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
     unsafe fn grouped<S: Simd, W: Pack, const R: usize, const M: usize>(
         &self,
         rows: [usize; R],
         tokens: [usize; M],
         groups: &Groups<'_>,
     ) -> [[S::V; M]; R] {
-        let (mut w, mut x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
+        let (w, x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
         let planes = self.rows.planes;
         let num_groups = self.rows.weight.num_groups();
         let step = Self::step_elements::<W>();
@@ -201,13 +208,15 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         // SAFETY: a row of the weight and of operands has `num_groups` times `steps` steps, and sums are whole vectors.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
+            let (mut w_at, mut x_at) = (0, 0);
+            let ahead = R * self.rows.weight.form.bytes(self.rows.weight.columns);
             for first in (0..num_groups).step_by(LANES) {
                 let number = LANES.min(num_groups - first);
                 let mut scales = [[0.0f32; LANES]; R];
-                for (r, scales) in scales.iter_mut().enumerate() {
+                for r in 0..R {
                     let at = rows[r] * num_groups + first;
                     let scale = read::<S>(&groups.scales, at, number);
-                    S::store(scales.as_mut_ptr(), scale);
+                    S::store(scales[r].as_mut_ptr(), scale);
                     let offset = match &groups.offset {
                         Offset::None => continue,
                         Offset::Zeros(zeros) => {
@@ -216,22 +225,25 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
                         }
                         Offset::Biases(biases) => read::<S>(biases, at, number),
                     };
-                    for (m, acc) in acc[r].iter_mut().enumerate() {
+                    for m in 0..M {
                         let sums = planes.sums[tokens[m] * planes.groups + first..][..LANES].as_ptr();
-                        *acc = S::mul_add(offset, S::load(sums), *acc);
+                        acc[r][m] = S::mul_add(offset, S::load(sums), acc[r][m]);
                     }
                 }
                 for g in 0..number {
+                    for r in 0..R {
+                        // The rows that come next, a whole block on: rows are too short for the processor to foresee it.
+                        S::prefetch(w[r].wrapping_add(w_at + ahead));
+                    }
                     let mut partial = [[S::splat(0.0); M]; R];
                     for _ in 0..steps {
-                        Self::step::<S, W, R, M>(w, x, &mut partial);
-                        w = w.map(|w| w.add(step_bytes));
-                        x = x.map(|x| x.add(step_words));
+                        Self::step::<S, W, R, M>((&w, w_at), (&x, x_at), &mut partial);
+                        (w_at, x_at) = (w_at + step_bytes, x_at + step_words);
                     }
-                    for (r, (partial, acc)) in partial.iter().zip(&mut acc).enumerate() {
+                    for r in 0..R {
                         let scale = S::splat(scales[r][g]);
-                        for (partial, acc) in partial.iter().zip(acc) {
-                            *acc = S::mul_add(*partial, scale, *acc);
+                        for m in 0..M {
+                            acc[r][m] = S::mul_add(partial[r][m], scale, acc[r][m]);
                         }
                     }
                 }
