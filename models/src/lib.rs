@@ -47,6 +47,7 @@ pub mod sample;
 pub mod schedule;
 pub mod scope;
 pub mod step;
+pub mod stored;
 
 pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;
