@@ -73,7 +73,7 @@ pub fn causal_attention_with_dropout<'g>(
 
 /// Which of `T` keys `T` queries see: `i1 T T`.
 #[track_caller]
-fn causal_mask<'g>(query: Value<'g>, attention: &Attention) -> Value<'g> {
+pub(crate) fn causal_mask<'g>(query: Value<'g>, attention: &Attention) -> Value<'g> {
     let (builder, [_, t, _, _]) = (query.builder(), query.dims());
     let index = TensorType::new(DType::I32, [t, t]);
     let (key, query) = (builder.iota(&index, 1), builder.iota(&index, 0));

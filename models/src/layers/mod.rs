@@ -12,6 +12,7 @@ mod mlp;
 mod norm;
 mod rope;
 
+pub(crate) use attention::causal_mask;
 pub use attention::{
     Attention, Keys, attention_weights, causal_attention, causal_attention_with_dropout, masked_attention,
 };
