@@ -88,7 +88,8 @@ impl<'g> StoredValue<'g> {
             StoredValue::Quantized(QuantizedWeight { stored, codes, scales, offset }) => {
                 let flat = indices.reshape(&[indices.ty().num_elements()]);
                 let rows = |part: Value<'g>| part.take_rows(flat);
-                let weight = QuantizedWeight { stored, codes: rows(codes), scales: rows(scales), offset: offset.map(rows) };
+                let weight =
+                    QuantizedWeight { stored, codes: rows(codes), scales: rows(scales), offset: offset.map(rows) };
                 let rows = dequantize(weight, dtype);
                 let [_, columns] = rows.dims();
                 rows.reshape(&[&indices.shape()[..], &[columns]].concat())

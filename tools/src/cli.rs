@@ -68,6 +68,8 @@ pub enum Command {
     /// Make a tokenizer
     #[command(subcommand)]
     Tokenizer(TokenizerCommand),
+    /// Write a model's weights in few bits
+    Quantize(crate::commands::quantize::QuantizeArgs),
     /// Time the parts of a training step on this machine, against the plainest form of each
     Bench(crate::commands::bench::BenchArgs),
     /// Show what lmc finds on this machine: plugin, devices, versions, folders

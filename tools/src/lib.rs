@@ -65,6 +65,7 @@ pub mod output;
 pub mod plan;
 pub mod pretrained;
 pub mod profile;
+pub mod quantization;
 pub mod requirements;
 pub mod run;
 pub mod tokenize;

@@ -118,14 +118,19 @@ pub(super) fn safetensors_bytes(tensors: &Tensors) -> u64 {
 }
 
 fn header(tensors: &Tensors) -> String {
+    header_of(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.ty())))
+}
+
+/// What stands in front of the bytes of tensors with these names and types, but for its own length.
+pub(crate) fn header_of<'a>(tensors: impl Iterator<Item = (&'a str, &'a TensorType)>) -> String {
     // `format` is what `transformers` asks for before it loads a file.
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
     let mut offset = 0;
-    for (name, tensor) in tensors {
-        let end = offset + tensor.bytes().len();
-        let TensorType { dtype, shape } = tensor.ty();
+    for (name, ty) in tensors {
+        let end = offset + ty.num_bytes();
+        let TensorType { dtype, shape } = ty;
         let info: Value = json!({ "dtype": to_safetensors(*dtype), "shape": shape, "data_offsets": [offset, end] });
-        header.insert(name.clone(), info);
+        header.insert(name.to_owned(), info);
         offset = end;
     }
     let mut header = Value::Object(header).to_string();

@@ -16,6 +16,7 @@ mod inspect;
 pub(crate) mod plan;
 mod plugin;
 pub(crate) mod profile;
+pub(crate) mod quantize;
 mod report;
 pub(crate) mod saved;
 mod tokenize;
@@ -56,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

@@ -139,6 +139,11 @@ impl SafetensorsFiles {
         })
     }
 
+    /// The tensor of a parameter, or of a part of it: its name here and its type.
+    pub fn named(&self, path: &str) -> Option<(String, TensorType)> {
+        self.place(path).map(|(name, place)| (name, place.ty.clone()))
+    }
+
     /// The names and types of all tensors.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorType)> {
         self.tensors.iter().map(|(name, place)| (name.as_str(), &place.ty))

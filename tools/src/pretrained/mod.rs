@@ -21,6 +21,10 @@ use lmc_models::inference::Architecture;
 
 use crate::device::DeviceOptions;
 use crate::error::{Error, Result};
+use crate::quantization::Scheme;
+use crate::quantization::files::{QuantizedFiles, described};
+use crate::quantization::gguf::model::GgufFile;
+use crate::quantization::loading::Quantizing;
 use crate::tokenizer::Tokenizer;
 
 pub use generation::GenerationConfig;
@@ -35,6 +39,8 @@ pub struct LoadOptions {
     /// The element type in which weights are kept and layers compute: f32 or bf16. `None` keeps bf16 and f32 as they are,
     /// and widens f16 to f32.
     pub dtype: Option<DType>,
+    /// What matrices are quantized to as they are read; `None` keeps them as they are.
+    pub quantize: Option<Scheme>,
     /// The device.
     pub device: DeviceOptions,
 }
@@ -46,7 +52,10 @@ pub struct LoadOptions {
 /// If the folder is none of these, a file is missing, damaged or does not fit another, or the device cannot be opened or is
 /// out of memory.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Model> {
-    let opened = open(path, options.dtype)?;
+    let mut opened = open(path, options.dtype)?;
+    if let Some(scheme) = options.quantize {
+        opened.weights = Box::new(Quantizing::new(opened.weights, scheme.checked()?));
+    }
     Model::new(opened, &options.device)
 }
 
@@ -72,6 +81,9 @@ pub fn open(path: &Path, dtype: Option<DType>) -> Result<Opened> {
     if !matches!(dtype, None | Some(DType::F32 | DType::BF16)) {
         return Err(Error::input("layers compute in float32 or bfloat16"));
     }
+    if path.is_file() && path.extension().is_some_and(|extension| extension == "gguf") {
+        return open_gguf(path, dtype);
+    }
     if !path.is_dir() {
         let found = if path.exists() { "a file" } else { "not there" };
         return Err(Error::input(format!("the folder of a model is expected, and {} is {found}", path.display())));
@@ -88,7 +100,34 @@ pub fn open(path: &Path, dtype: Option<DType>) -> Result<Opened> {
     }
     let text = std::fs::read_to_string(&config).map_err(|error| Error::cannot_read("the config", &config, &error))?;
     let architecture = config::architecture(&config, &text)?;
-    let weights = files::SafetensorsFiles::open(path, dtype)?;
+    let json = serde_json::from_str(&text).map_err(|error| Error::input(format!("{}: {error}", config.display())))?;
+    let described = described(&json).map_err(|reason| Error::input(format!("{}: {reason}", config.display())))?;
+    let files = files::SafetensorsFiles::open(path, dtype)?;
+    let weights: Box<dyn WeightSource> = match described {
+        Some(described) => Box::new(QuantizedFiles::new(files, described)),
+        None => Box::new(files),
+    };
+    let tokenizer = tokenizer_of(path, &architecture)?;
+    let generation = GenerationConfig::read(path, &text, architecture.vocab_size())?;
+    Ok(Opened { folder: path.to_owned(), architecture, weights, tokenizer, generation })
+}
+
+/// Opens a GGUF file. Its tokenizer is that of a `tokenizer.json` beside it: what the file itself says of it is not read.
+fn open_gguf(path: &Path, dtype: Option<DType>) -> Result<Opened> {
+    if dtype.is_some() {
+        return Err(Error::input("the weights of a GGUF file are kept as they are, without another element type"));
+    }
+    let file = GgufFile::open(path)?;
+    let text = file.config()?.to_string();
+    let architecture = config::architecture(path, &text)?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let tokenizer = tokenizer_of(folder, &architecture)?;
+    let generation = GenerationConfig::read(folder, &text, architecture.vocab_size())?;
+    Ok(Opened { folder: folder.to_owned(), architecture, weights: Box::new(file), tokenizer, generation })
+}
+
+/// The `tokenizer.json` of a folder, if it is there.
+fn tokenizer_of(path: &Path, architecture: &Architecture) -> Result<Option<Tokenizer>> {
     let tokenizer = path.join("tokenizer.json");
     let tokenizer = if tokenizer.is_file() { Some(Tokenizer::read(&tokenizer)?) } else { None };
     if let Some(tokenizer) = &tokenizer
@@ -101,6 +140,5 @@ pub fn open(path: &Path, dtype: Option<DType>) -> Result<Opened> {
             architecture.vocab_size()
         )));
     }
-    let generation = GenerationConfig::read(path, &text, architecture.vocab_size())?;
-    Ok(Opened { folder: path.to_owned(), architecture, weights: Box::new(weights), tokenizer, generation })
+    Ok(tokenizer)
 }

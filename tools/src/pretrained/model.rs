@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lmc_graph::{DType, Func};
 use lmc_models::inference::{self, Architecture, CacheShape, Step};
+use lmc_models::layers::Offset;
 use lmc_models::stored::{Storage, Stored};
 use lmc_models::{ParamSpec, Params, Precision};
 use lmc_runtime::{Argument, Buffer};
@@ -16,6 +17,7 @@ use lmc_runtime::{Argument, Buffer};
 use super::{GenerationConfig, Opened};
 use crate::device::{Device, DeviceOptions, Program, run_error};
 use crate::error::{Error, Result};
+use crate::quantization::GROUP_SIZES;
 use crate::tokenizer::Tokenizer;
 
 /// A model that is ready to be used: weights on a device.
@@ -78,7 +80,7 @@ impl Model {
         let weight_bytes: u64 = all().map(|((_, spec), stored)| stored.num_bytes(spec) as u64).sum();
         // Layers compute in the type of most weights.
         let narrow: u64 = all()
-            .filter(|(_, stored)| **stored == Stored::Plain(DType::BF16))
+            .filter(|(_, stored)| is_narrow(stored))
             .map(|((_, spec), stored)| stored.num_bytes(spec) as u64)
             .sum();
         let precision = if 2 * narrow > weight_bytes { Precision::BFloat16 } else { Precision::Float32 };
@@ -223,6 +225,17 @@ impl Model {
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Model").field("folder", &self.folder).field("architecture", &self.architecture).finish()
+    }
+}
+
+/// Whether a weight is multiplied in bf16: one of fewer bits unless it was made of f32.
+fn is_narrow(stored: &Stored) -> bool {
+    match stored {
+        Stored::Plain(dtype) => dtype.size() == 2,
+        Stored::Quantized(quantization) => {
+            let made_of_f32 = quantization.scales == DType::F32 && !matches!(quantization.offset, Offset::Biases(_));
+            !made_of_f32 || quantization.group_size < GROUP_SIZES[0]
+        }
     }
 }
 
