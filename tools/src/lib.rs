@@ -49,6 +49,7 @@ pub mod cuda;
 pub mod data;
 pub mod device;
 mod digest;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
