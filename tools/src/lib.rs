@@ -40,6 +40,7 @@
 //! line, [`error`] how all of it fails.
 
 pub mod bench;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
@@ -65,6 +66,7 @@ pub mod plan;
 pub mod profile;
 pub mod requirements;
 pub mod run;
+pub mod serve;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
