@@ -36,6 +36,7 @@
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
 //! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
+//! [`pretrained`] loads what was trained, by lmc or others, and [`engine`] continues texts with it.
 //! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts. [`cli`] and [`commands`] are the command
 //! line, [`error`] how all of it fails.
 
@@ -63,6 +64,7 @@ pub mod model;
 pub mod offline;
 pub mod output;
 pub mod plan;
+pub mod pretrained;
 pub mod profile;
 pub mod requirements;
 pub mod run;
@@ -79,3 +81,4 @@ pub use lmc_runtime as runtime;
 
 pub use device::{Device, DeviceOptions, Program};
 pub use error::{Error, ErrorKind, Result};
+pub use pretrained::{LoadOptions, Model, load};

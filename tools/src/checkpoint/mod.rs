@@ -31,6 +31,7 @@ pub use self::diff::{Comparison, TensorComparison, compare, compare_tensors};
 pub use self::export::export;
 pub use self::read::{Damage, Inspected, Summary, inspect, read};
 pub use self::retention::{Kept, Retention, clean, prune};
+pub(crate) use self::safetensors::dtype_of;
 pub use self::safetensors::{Tensors, load_safetensors, read_safetensors};
 pub use self::write::save;
 

@@ -87,7 +87,7 @@ pub(super) fn parse_safetensors(bytes: &[u8]) -> Result<Tensors, String> {
     })?;
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
-        let dtype = from_safetensors(view.dtype())
+        let dtype = dtype_of(view.dtype())
             .ok_or_else(|| format!("tensor {name} has the dtype {:?}, which is not known", view.dtype()))?;
         let ty = TensorType::new(dtype, view.shape());
         if dtype == DType::Bool && view.data().iter().any(|&byte| byte > 1) {
@@ -154,7 +154,7 @@ fn to_safetensors(dtype: DType) -> &'static str {
 }
 
 /// The dtype of the format's; `None` for those of quantized weights.
-fn from_safetensors(dtype: Dtype) -> Option<DType> {
+pub(crate) fn dtype_of(dtype: Dtype) -> Option<DType> {
     // `Dtype` is not exhaustive, so this goes by the names above.
     DType::ALL.into_iter().find(|&ours| to_safetensors(ours) == format!("{dtype:?}"))
 }

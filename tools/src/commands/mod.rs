@@ -17,7 +17,7 @@ pub(crate) mod plan;
 mod plugin;
 pub(crate) mod profile;
 mod report;
-mod saved;
+pub(crate) mod saved;
 mod tokenize;
 mod tokenizer;
 mod train;

@@ -15,17 +15,17 @@ use crate::output::say;
 use crate::tokenizer::Tokenizer;
 
 /// A run's newest whole checkpoint with its config.
-pub(super) struct SavedRun {
-    pub(super) config: Config,
-    pub(super) step_config: StepConfig,
-    pub(super) checkpoint: Checkpoint,
+pub(crate) struct SavedRun {
+    pub(crate) config: Config,
+    pub(crate) step_config: StepConfig,
+    pub(crate) checkpoint: Checkpoint,
 }
 
 /// A saved tokenizer with the document end of its run.
 ///
 /// # Errors
 /// If the config's is not a token of it.
-pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Result<Tokenizer> {
+pub(crate) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Result<Tokenizer> {
     let data = &config.data;
     match data.end_of_document_id {
         None if data.is_text() => tokenizer.with_end_of_document(data.end_of_document.as_deref()),
@@ -35,7 +35,7 @@ pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Re
 
 impl SavedRun {
     /// Reads a run folder.
-    pub(super) fn read(run: &Path) -> Result<SavedRun> {
+    pub(crate) fn read(run: &Path) -> Result<SavedRun> {
         let path = run.join("config.toml");
         if !path.is_file() {
             let advice = if run.is_file() { "it is a file; name the run's folder" } else { "it has no config.toml" };
@@ -57,12 +57,12 @@ impl SavedRun {
     }
 
     /// Opens the device the run was trained on, or the one that `plugin` names.
-    pub(super) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
+    pub(crate) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
         Device::open(&DeviceOptions::from_config(&self.config.runtime, plugin))
     }
 
     /// The weights that are asked for on the device, in the order of the model's parameters.
-    pub(super) fn weights(&self, device: &Device, which: WeightsArgs) -> Result<Vec<Buffer>> {
+    pub(crate) fn weights(&self, device: &Device, which: WeightsArgs) -> Result<Vec<Buffer>> {
         let averaged = averaged_weights(&self.checkpoint.optimizer);
         let tensors = match which.weights {
             Some(Weights::Trained) => self.checkpoint.model.clone(),

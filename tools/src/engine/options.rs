@@ -13,6 +13,11 @@ pub struct EngineOptions {
     /// Bytes that the cache of keys and values may take; `None` is no limit. A context that was not asked for is made
     /// shorter to fit; one that was is refused if it does not fit.
     pub cache_budget: Option<u64>,
+    /// Tokens of every text that a launch draws; more than one are faster where a launch takes longer than a token of the
+    /// model, and come all at once.
+    pub launch_tokens: usize,
+    /// The most tokens of a prompt that are taken at a time, a power of two; `None` is 512.
+    pub chunk: Option<usize>,
 }
 
 impl EngineOptions {
@@ -22,7 +27,7 @@ impl EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { max_context: None, slots: 1, cache_budget: None }
+        EngineOptions { max_context: None, slots: 1, cache_budget: None, launch_tokens: 1, chunk: None }
     }
 }
 
