@@ -41,6 +41,7 @@
 //! line, [`error`] how all of it fails.
 
 pub mod bench;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
@@ -67,6 +68,7 @@ pub mod pretrained;
 pub mod profile;
 pub mod requirements;
 pub mod run;
+pub mod serve;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;
