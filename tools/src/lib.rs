@@ -41,6 +41,7 @@
 //! line, [`error`] how all of it fails.
 
 pub mod bench;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
@@ -68,6 +69,7 @@ pub mod profile;
 pub mod quantization;
 pub mod requirements;
 pub mod run;
+pub mod serve;
 pub mod tokenize;
 pub mod tokenizer;
 pub mod training;

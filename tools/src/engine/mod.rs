@@ -30,6 +30,7 @@ mod generate;
 mod options;
 mod request;
 mod slots;
+pub mod text;
 #[cfg(test)]
 mod tests;
 
