@@ -20,10 +20,12 @@ const CONFIG: &str = r#"{
 /// Writes a folder with these weights, f32.
 fn write(folder: &Path, config: &str, weights: &[(String, Vec<usize>, Vec<f32>)]) {
     fs::write(folder.join("config.json"), config).unwrap();
-    let bytes: Vec<Vec<u8>> = weights.iter().map(|(_, _, x)| x.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = weights.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
+    let bytes: Vec<Vec<u8>> =
+        weights.iter().map(|(_, _, x)| x.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let views = weights
+        .iter()
+        .zip(&bytes)
+        .map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
     serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
 }
 
@@ -47,7 +49,9 @@ fn random_model(folder: &Path) {
 }
 
 fn model(folder: &Path, quantize: Option<Scheme>) -> Arc<Model> {
-    Arc::new(load(folder, &LoadOptions { quantize, ..LoadOptions::default() }).unwrap_or_else(|error| panic!("{error}")))
+    Arc::new(
+        load(folder, &LoadOptions { quantize, ..LoadOptions::default() }).unwrap_or_else(|error| panic!("{error}")),
+    )
 }
 
 const PROMPT: [u32; 9] = [5, 300, 7, 21, 9, 150, 2, 83, 44];
@@ -55,7 +59,8 @@ const PROMPT: [u32; 9] = [5, 300, 7, 21, 9, 150, 2, 83, 44];
 fn continuation(model: &Arc<Model>) -> Vec<u32> {
     let options = EngineOptions { max_context: Some(128), slots: 2, ..EngineOptions::default() };
     let mut engine = Engine::new(Arc::clone(model), &options).unwrap();
-    let request = Request { prompt: PROMPT.to_vec(), max_tokens: 48, sampling: Sampling::greedy(), ..Request::default() };
+    let request =
+        Request { prompt: PROMPT.to_vec(), max_tokens: 48, sampling: Sampling::greedy(), ..Request::default() };
     engine.complete(vec![request]).unwrap().remove(0).tokens
 }
 

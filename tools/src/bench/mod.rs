@@ -5,6 +5,7 @@
 //! end without choices for the target gets.
 
 mod cases;
+mod generation;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::device::{Device, Program};
 use crate::error::Result;
 
 pub use cases::cases;
+pub use generation::generation;
 
 /// A program to be timed.
 #[derive(Clone, Debug)]

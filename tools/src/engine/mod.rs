@@ -30,9 +30,9 @@ mod generate;
 mod options;
 mod request;
 mod slots;
-pub mod text;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::Instant;
