@@ -209,7 +209,8 @@ fn texts_end_where_they_are_told() {
     let done = engine.complete(vec![stopped]).unwrap_or_else(|error| panic!("{error}")).remove(0);
     assert_eq!((done.tokens.as_slice(), done.finished), (&reference.continuation[..=first], Reason::StopToken));
     // The context is 100.
-    let done = engine.complete(vec![greedy(&reference.tokens, 1000)]).unwrap_or_else(|error| panic!("{error}")).remove(0);
+    let done =
+        engine.complete(vec![greedy(&reference.tokens, 1000)]).unwrap_or_else(|error| panic!("{error}")).remove(0);
     assert_eq!((done.tokens.len(), done.finished), (36, Reason::Length));
     // A cancelled text leaves its slot, and nothing behind.
     let slot = engine.add(greedy(prompt, 64)).unwrap_or_else(|error| panic!("{error}"));
@@ -246,7 +247,10 @@ fn requests_that_cannot_be_are_refused() {
         (EngineOptions { slots: 0, ..Default::default() }, "slots"),
         (EngineOptions { max_context: Some(129), ..Default::default() }, "a context is from 2 to 128"),
         (EngineOptions { launch_tokens: 0, ..Default::default() }, "tokens of a launch"),
-        (EngineOptions { max_context: Some(100), cache_budget: Some(1000), ..Default::default() }, "the budget is 1.0 kB"),
+        (
+            EngineOptions { max_context: Some(100), cache_budget: Some(1000), ..Default::default() },
+            "the budget is 1.0 kB",
+        ),
     ] {
         let error = Engine::new(Arc::clone(shared()), &options).expect_err(expected);
         assert!(error.message().contains(expected), "{error}");
@@ -301,7 +305,10 @@ fn attention_is_shown() {
     let tokens = reference("gemma2-0").tokens;
     let shown = shared().inspect_attention(&tokens[..20], &[0, 1]).unwrap_or_else(|error| panic!("{error}"));
     for (attention, window) in shown.iter().zip([8, usize::MAX]) {
-        assert_eq!((&attention.keys.ty().shape[..], &attention.weights.ty().shape[..]), (&[20, 2, 8][..], &[4, 20, 20][..]));
+        assert_eq!(
+            (&attention.keys.ty().shape[..], &attention.weights.ty().shape[..]),
+            (&[20, 2, 8][..], &[4, 20, 20][..])
+        );
         let weights: Vec<f32> = attention.weights.elements();
         for (row, weights) in weights.chunks_exact(20).enumerate() {
             let query = row % 20;

@@ -59,7 +59,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         seed: args.seed.unwrap_or(0),
     };
     let mut engine = engine(&model, &args.model, 1)?;
-    let stops = StopStrings::new(args.model.stop.clone());
+    let stops = StopStrings::new(&args.model.stop)?;
     for sample in 0..args.samples.unwrap_or(1) {
         let request = Request {
             prompt: prompt.clone(),
@@ -127,7 +127,8 @@ pub(super) fn perplexity(args: &EvalArgs, file: &Path) -> Result<()> {
 
 /// Says what an engine measured, on stderr.
 pub(super) fn say_figures(figures: &Figures) {
-    let peak = figures.peak_memory_bytes.map_or_else(String::new, |bytes| format!(", peak memory {}", size(bytes.into())));
+    let peak =
+        figures.peak_memory_bytes.map_or_else(String::new, |bytes| format!(", peak memory {}", size(bytes.into())));
     say(format_args!(
         "prefill {:.1} tokens/s, decode {:.1} tokens/s, first token after {:.2} s; weights {}, cache {}{peak}",
         figures.prefill_rate(),

@@ -31,8 +31,6 @@ mod options;
 mod request;
 mod slots;
 pub mod text;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -51,6 +49,7 @@ pub use generate::{Completion, Generation, Piece};
 pub use options::{EngineOptions, Figures};
 pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId};
 use slots::{Slot, Slots};
+pub use text::StopStrings;
 
 const _: () = assert!(MOST_LOGPROBS == LIKELIEST, "as many are told as may be asked for");
 

@@ -126,7 +126,9 @@ fn gemma2(fields: &Fields<'_>) -> Result<DecoderConfig, String> {
 fn gemma3(fields: &Fields<'_>) -> Result<DecoderConfig, String> {
     let config = gemma(fields, &Defaults::GEMMA)?;
     if fields.flag_or("use_bidirectional_attention", false)? {
-        return Err("`use_bidirectional_attention` is not computed by lmc, whose models read from left to right".to_owned());
+        return Err(
+            "`use_bidirectional_attention` is not computed by lmc, whose models read from left to right".to_owned()
+        );
     }
     let window = Some(fields.size_or("sliding_window", 4096)?);
     let pattern = fields.size_or("sliding_window_pattern", 6)?.max(1);
