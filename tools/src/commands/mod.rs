@@ -2,6 +2,7 @@
 
 mod attention;
 pub(crate) mod bench;
+mod chat;
 mod check;
 mod checkpoint;
 mod data;
@@ -15,6 +16,7 @@ pub(crate) mod gradcheck;
 mod inspect;
 pub(crate) mod plan;
 mod plugin;
+mod pretrained;
 pub(crate) mod profile;
 pub(crate) mod quantize;
 mod report;
@@ -43,6 +45,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Profile(args) => profile::run(args),

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::memory::size;
 use crate::output::{group_digits, print, print_json, say};
 use crate::pretrained::{LoadOptions, Model, load};
+use crate::quantization::Scheme;
 
 /// Loads the model of a folder as the command line asks.
 pub(super) fn load_model(folder: &Path, model: &ModelArgs, plugin: &PluginArgs) -> Result<Arc<Model>> {
@@ -21,7 +22,8 @@ pub(super) fn load_model(folder: &Path, model: &ModelArgs, plugin: &PluginArgs) 
         crate::cli::ComputeDType::Bfloat16 => DType::BF16,
     });
     let device = DeviceOptions { plugin: plugin.plugin.clone(), ..DeviceOptions::default() };
-    Ok(Arc::new(load(folder, &LoadOptions { dtype, device })?))
+    let quantize = model.quantize.as_deref().map(Scheme::named).transpose()?;
+    Ok(Arc::new(load(folder, &LoadOptions { dtype, quantize, device })?))
 }
 
 /// The engine that the command line asks for.
@@ -59,7 +61,7 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         seed: args.seed.unwrap_or(0),
     };
     let mut engine = engine(&model, &args.model, 1)?;
-    let stops = StopStrings::new(args.model.stop.clone());
+    let stops = StopStrings::new(&args.model.stop)?;
     for sample in 0..args.samples.unwrap_or(1) {
         let request = Request {
             prompt: prompt.clone(),
@@ -127,7 +129,8 @@ pub(super) fn perplexity(args: &EvalArgs, file: &Path) -> Result<()> {
 
 /// Says what an engine measured, on stderr.
 pub(super) fn say_figures(figures: &Figures) {
-    let peak = figures.peak_memory_bytes.map_or_else(String::new, |bytes| format!(", peak memory {}", size(bytes.into())));
+    let peak =
+        figures.peak_memory_bytes.map_or_else(String::new, |bytes| format!(", peak memory {}", size(bytes.into())));
     say(format_args!(
         "prefill {:.1} tokens/s, decode {:.1} tokens/s, first token after {:.2} s; weights {}, cache {}{peak}",
         figures.prefill_rate(),

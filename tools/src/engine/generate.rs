@@ -1,12 +1,13 @@
 //! Texts from prompts: one as a stream of its pieces, or several at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::text::{StopStrings, StoppingText};
 use super::{Engine, EngineOptions, Reason, Request, SlotId};
 use crate::error::{Error, Result};
 use crate::pretrained::Model;
-use crate::tokenizer::TextStream;
+use crate::tokenizer::Tokenizer;
 
 /// A piece of a text: a token and the text that became whole with it.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +16,7 @@ pub struct Piece {
     pub token: u32,
     /// Text; empty within a character, and for special tokens. The last piece has what was held back.
     pub text: String,
-    /// Why this is the last piece; `None` while the text goes on.
+    /// Why this is the last piece; `None` while the text goes on. A stop string ends a text as a stop token does.
     pub finished: Option<Reason>,
 }
 
@@ -32,22 +33,28 @@ pub struct Completion {
 pub struct Generation<'e> {
     engine: &'e mut Engine,
     slot: Option<SlotId>,
-    waiting: std::collections::VecDeque<Piece>,
-    stream: Option<TextStream<'e>>,
+    waiting: VecDeque<Piece>,
+    text: Option<StoppingText<&'e Tokenizer>>,
 }
 
 impl Engine {
-    /// Continues a prompt, piece by piece. A model without a tokenizer gives pieces without text.
+    /// Continues a prompt, piece by piece, up to a stop string. A model without a tokenizer gives pieces without text.
+    /// `model` is the engine's.
     ///
     /// # Errors
     /// As [`Engine::add`], and if another text is under way.
-    pub fn generate<'e>(&'e mut self, model: &'e Model, request: Request) -> Result<Generation<'e>> {
+    pub fn generate<'e>(
+        &'e mut self,
+        model: &'e Model,
+        request: Request,
+        stops: &StopStrings,
+    ) -> Result<Generation<'e>> {
         if self.is_busy() {
             return Err(Error::run("another text is under way"));
         }
-        let stream = model.tokenizer().ok().map(TextStream::new);
+        let text = model.tokenizer().ok().map(|tokenizer| StoppingText::new(tokenizer, &request.prompt, stops.clone()));
         let slot = self.add(request)?;
-        Ok(Generation { engine: self, slot: Some(slot), waiting: Default::default(), stream })
+        Ok(Generation { engine: self, slot: Some(slot), waiting: VecDeque::new(), text })
     }
 
     /// Continues all requests, as many at a time as there are slots; the texts in the order of the requests.
@@ -106,13 +113,27 @@ impl Iterator for Generation<'_> {
                 }
             };
             for emitted in emitted {
-                let mut text =
-                    self.stream.as_mut().map(|stream| stream.push(emitted.token.cast_signed())).unwrap_or_default();
-                if emitted.finished.is_some() {
-                    self.slot = None;
-                    text += &self.stream.take().map(TextStream::finish).unwrap_or_default();
+                let mut piece = Piece { token: emitted.token, text: String::new(), finished: emitted.finished };
+                if let Some(text) = &mut self.text {
+                    let mut new = text.push(emitted.token);
+                    piece.text = new.text;
+                    if new.stop.is_none() && piece.finished.is_some() {
+                        new = text.finish();
+                        piece.text += &new.text;
+                    }
+                    if new.stop.is_some() {
+                        piece.finished = Some(Reason::StopToken);
+                    }
                 }
-                self.waiting.push_back(Piece { token: emitted.token, text, finished: emitted.finished });
+                let is_last = piece.finished.is_some();
+                self.waiting.push_back(piece);
+                if is_last {
+                    // Tokens behind a stop string, of the same launch, are dropped.
+                    if let Some(slot) = self.slot.take().filter(|_| emitted.finished.is_none()) {
+                        self.engine.cancel(slot);
+                    }
+                    break;
+                }
             }
         }
         self.waiting.pop_front().map(Ok)

@@ -30,8 +30,6 @@ mod generate;
 mod options;
 mod request;
 mod slots;
-#[cfg(test)]
-mod tests;
 pub mod text;
 
 use std::sync::Arc;
@@ -51,6 +49,7 @@ pub use generate::{Completion, Generation, Piece};
 pub use options::{EngineOptions, Figures};
 pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId};
 use slots::{Slot, Slots};
+pub use text::StopStrings;
 
 const _: () = assert!(MOST_LOGPROBS == LIKELIEST, "as many are told as may be asked for");
 
