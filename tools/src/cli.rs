@@ -248,6 +248,7 @@ impl Default for ModelArgs {
     fn default() -> ModelArgs {
         ModelArgs {
             dtype: None,
+            quantize: None,
             context: None,
             cache_budget: None,
             launch_tokens: 1,
