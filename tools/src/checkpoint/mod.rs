@@ -31,8 +31,8 @@ pub use self::diff::{Comparison, TensorComparison, compare, compare_tensors};
 pub use self::export::export;
 pub use self::read::{Damage, Inspected, Summary, inspect, read};
 pub use self::retention::{Kept, Retention, clean, prune};
-pub(crate) use self::safetensors::dtype_of;
 pub use self::safetensors::{Tensors, load_safetensors, read_safetensors};
+pub(crate) use self::safetensors::{dtype_of, write_safetensors};
 pub use self::write::save;
 
 /// What a run is at a step: all that is needed to continue it.

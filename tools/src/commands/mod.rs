@@ -20,6 +20,7 @@ mod pretrained;
 pub(crate) mod profile;
 mod report;
 pub(crate) mod saved;
+mod show_attention;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Attention(args) => show_attention::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),

@@ -46,9 +46,8 @@ fn reference(folder: &Folder) -> (String, String) {
 fn texts_are_continued() {
     let folder = folder();
     let (prompt, continuation) = reference(&folder);
-    let generate = |args: &[&str]| {
-        folder.ok(&[&["generate", "model", "--dtype", "float32", "--prompt", &prompt], args].concat())
-    };
+    let generate =
+        |args: &[&str]| folder.ok(&[&["generate", "model", "--dtype", "float32", "--prompt", &prompt], args].concat());
     let ran = generate(&["--max-new-tokens", "64"]);
     assert_eq!(ran.stdout, format!("{prompt}{continuation}\n"));
     has(&ran.stderr, &["prefill", "decode", "tokens/s", "first token after", "cache", "peak memory"]);
@@ -142,7 +141,8 @@ fn a_talk_goes_by_the_template() {
     let folder = folder();
     let (prompt, continuation) = reference(&folder);
     let chat = |input: &str, args: &[&str]| {
-        let mut command = folder.command(&[&["chat", "model", "--dtype", "float32", "--max-new-tokens", "8"], args].concat());
+        let mut command =
+            folder.command(&[&["chat", "model", "--dtype", "float32", "--max-new-tokens", "8"], args].concat());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         child.stdin.take().expect("its stdin").write_all(input.as_bytes()).expect("it reads");
@@ -168,6 +168,25 @@ fn a_talk_goes_by_the_template() {
     let told = chat(&format!("/system {first}{answer}\n{first}\n"), &[]);
     assert_eq!(told.stdout, format!("{second}\n"));
     assert_eq!(chat(&format!("{first}\n"), &["--system", &format!("{first}{answer}")]).stdout, told.stdout);
+}
+
+#[test]
+fn attention_is_shown() {
+    let folder = folder();
+    let args = ["attention", "model", "--text", "Hello-World", "--layers", "0,2", "--heads", "3", "-o", "seen"];
+    let ran = folder.ok(&args);
+    assert_eq!(ran.stdout, "seen/attention.safetensors\nseen/layer-0-head-3.svg\nseen/layer-2-head-3.svg\n");
+    let picture = folder.read("seen/layer-2-head-3.svg");
+    has(&picture, &["layer 2, head 3", "<title>H sees H: 1.0000</title>", ">W</text>"]);
+    assert_eq!(picture.matches("<rect").count(), 1 + 11 * 12 / 2, "the lower triangle");
+    for (args, parts) in [
+        (["--layers", "3"], &["the model has layers 0 to 2, and 3 was asked for"][..]),
+        (["--heads", "4"], &["the model has 4 query heads, from 0 on, and 4 was asked for"]),
+    ] {
+        let ran = folder.lmc(&[&["attention", "model", "--text", "ab", "-o", "other"], &args[..]].concat());
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        has(&ran.stderr, parts);
+    }
 }
 
 /// What lmc trained is loaded from its run folder and from its export, and says the same.
