@@ -35,6 +35,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
+    /// Show what attention sees in a text, layer by layer and head by head, as tensors and pictures
+    Attention(AttentionArgs),
     /// Talk with a model in the terminal
     Chat(ChatArgs),
     /// Measure the held-out loss of a trained model, or how well one foretells a text
@@ -200,6 +202,33 @@ pub struct ChatArgs {
     /// The same seed gives the same talk
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// How the model is used.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The plugin.
+    #[command(flatten)]
+    pub plugin: PluginArgs,
+}
+
+/// Show what attention sees in a text, layer by layer and head by head, as tensors and pictures
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  lmc attention Qwen3-0.6B --text 'The cat sat on the mat' --layers 0,13 -o seen")]
+pub struct AttentionArgs {
+    /// The folder of a model
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+    /// The text
+    #[arg(long)]
+    pub text: String,
+    /// The layers, from 0 on [default: all]
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub layers: Vec<usize>,
+    /// The query heads, from 0 on [default: all]
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub heads: Vec<usize>,
+    /// Where to put attention.safetensors and the pictures
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
     /// How the model is used.
     #[command(flatten)]
     pub model: ModelArgs,

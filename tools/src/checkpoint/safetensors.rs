@@ -104,7 +104,7 @@ pub(super) fn parse_safetensors(bytes: &[u8]) -> Result<Tensors, String> {
 ///
 /// # Errors
 /// If writing fails.
-pub(super) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::Result<()> {
     let header = header(tensors);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;

@@ -21,6 +21,7 @@ pub(crate) mod profile;
 pub(crate) mod quantize;
 mod report;
 pub(crate) mod saved;
+mod show_attention;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -45,6 +46,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Attention(args) => show_attention::run(args),
         Command::Chat(args) => chat::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),

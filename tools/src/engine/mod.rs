@@ -53,6 +53,9 @@ pub use text::StopStrings;
 
 const _: () = assert!(MOST_LOGPROBS == LIKELIEST, "as many are told as may be asked for");
 
+/// Tensors at the beginning of the state that a step only reads.
+const READ_ONLY: usize = 2;
+
 /// The most tokens of a prompt that go through the model at a time.
 const CHUNK: usize = 512;
 
@@ -67,7 +70,11 @@ pub struct Engine {
     model: Arc<Model>,
     cache: CacheShape,
     slots: Slots,
-    state: State,
+    /// What programs take over from each other: `in_prompt` and `bias`, which steps only read, counts of generated tokens,
+    /// keys and values of each layer. Shorter after a failure.
+    state: Vec<Buffer>,
+    /// How many those are.
+    state_len: usize,
     /// The zeros that stand for no biases.
     no_bias: Buffer,
     /// Settings of all slots on the device, as long as they are what they were.
@@ -76,14 +83,6 @@ pub struct Engine {
     pending: Vec<Emitted>,
     launch_tokens: usize,
     figures: Figures,
-}
-
-/// What the programs of a model take over from each other, on the device.
-struct State {
-    in_prompt: Buffer,
-    bias: Buffer,
-    /// Counts of generated tokens, then keys and values of each layer.
-    changing: Vec<Buffer>,
 }
 
 /// What a program drew, on the host: `N S` each, and `N S L`.
@@ -111,11 +110,10 @@ impl Engine {
         let vocab = model.architecture().vocab_size();
         let zeros = |ty| model.device().buffer(&Literal::zeros(ty));
         let counts = |dtype| zeros(TensorType::new(dtype, [slots, vocab]));
-        let mut changing = vec![counts(DType::I32)?];
+        let mut state = vec![counts(DType::Bool)?, counts(DType::F32)?, counts(DType::I32)?];
         for layer in model.architecture().layers() {
-            changing.extend([zeros(cache.ty(&layer))?, zeros(cache.ty(&layer))?]);
+            state.extend([zeros(cache.ty(&layer))?, zeros(cache.ty(&layer))?]);
         }
-        let state = State { in_prompt: counts(DType::Bool)?, bias: counts(DType::F32)?, changing };
         let figures = Figures {
             cache_bytes: cache.num_bytes(&model.architecture().layers()) as u64,
             weight_bytes: model.weight_bytes(),
@@ -126,6 +124,7 @@ impl Engine {
             slots: Slots::new(slots),
             model,
             cache,
+            state_len: state.len(),
             state,
             no_bias,
             settings: None,
@@ -328,25 +327,17 @@ impl Engine {
         };
         let tokens_buffer = device.buffer(&Literal::new([1, padded], &ids))?;
         let wants = device.buffer(&Literal::scalar(wants_likeliest))?;
+        let state = taken(&mut self.state, self.state_len)?;
         let mut arguments: Vec<Argument<'_>> =
             [tokens_buffer, scalar(slot)?, scalar(start)?, scalar(tokens.len())?, numbers, top_k, seed, wants]
                 .into_iter()
                 .map(Argument::Donate)
                 .collect();
         arguments.push(Argument::Keep(bias.as_ref().unwrap_or(&self.no_bias)));
-        // The state is gone if the execution fails; so is the engine then, for its caller.
-        let State { in_prompt, bias: biases, changing } = &mut self.state;
-        let taken = std::mem::take(changing);
-        let placeholder = || device.buffer(&Literal::scalar(0_i32));
-        let (in_prompt_taken, biases_taken) =
-            (std::mem::replace(in_prompt, placeholder()?), std::mem::replace(biases, placeholder()?));
-        arguments.extend([in_prompt_taken, biases_taken].into_iter().chain(taken).map(Argument::Donate));
+        arguments.extend(state.into_iter().map(Argument::Donate));
         let mut results = self.model.execute(&program, arguments)?;
-        let drawn = results.split_off(results.len() - 4);
-        let mut results = results.into_iter();
-        if let (Some(new_prompt), Some(new_bias)) = (results.next(), results.next()) {
-            self.state = State { in_prompt: new_prompt, bias: new_bias, changing: results.collect() };
-        }
+        let drawn = results.split_off(self.state_len);
+        self.state = results;
         Drawn::read(&drawn, wants_likeliest)
     }
 
@@ -368,12 +359,14 @@ impl Engine {
         ];
         let [tokens, positions, wants] = &inputs;
         let [numbers, top_k, seed] = &settings;
-        let State { in_prompt, bias, changing } = &mut self.state;
-        let kept = [tokens, positions, numbers, top_k, seed, wants, &*in_prompt, &*bias].map(Argument::Keep);
-        let arguments = kept.into_iter().chain(std::mem::take(changing).into_iter().map(Argument::Donate));
-        let mut results = self.model.execute(&program, arguments.collect())?;
-        let drawn = results.split_off(results.len() - 4);
-        *changing = results;
+        let mut state = taken(&mut self.state, self.state_len)?;
+        let changing = state.split_off(READ_ONLY);
+        let kept = [tokens, positions, numbers, top_k, seed, wants].into_iter().chain(&state).map(Argument::Keep);
+        let arguments = kept.chain(changing.into_iter().map(Argument::Donate)).collect();
+        let mut results = self.model.execute(&program, arguments)?;
+        let drawn = results.split_off(self.state_len - READ_ONLY);
+        state.extend(results);
+        self.state = state;
         self.settings = Some(settings);
         Drawn::read(&drawn, wants_likeliest)
     }
@@ -421,6 +414,15 @@ impl Drawn {
         };
         Ok(Drawn { tokens, log_probs, likeliest })
     }
+}
+
+/// The state, for a program that gives it back. What fails on the way leaves none.
+fn taken(state: &mut Vec<Buffer>, state_len: usize) -> Result<Vec<Buffer>> {
+    let state = std::mem::take(state);
+    if state.len() == state_len {
+        return Ok(state);
+    }
+    Err(Error::run("the engine has failed before, and its texts are lost: make another one"))
 }
 
 /// The sizes of the cache that the options ask for.

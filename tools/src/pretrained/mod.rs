@@ -7,6 +7,7 @@
 pub mod config;
 pub mod files;
 mod generation;
+mod heat_map;
 mod model;
 mod scores;
 mod source;
@@ -28,6 +29,7 @@ use crate::quantization::loading::Quantizing;
 use crate::tokenizer::Tokenizer;
 
 pub use generation::GenerationConfig;
+pub use heat_map::write_attention;
 pub(crate) use model::ModelProgram;
 pub use model::{Model, ProgramKey};
 pub use scores::{AttentionOf, Perplexity};
