@@ -18,11 +18,15 @@ fn numbers(ty: &TensorType, seed: u64) -> Literal {
         (state >> 40) as f64 / f64::from(1 << 23) - 1.0
     });
     let values = values.take(ty.num_elements());
-    match ty.dtype {
-        DType::I8 => Literal::from_f64s(ty.clone(), &values.map(|x| (x * 127.0).round()).collect::<Vec<_>>()),
-        DType::U8 => Literal::from_f64s(ty.clone(), &values.map(|x| (x * 127.0).round() + 128.0).collect::<Vec<_>>()),
-        _ => Literal::from_f64s(ty.clone(), &values.collect::<Vec<_>>()),
-    }
+    let whole = |offset: f64| move |x: f64| (x * 127.0).round() + offset;
+    let values: Vec<f64> = if ty.dtype == DType::I8 {
+        values.map(whole(0.0)).collect()
+    } else if ty.dtype == DType::U8 {
+        values.map(whole(128.0)).collect()
+    } else {
+        values.collect()
+    };
+    Literal::from_f64s(ty.clone(), &values)
 }
 
 /// Runs a function on the CPU and by the evaluator on the same arguments: differences of at most `tolerance` of each

@@ -39,9 +39,11 @@ pub fn described(config: &Value) -> Result<Option<Described>, String> {
         // MLX writes both, the same twice.
         (value, other) => (value, !other.is_null() && value["quant_method"].is_null()),
     };
-    let size = |name: &str, default: u64| match &value[name] {
-        Value::Null => Ok(default),
-        number => number.as_u64().ok_or_else(|| format!("`{name}` of its quantization is {number}, no whole number")),
+    let size = |name: &str, default: u64| match value.get(name) {
+        None => Ok(default),
+        Some(number) => {
+            number.as_u64().ok_or_else(|| format!("`{name}` of its quantization is {number}, no whole number"))
+        }
     };
     let (bits, group_size) = (size("bits", 4)?, size("group_size", 64)?);
     let group = |step: u64| match usize::try_from(group_size) {
@@ -59,10 +61,8 @@ pub fn described(config: &Value) -> Result<Option<Described>, String> {
             Described::Own(scheme.checked().map_err(|error| error.to_string())?)
         }
         "mlx" => {
-            match &value["mode"] {
-                Value::Null => {}
-                Value::String(mode) if mode == "affine" => {}
-                mode => return Err(format!("MLX's mode {mode} is not read, only \"affine\"")),
+            if let Some(mode) = value.get("mode").filter(|mode| *mode != "affine") {
+                return Err(format!("MLX's mode {mode} is not read, only \"affine\""));
             }
             let bits = match bits {
                 4 => 4,

@@ -39,7 +39,7 @@ impl Stored {
         match self.kind {
             Form::Bf16 => Floats::Bf16(&self.bf16),
             Form::F16 => Floats::F16(&self.f16),
-            _ => Floats::F32(&self.f32),
+            Form::F32 | Form::I8 | Form::U8 | Form::U4 | Form::I4 => Floats::F32(&self.f32),
         }
     }
 
@@ -51,7 +51,9 @@ impl Stored {
         match self.kind {
             Form::Bf16 => self.bf16.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Form::F16 => self.f16.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            _ => self.f32.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Form::F32 | Form::I8 | Form::U8 | Form::U4 | Form::I4 => {
+                self.f32.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
         }
     }
 }

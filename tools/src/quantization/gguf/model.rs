@@ -165,7 +165,7 @@ impl GgufFile {
             Some("linear") => {
                 let factor = match self.header.metadata.get(&format!("{architecture}.rope.scaling.factor")) {
                     Some(Value::Float(factor)) => *factor,
-                    other => return Err(wrong(&self.path, &format!("`rope.scaling.factor` is {other:?}"))),
+                    Some(_) | None => return Err(wrong(&self.path, "it has no number `rope.scaling.factor`")),
                 };
                 config.insert("rope_scaling".to_owned(), json!({ "rope_type": "linear", "factor": factor }));
             }
@@ -208,7 +208,7 @@ impl GgufFile {
         let architecture = self.header.text("general.architecture").unwrap_or_default();
         let theta = match self.header.metadata.get(&format!("{architecture}.rope.freq_base")) {
             Some(Value::Float(theta)) => *theta,
-            _ => 10_000.0,
+            Some(_) | None => 10_000.0,
         };
         let (low, high, original) = (1.0, 4.0, 8192.0);
         for (i, &found) in factors.iter().enumerate() {
