@@ -2,7 +2,8 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
+//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads the weight as it is stored | as it is |
+//! | other `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
@@ -14,6 +15,7 @@ mod keep;
 mod matmul;
 mod onednn;
 mod reduce;
+mod weight;
 
 use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 use lmc_graph::{DType, Op, TensorType};
@@ -22,10 +24,11 @@ pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
 pub(crate) use matmul::Matmul;
 pub(crate) use reduce::{ReduceStep, reduce_steps};
+pub(crate) use weight::{StoredWeight, WeightForm, absorbed, weight_form};
 
 use crate::target::{Platform, Target};
 
-/// The form a `dot_general` takes.
+/// The form a `dot_general` takes that is no call of lmc's kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum DotForm {
     /// One `dot_general` with the op's own dimensions.
@@ -38,7 +41,7 @@ pub(crate) enum DotForm {
     OneDnn(Matmul),
 }
 
-/// The form of a product on this target, and why a faster one was refused.
+/// The form of a product that reads no stored weight by lmc's kernel on this target, and why a faster one was refused.
 pub(crate) fn dot_general(
     target: &Target,
     op: &DotGeneral,

@@ -86,6 +86,8 @@ pub enum Form {
     MatmulKernel,
     /// A product: a call of oneDNN's, between reshapes that collapse neighbouring dimensions.
     OneDnnMatmul,
+    /// A product of few rows with a weight: a call of lmc's own kernel, which reads the weight once as it is stored.
+    WeightKernel,
     /// Attention: a call of lmc's own kernel.
     AttentionKernel,
     /// Attention: the ops of its decomposition. Its products have rows of their own.
@@ -105,6 +107,7 @@ impl Form {
             | Form::DotGeneralCollapsed
             | Form::MatmulKernel
             | Form::OneDnnMatmul
+            | Form::WeightKernel
             | Form::Decomposed
             | Form::DecomposedByBlocks => false,
         }
@@ -117,6 +120,7 @@ impl Form {
             Form::DotGeneralCollapsed => "dot_general, collapsed",
             Form::MatmulKernel => "matmul, lmc's kernel",
             Form::OneDnnMatmul => "oneDNN matmul",
+            Form::WeightKernel => "product with a weight, lmc's kernel",
             Form::AttentionKernel => "attention, lmc's kernel",
             Form::Decomposed => "attention, decomposed",
             Form::DecomposedByBlocks => "attention, decomposed by blocks",

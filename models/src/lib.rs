@@ -32,12 +32,14 @@
 //!
 //! # Reading order
 //! [`params`], [`compute`] and [`scope`], then [`layers`], [`architectures`], [`loss`]; [`optimizer`] and [`schedule`], then
-//! [`step`], where everything comes together; [`mod@diagnose`], [`look`], [`init`], [`sample`] and [`flops`].
+//! [`step`], where everything comes together; [`stored`] and [`inference`], for models that are used; [`mod@diagnose`],
+//! [`look`], [`init`], [`sample`] and [`flops`].
 
 pub mod architectures;
 pub mod compute;
 pub mod diagnose;
 pub mod flops;
+pub mod inference;
 pub mod init;
 pub mod layers;
 pub mod look;
@@ -48,6 +50,7 @@ pub mod sample;
 pub mod schedule;
 pub mod scope;
 pub mod step;
+pub mod stored;
 
 pub use architectures::gpt2::{ActivationFunction, Gpt2Config, Normalization};
 pub use architectures::llama::LlamaConfig;

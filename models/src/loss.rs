@@ -6,6 +6,7 @@ use crate::architectures::{Dropout, ModelConfig};
 use crate::compute::Compute;
 use crate::params::{ParamSpec, Params};
 use crate::scope::Scope;
+use crate::stored::Storage;
 
 /// The label of a position that does not count, as PyTorch's `ignore_index`.
 pub const IGNORE_INDEX: i32 = -100;
@@ -194,10 +195,22 @@ pub(crate) fn build(
     inputs: &[(&str, TensorType)],
     body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> Vec<Value<'g>>,
 ) -> (Func, Params<ParamSpec>) {
+    build_stored(name, compute, &Storage::default(), inputs, body)
+}
+
+/// [`build`] with weights that are stored as `storage` says.
+#[track_caller]
+pub(crate) fn build_stored(
+    name: &str,
+    compute: impl Into<Compute>,
+    storage: &Storage,
+    inputs: &[(&str, TensorType)],
+    body: impl for<'g> FnOnce(&Scope<'g>, &[Value<'g>]) -> Vec<Value<'g>>,
+) -> (Func, Params<ParamSpec>) {
     let mut specs = Params::new();
     let func = Builder::build(name, |b| {
         let inputs: Vec<Value<'_>> = inputs.iter().map(|(name, ty)| b.param(name, ty.clone())).collect();
-        let scope = Scope::new(b, compute);
+        let scope = Scope::new(b, compute).with_storage(storage.clone());
         let results = body(&scope, &inputs);
         specs = scope.specs();
         results

@@ -8,6 +8,7 @@ use lmc_graph::{Builder, DType, Literal, Value};
 use crate::compute::Compute;
 use crate::init::fnv1a;
 use crate::params::{Init, ParamSpec, Params};
+use crate::stored::{Storage, Stored, StoredValue};
 
 /// A dimension of a parameter: its logical name and its size.
 pub type Dimension = (&'static str, usize);
@@ -22,8 +23,9 @@ pub struct Scope<'g> {
     builder: Builder<'g>,
     compute: Compute,
     path: String,
-    declared: Rc<RefCell<Params<(ParamSpec, Value<'g>)>>>,
+    declared: Rc<RefCell<Params<(ParamSpec, StoredValue<'g>)>>>,
     randomness: Option<Randomness<'g>>,
+    storage: Storage,
 }
 
 /// Where random numbers come from: a key, and the place whose key it is.
@@ -36,7 +38,24 @@ struct Randomness<'g> {
 impl<'g> Scope<'g> {
     /// The root of a model without parameters so far.
     pub fn new(builder: Builder<'g>, compute: impl Into<Compute>) -> Scope<'g> {
-        Scope { builder, compute: compute.into(), path: String::new(), declared: Rc::default(), randomness: None }
+        Scope {
+            builder,
+            compute: compute.into(),
+            path: String::new(),
+            declared: Rc::default(),
+            randomness: None,
+            storage: Storage::default(),
+        }
+    }
+
+    /// This place with weights that lie on the device as `storage` says, instead of in f32.
+    pub fn with_storage(&self, storage: Storage) -> Scope<'g> {
+        Scope { storage, ..self.clone() }
+    }
+
+    /// How the parameter `name` of this place is stored.
+    pub fn stored(&self, name: &str) -> Stored {
+        self.storage.of(&self.path_of(name))
     }
 
     /// The function under construction.
@@ -80,13 +99,13 @@ impl<'g> Scope<'g> {
     }
 
     /// The f32 parameter `name` of this place; added to the function at the first use of its path, also where that is
-    /// inside of a region, such as the body of a scan.
+    /// inside of a region, such as the body of a scan. One that is stored in another type is converted.
     ///
     /// # Panics
     /// If the path was declared before with other dimensions or another initial value.
     #[track_caller]
     pub fn param(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
-        self.declare(name, &ParamSpec::new(dimensions, init))
+        self.as_stored(name, dimensions, init).elements(DType::F32)
     }
 
     /// [`Scope::param`] in the element type of activations.
@@ -95,22 +114,34 @@ impl<'g> Scope<'g> {
     /// As [`Scope::param`].
     #[track_caller]
     pub fn weight(&self, name: &str, dimensions: &[Dimension], init: Init) -> Value<'g> {
-        self.param(name, dimensions, init).convert(self.compute_dtype())
+        self.as_stored(name, dimensions, init).elements(self.compute_dtype())
     }
 
-    /// [`Scope::param`] with its path from here and its spec.
+    /// [`Scope::param`] as it is stored.
     ///
     /// # Panics
     /// As [`Scope::param`].
     #[track_caller]
-    pub(crate) fn declare(&self, path: &str, spec: &ParamSpec) -> Value<'g> {
+    pub fn as_stored(&self, name: &str, dimensions: &[Dimension], init: Init) -> StoredValue<'g> {
+        self.declare(name, &ParamSpec::new(dimensions, init))
+    }
+
+    /// [`Scope::as_stored`] with its path from here and its spec.
+    ///
+    /// # Panics
+    /// As [`Scope::param`].
+    #[track_caller]
+    pub(crate) fn declare(&self, path: &str, spec: &ParamSpec) -> StoredValue<'g> {
         let path = self.path_of(path);
         let mut declared = self.declared.borrow_mut();
         if let Some((earlier, value)) = declared.get(&path) {
             assert!(earlier == spec, "`{path}` was declared before as {earlier:?}, now as {spec:?}");
             return *value;
         }
-        let value = self.builder.param(&path, spec.ty.clone());
+        let stored = self.storage.of(&path);
+        let param = |(suffix, ty): (&str, _)| self.builder.param(&format!("{path}{suffix}"), ty);
+        let parts: Vec<Value<'g>> = stored.parts(spec).into_iter().map(param).collect();
+        let value = StoredValue::new(&stored, &parts);
         declared.insert(path, (spec.clone(), value));
         value
     }
@@ -125,6 +156,7 @@ impl<'g> Scope<'g> {
 
     /// A root of its own in which `declared` are the parameters.
     pub(crate) fn with_declared(&self, declared: Params<(ParamSpec, Value<'g>)>) -> Scope<'g> {
+        let declared = declared.map(|_, (spec, value)| (spec.clone(), StoredValue::Plain(*value)));
         Scope { path: String::new(), declared: Rc::new(RefCell::new(declared)), ..self.clone() }
     }
 

@@ -5,9 +5,10 @@ use lmc_graph::ops::{AttentionMask, AttentionRows, DotGeneral, ScaledDotProductA
 use lmc_graph::{Builder, DType, Func, Literal, TensorType, eval};
 use lmc_lower::report::Form;
 use lmc_lower::{Target, lower};
+use lmc_models::layers::{Codes, Offset, Quantization, QuantizedWeight, quantized_product};
 use lmc_tests::plugin;
 
-/// Numbers between -1 and 1 without a pattern.
+/// Numbers between -1 and 1 without a pattern; whole numbers are any.
 fn numbers(ty: &TensorType, seed: u64) -> Literal {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let values = std::iter::repeat_with(|| {
@@ -16,7 +17,16 @@ fn numbers(ty: &TensorType, seed: u64) -> Literal {
         state ^= state << 17;
         (state >> 40) as f64 / f64::from(1 << 23) - 1.0
     });
-    Literal::from_f64s(ty.clone(), &values.take(ty.num_elements()).collect::<Vec<_>>())
+    let values = values.take(ty.num_elements());
+    let whole = |offset: f64| move |x: f64| (x * 127.0).round() + offset;
+    let values: Vec<f64> = if ty.dtype == DType::I8 {
+        values.map(whole(0.0)).collect()
+    } else if ty.dtype == DType::U8 {
+        values.map(whole(128.0)).collect()
+    } else {
+        values.collect()
+    };
+    Literal::from_f64s(ty.clone(), &values)
 }
 
 /// Runs a function on the CPU and by the evaluator on the same arguments: differences of at most `tolerance` of each
@@ -173,4 +183,106 @@ fn attention_in_every_form() {
             assert!(forms.contains(&Form::Decomposed), "{forms:?}");
         }
     }
+}
+
+/// The product of this operand with a weight `[384, 512]` in this form.
+fn quantized(x: &TensorType, quantization: Quantization, result_dtype: DType) -> Func {
+    Builder::build("quantized", |b| {
+        let (codes, scales, offset) = quantization.types(384, 512);
+        let weight = QuantizedWeight {
+            stored: quantization.codes,
+            codes: b.param("codes", codes),
+            scales: b.param("scales", scales),
+            offset: offset.map(|ty| b.param("offset", ty)),
+        };
+        vec![quantized_product(b.param("x", x.clone()), weight, result_dtype)]
+    })
+}
+
+#[test]
+fn products_of_few_rows_with_a_quantized_weight() {
+    for codes in [Codes::I8, Codes::U8, Codes::I4, Codes::U4] {
+        for (scales, offset) in [
+            (DType::F32, Offset::None),
+            (DType::BF16, Offset::Zeros(DType::U8)),
+            (DType::F16, Offset::Biases(DType::F16)),
+        ] {
+            if codes == Codes::I8 && matches!(offset, Offset::Zeros(_)) || codes == Codes::I4 && offset != Offset::None
+            {
+                continue;
+            }
+            for (group_size, shape, dtype) in
+                [(32, vec![1, 512], DType::BF16), (64, vec![2, 3, 512], DType::F32), (128, vec![512], DType::BF16)]
+            {
+                let quantization = Quantization { codes, group_size, scales, offset };
+                let func = quantized(&TensorType::new(dtype, shape), quantization, dtype);
+                // The graph rounds a weight to bf16, the kernel does not.
+                let tolerance = if dtype == DType::BF16 { 1e-2 } else { 4e-6 };
+                let what = format!("{quantization:?}");
+                assert_eq!(check(&func, &cpu_target(), tolerance), [Form::WeightKernel], "{what}");
+                let text = lower(&func, &cpu_target()).text;
+                assert!(!text.contains("stablehlo.multiply"), "the weight is also de-quantized: {what}\n{text}");
+                assert_eq!(check(&func, &Target::cpu(None), tolerance).len(), 1, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_many_rows_with_a_quantized_weight() {
+    for codes in [Codes::I8, Codes::U4] {
+        let quantization = Quantization { codes, group_size: 64, scales: DType::F32, offset: Offset::None };
+        for dtype in [DType::BF16, DType::F32] {
+            let func = quantized(&TensorType::new(dtype, [96, 512]), quantization, DType::F32);
+            assert_eq!(check(&func, &cpu_target(), 4e-6).len(), 1);
+            let lowered = lower(&func, &cpu_target());
+            assert!(lowered.text.contains("@lmc.dequantize") && !lowered.text.contains("stablehlo.multiply"));
+            let refused = lowered.report.rows[0].refused.as_deref().unwrap_or_default();
+            assert!(refused.contains("de-quantized first"), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn products_of_few_rows_with_a_weight_of_floats() {
+    // The operand's type, the stored weight's, and whether the weight is `[in, out]`.
+    for (dtype, stored) in [
+        (DType::BF16, DType::BF16),
+        (DType::BF16, DType::F16),
+        (DType::F32, DType::BF16),
+        (DType::F32, DType::F16),
+        (DType::F32, DType::F32),
+    ] {
+        for contracting in [0, 1] {
+            for x in [vec![256], vec![3, 256], vec![2, 4, 256]] {
+                let func = Builder::build("layer", |b| {
+                    let shape = if contracting == 0 { [256, 300] } else { [300, 256] };
+                    let (x, w) =
+                        (b.param("x", TensorType::new(dtype, x.clone())), b.param("w", TensorType::new(stored, shape)));
+                    let w = if stored == dtype { w } else { w.convert(dtype) };
+                    let op = DotGeneral {
+                        lhs_batching_dimensions: vec![],
+                        rhs_batching_dimensions: vec![],
+                        lhs_contracting_dimensions: vec![x.rank() - 1],
+                        rhs_contracting_dimensions: vec![contracting],
+                        result_dtype: DType::F32,
+                    };
+                    vec![x.dot_general(w, op)]
+                });
+                // A weight of f16 is not rounded to bf16.
+                let tolerance = if (dtype, stored) == (DType::BF16, DType::F16) { 4e-3 } else { 2e-6 };
+                assert_eq!(check(&func, &cpu_target(), tolerance), [Form::WeightKernel], "{stored} {contracting}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_used_twice_stays() {
+    let func = Builder::build("layer", |b| {
+        let x = b.param("x", TensorType::new(DType::BF16, [2, 256]));
+        let w = b.param("w", TensorType::new(DType::F16, [300, 256])).convert(DType::BF16);
+        vec![x.dot(w), w]
+    });
+    assert_eq!(check(&func, &cpu_target(), 4e-3), [Form::WeightKernel]);
 }

@@ -102,7 +102,7 @@ pub(crate) fn foreseen(options: &DeviceOptions, machine: &Machine) -> Option<(Op
     let locations = Locations::from_environment(options.plugin.clone()).ok()?;
     let named = locations.explicit.as_ref().or(locations.from_environment.as_ref());
     let wanted = match options.kind {
-        DeviceKind::Cpu => return None,
+        DeviceKind::Cpu | DeviceKind::Wasm => return None,
         DeviceKind::Cuda => true,
         DeviceKind::Auto => named.is_some_and(|path| is_cuda_plugin(path)),
     };

@@ -37,9 +37,12 @@
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from
 //! graphs to programs), [`tensors`] and [`wasm`] (what programs take, and the interpreter), [`target`] (devices that
 //! need not be there), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
-//! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and
-//! [`commands`] are the command line, [`error`] how all of it fails.
+//! [`pretrained`] loads what was trained, by lmc or others, [`engine`] continues texts with it, and [`serve`] offers that
+//! to others. [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts, [`web`] makes a page of it.
+//! [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
+
 pub mod bench;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
@@ -49,6 +52,7 @@ pub mod cuda;
 pub mod data;
 pub mod device;
 mod digest;
+pub mod engine;
 pub mod error;
 pub mod evaluation;
 pub mod generation;
@@ -61,9 +65,12 @@ pub mod model;
 pub mod offline;
 pub mod output;
 pub mod plan;
+pub mod pretrained;
 pub mod profile;
+pub mod quantization;
 pub mod requirements;
 pub mod run;
+pub mod serve;
 pub mod target;
 pub mod tensors;
 pub mod tokenize;
@@ -81,3 +88,4 @@ pub use lmc_runtime as runtime;
 
 pub use device::{Device, DeviceOptions, Program};
 pub use error::{Error, ErrorKind, Result};
+pub use pretrained::{LoadOptions, Model, load};

@@ -9,7 +9,8 @@ use lmc_graph::{Entity, Func, Op, ValueId};
 
 use crate::target::{Platform, Target};
 
-/// How often each value of a function is used, and what makes it.
+/// How often each value of a function is used.
+#[derive(Clone)]
 pub(crate) struct Uses {
     counts: Vec<u32>,
 }
@@ -30,6 +31,17 @@ impl Uses {
     /// Whether a value has a user.
     pub(crate) fn are_any(&self, value: ValueId) -> bool {
         self.counts[value.index()] > 0
+    }
+
+    /// Counts one use more.
+    pub(super) fn add(&mut self, value: ValueId) {
+        self.counts[value.index()] += 1;
+    }
+
+    /// Counts one use less; whether it was the last.
+    pub(super) fn release(&mut self, value: ValueId) -> bool {
+        self.counts[value.index()] -= 1;
+        self.counts[value.index()] == 0
     }
 
     /// Whether a value has more than one user.

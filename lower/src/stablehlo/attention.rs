@@ -74,7 +74,7 @@ fn decomposed(e: &mut Emitter<'_>, op: &Op, x: &[Value], block: usize, row: usiz
 
 /// The ops of a function at the present location.
 fn inline(e: &mut Emitter<'_>, func: &Func, x: &[Value]) -> Vec<Value> {
-    let mut frame = Frame { keeps_location: true, ..Frame::new(func) };
+    let mut frame = Frame { keeps_location: true, ..Frame::new(func, e.target) };
     frame.inline(e, func.body(), x)
 }
 

@@ -6,38 +6,52 @@ use lmc_graph::ops::DotGeneral;
 use super::emitter::{Emitter, Value, names, types};
 use super::shape::reshape;
 use super::syntax::{list, tensor};
-use crate::choices::{self, DotForm, Matmul};
+use crate::choices::{self, DotForm, Matmul, StoredWeight, WeightForm};
 use crate::report::{Direction, Form, Kind, Row};
 
-pub(super) fn dot_general(e: &mut Emitter<'_>, op: &DotGeneral, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
-    let (form, refused) = choices::dot_general(e.target, op, &lhs.ty, &rhs.ty);
+/// A product whose right operand, of type `rhs_ty`, is a weight in some form.
+pub(super) fn dot_general(
+    e: &mut Emitter<'_>,
+    op: &DotGeneral,
+    lhs: &Value,
+    (weight, rhs_ty): (WeightForm<Value>, &TensorType),
+    ty: &TensorType,
+) -> Value {
+    let (form, refused) = choices::dot_general(e.target, op, &lhs.ty, rhs_ty);
+    let (row_form, refused) = match (&weight, &form) {
+        (WeightForm::Kernel { .. }, _) => (Form::WeightKernel, None),
+        (WeightForm::Dequantized { refused, .. }, form) => (dot_form(form), Some(refused.clone())),
+        (WeightForm::Operand { refused: few_rows, .. }, form) => (dot_form(form), refused.or(few_rows.clone())),
+    };
     e.report.rows.push(Row {
         kind: Kind::Dot,
         location: e.location.clone(),
         direction: Direction::of(&e.location),
-        operands: vec![lhs.ty.clone(), rhs.ty.clone()],
+        operands: vec![lhs.ty.clone(), rhs_ty.clone()],
         results: vec![ty.clone()],
-        form: match form {
-            DotForm::Plain => Form::DotGeneral,
-            DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
-            DotForm::Kernel(_) => Form::MatmulKernel,
-            DotForm::OneDnn(_) => Form::OneDnnMatmul,
-        },
+        form: row_form,
         refused,
         flops: flops(op, &lhs.ty, ty),
         times: e.times,
         part_of: e.attention,
     });
+    let rhs = match weight {
+        WeightForm::Kernel { weight, transposed } => {
+            return kernel(e, "weight_product", Some(lhs), &weight, &format!("transposed = {transposed}, "), ty);
+        }
+        WeightForm::Dequantized { weight, .. } => kernel(e, "dequantize", None, &weight, "", rhs_ty),
+        WeightForm::Operand { value, .. } => value,
+    };
     match form {
-        DotForm::Plain => plain(e, op, lhs, rhs, ty),
+        DotForm::Plain => plain(e, op, lhs, &rhs, ty),
         DotForm::Collapsed(collapsed) => {
             let lhs = reshape(e, lhs, &collapsed.lhs);
-            let rhs = reshape(e, rhs, &collapsed.rhs);
+            let rhs = reshape(e, &rhs, &collapsed.rhs);
             let product = plain(e, &collapsed.op, &lhs, &rhs, &ty.with_shape(collapsed.result));
             reshape(e, &product, &ty.shape)
         }
-        DotForm::Kernel(call) => of_matrices(e, &call, kernel, lhs, rhs, ty),
-        DotForm::OneDnn(call) => of_matrices(e, &call, onednn, lhs, rhs, ty),
+        DotForm::Kernel(call) => of_matrices(e, &call, matmul, lhs, &rhs, ty),
+        DotForm::OneDnn(call) => of_matrices(e, &call, onednn, lhs, &rhs, ty),
     }
 }
 
@@ -52,8 +66,8 @@ fn of_matrices(e: &mut Emitter<'_>, call: &Matmul, write: Write, lhs: &Value, rh
     reshape(e, &product, &ty.shape)
 }
 
-/// The custom call of a kernel of `lmc_runtime`.
-fn kernel(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
+/// The custom call of the kernel of `lmc_runtime` for products.
+fn matmul(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &TensorType) -> Value {
     let operands = [lhs.clone(), rhs.clone()];
     let op = format!(
         "stablehlo.custom_call @lmc.dot_general({}) {{api_version = 4 : i32, backend_config = {{transpose_lhs = {}, \
@@ -61,6 +75,40 @@ fn kernel(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &Ten
         names(&operands),
         call.transpose_lhs,
         call.transpose_rhs,
+        types(&operands),
+        tensor(ty)
+    );
+    e.op(&op, ty)
+}
+
+fn dot_form(form: &DotForm) -> Form {
+    match form {
+        DotForm::Plain => Form::DotGeneral,
+        DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
+        DotForm::Kernel(_) => Form::MatmulKernel,
+        DotForm::OneDnn(_) => Form::OneDnnMatmul,
+    }
+}
+
+/// The custom call of a kernel of `lmc_runtime` that takes a weight as it is stored, behind other operands and with other
+/// attributes.
+fn kernel(
+    e: &mut Emitter<'_>,
+    name: &str,
+    lhs: Option<&Value>,
+    weight: &StoredWeight<Value>,
+    attributes: &str,
+    ty: &TensorType,
+) -> Value {
+    let mut operands: Vec<Value> = lhs.into_iter().chain([&weight.elements]).cloned().collect();
+    let (bits, signed) = weight.groups.as_ref().map_or((0, false), |groups| (groups.bits, groups.signed));
+    if let Some(groups) = &weight.groups {
+        operands.extend([&groups.scales].into_iter().chain(&groups.offset).cloned());
+    }
+    let config = format!("{{{attributes}bits = {bits} : i64, signed = {signed}}}");
+    let op = format!(
+        "stablehlo.custom_call @lmc.{name}({}) {{api_version = 4 : i32, backend_config = {config}}} : ({}) -> {}",
+        names(&operands),
         types(&operands),
         tensor(ty)
     );

@@ -33,7 +33,7 @@ pub(crate) fn lower(func: &Func, target: &Target, options: &Options) -> Lowered 
     e.open(&format!("module {}{attributes} {{", syntax::symbol(&func.name)));
     let arguments = e.arguments(&func.param_types());
     open_main(&mut e, func, &arguments);
-    let mut frame = Frame::new(func);
+    let mut frame = Frame::new(func, target);
     let results = frame.inline(&mut e, func.body(), &arguments);
     e.location = lmc_graph::Location::unknown();
     match &results[..] {
@@ -81,13 +81,17 @@ struct Frame<'f> {
     func: &'f Func,
     values: Vec<Option<Value>>,
     uses: Uses,
+    /// The nodes whose work a product does, by index.
+    absorbed: Vec<bool>,
     /// Whether nodes keep the emitter's location instead of having their own.
     keeps_location: bool,
 }
 
 impl<'f> Frame<'f> {
-    fn new(func: &'f Func) -> Frame<'f> {
-        Frame { func, values: vec![None; func.values().count()], uses: Uses::of(func), keeps_location: false }
+    fn new(func: &'f Func, target: &Target) -> Frame<'f> {
+        let uses = Uses::of(func);
+        let absorbed = choices::absorbed(target, func, &uses);
+        Frame { func, values: vec![None; func.values().count()], uses, absorbed, keeps_location: false }
     }
 
     fn get(&self, value: ValueId) -> Value {
@@ -114,13 +118,18 @@ impl<'f> Frame<'f> {
     }
 
     fn node(&mut self, e: &mut Emitter<'_>, node: NodeId) {
+        if self.absorbed[node.index()] {
+            return;
+        }
         let func = self.func;
         let node = func.node(node);
         if !self.keeps_location {
             e.location = node.location.clone();
         }
-        let operands: Vec<Value> = node.operands.iter().map(|&value| self.get(value)).collect();
         let types: Vec<TensorType> = node.results.iter().map(|&value| func.ty(value).clone()).collect();
+        // A product looks for its operands itself: a weight may be there in another form only.
+        let looked_up = if matches!(node.op, Op::DotGeneral(_)) { &[] } else { &node.operands[..] };
+        let operands: Vec<Value> = looked_up.iter().map(|&value| self.get(value)).collect();
         let mut results = self.rule(e, node, &operands, &types);
         if let ([value], [result]) = (&node.results[..], &mut results[..])
             && choices::keeps(e.target, func, &self.uses, *value)
@@ -154,7 +163,11 @@ impl<'f> Frame<'f> {
             Op::DynamicUpdateSlice => vec![index::dynamic_update_slice(e, &x[0], &x[1], &x[2..])],
             Op::Gather(op) => vec![index::gather(e, op, &x[0], &x[1], &types[0])],
             Op::Scatter(op) => vec![index::scatter(e, op, &x[0], &x[1], &x[2])],
-            Op::DotGeneral(op) => vec![contract::dot_general(e, op, &x[0], &x[1], &types[0])],
+            Op::DotGeneral(op) => {
+                let (lhs, rhs) = (node.operands[0], node.operands[1]);
+                let weight = choices::weight_form(e.target, self.func, op, lhs, rhs).map(|value| self.get(value));
+                vec![contract::dot_general(e, op, &self.get(lhs), (weight, self.func.ty(rhs)), &types[0])]
+            }
             Op::Reduce(op) => vec![reduce::reduce(e, op, &x[0], &types[0])],
             Op::Argmax(op) => vec![reduce::argmax(e, op, &x[0])],
             Op::Sort(op) => reduce::sort(e, op, x),

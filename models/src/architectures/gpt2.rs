@@ -4,11 +4,11 @@
 
 use lmc_graph::Value;
 
+use crate::architectures::sequence::{Sequence, WholeSequences};
 use crate::architectures::{ConfigError, Dropout, check_layers, check_positive, check_sizes, residual_std};
-use crate::layers::{Embedding, LayerNorm, Linear};
+use crate::layers::{Attention, Embedding, LayerNorm, Linear};
 use crate::layers::{
-    blocks, causal_attention_with_dropout, conv1d, dropout, embedding, gelu, gelu_new, layer_norm, logits,
-    rms_normalize, tied_logits,
+    blocks, conv1d, dropout, embedding, gelu, gelu_new, layer_norm, logits, rms_normalize, tied_logits,
 };
 use crate::params::Init;
 use crate::scope::{Dimension, Scope};
@@ -103,16 +103,25 @@ impl Gpt2Config {
     pub fn hidden<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>) -> Value<'g> {
         let [_, t] = tokens.dims();
         assert!(t <= self.n_positions, "{t} tokens are more than n_positions = {}", self.n_positions);
+        let sequences = WholeSequences { attention_dropout: self.dropout.attention };
         scope.sub("transformer", |scope| {
-            let tokens = scope.sub("wte", |scope| embedding(scope, tokens, &self.token_embedding()));
-            let positions = scope.sub("wpe", |scope| self.positions(scope, t));
-            let mut x = tokens + positions;
-            if self.embedding_norm {
-                x = self.norm(scope, "ln_e", x);
-            }
-            x = dropout(scope, "drop", x, self.dropout.embedding);
-            x = blocks(scope, "h", self.n_layer, x, |scope, x| self.block(scope, x));
-            if self.final_norm { self.norm(scope, "ln_f", x) } else { x }
+            let x = self.embedded(scope, tokens, &sequences);
+            let x = blocks(scope, "h", self.n_layer, x, |scope, x| self.block(scope, x, 0, &sequences));
+            self.normalized(scope, x)
+        })
+    }
+
+    /// [`Gpt2Config::hidden`] of any sequences, block after block.
+    ///
+    /// # Panics
+    /// If the configuration is not valid. Positions beyond `n_positions` are those of the last.
+    #[track_caller]
+    pub fn hidden_of<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>, sequences: &dyn Sequence<'g>) -> Value<'g> {
+        scope.sub("transformer", |scope| {
+            let x = self.embedded(scope, tokens, sequences);
+            let x = (0..self.n_layer)
+                .fold(x, |x, layer| scope.sub(&format!("h.{layer}"), |scope| self.block(scope, x, layer, sequences)));
+            self.normalized(scope, x)
         })
     }
 
@@ -130,23 +139,42 @@ impl Gpt2Config {
         scope.sub("lm_head", |scope| logits(scope, hidden, &layer))
     }
 
+    fn embedded<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>, sequences: &dyn Sequence<'g>) -> Value<'g> {
+        let [_, t] = tokens.dims();
+        let tokens = scope.sub("wte", |scope| embedding(scope, tokens, &self.token_embedding()));
+        let table = Embedding { rows: ("positions", self.n_positions), ..self.token_embedding() };
+        let positions = scope.sub("wpe", |scope| match sequences.positions() {
+            None => self.first_positions(scope, t),
+            Some(positions) => embedding(scope, positions, &table),
+        });
+        let mut x = tokens + positions;
+        if self.embedding_norm {
+            x = self.norm(scope, "ln_e", x);
+        }
+        dropout(scope, "drop", x, self.dropout.embedding)
+    }
+
+    fn normalized<'g>(&self, scope: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+        if self.final_norm { self.norm(scope, "ln_f", x) } else { x }
+    }
+
     /// The embeddings of positions `0 .. t`: the first rows of the table, so that their gradient is a pad and no scatter.
-    fn positions<'g>(&self, scope: &Scope<'g>, t: usize) -> Value<'g> {
+    fn first_positions<'g>(&self, scope: &Scope<'g>, t: usize) -> Value<'g> {
         let init = Init::Normal { std: self.initializer_range };
         let table = scope.param("weight", &[("positions", self.n_positions), self.hidden_dimension()], init);
         table.slice_dim(0, 0..t).convert(scope.compute_dtype())
     }
 
-    fn block<'g>(&self, scope: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+    fn block<'g>(&self, scope: &Scope<'g>, x: Value<'g>, layer: usize, sequences: &dyn Sequence<'g>) -> Value<'g> {
         let h = self.norm(scope, "ln_1", x);
-        let h = scope.sub("attn", |scope| self.attention(scope, h));
+        let h = scope.sub("attn", |scope| self.attention(scope, h, layer, sequences));
         let x = x + dropout(scope, "attn.resid_dropout", h, self.dropout.residual);
         let h = self.norm(scope, "ln_2", x);
         let h = scope.sub("mlp", |scope| self.mlp(scope, h));
         x + dropout(scope, "mlp.dropout", h, self.dropout.residual)
     }
 
-    fn attention<'g>(&self, scope: &Scope<'g>, x: Value<'g>) -> Value<'g> {
+    fn attention<'g>(&self, scope: &Scope<'g>, x: Value<'g>, layer: usize, sequences: &dyn Sequence<'g>) -> Value<'g> {
         let [b, t, c] = x.dims();
         let (n, h) = (self.n_head, self.n_embd / self.n_head);
         let qkv = scope.sub("c_attn", |scope| {
@@ -154,8 +182,7 @@ impl Gpt2Config {
         });
         let part = |i: usize| qkv.slice_dim(2, i * c..(i + 1) * c).reshape(&[b, t, n, h]);
         let parts = [part(0), part(1), part(2)];
-        let output = causal_attention_with_dropout(scope, "attn_dropout", parts, self.dropout.attention);
-        let output = output.reshape(&[b, t, c]);
+        let output = sequences.attend(scope, layer, parts, &Attention::new(h)).reshape(&[b, t, c]);
         let layer = self.linear(("heads", c), self.hidden_dimension(), self.residual_std());
         scope.sub("c_proj", |scope| conv1d(scope, output, &layer))
     }

@@ -3,11 +3,9 @@
 
 use lmc_graph::Value;
 
-use crate::architectures::{ConfigError, Dropout, check_layers, check_positive, check_sizes, residual_std};
-use crate::layers::{Embedding, Linear, Rope, SwiGlu};
-use crate::layers::{
-    blocks, causal_attention_with_dropout, dropout, embedding, linear, logits, rms_norm, rotate, swiglu, tied_logits,
-};
+use crate::architectures::decoder::{DecoderConfig, Gain, Norms};
+use crate::architectures::{ConfigError, Dropout, check_layers};
+use crate::layers::{Attention, Gate, RopeConfig};
 use crate::scope::Scope;
 
 /// The sizes of a Llama, named as in its `config.json`.
@@ -46,15 +44,7 @@ impl LlamaConfig {
     /// If the configuration is not valid.
     #[track_caller]
     pub fn hidden<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>) -> Value<'g> {
-        let [_, t] = tokens.dims();
-        scope.sub("model", |scope| {
-            let x = scope.sub("embed_tokens", |scope| embedding(scope, tokens, &self.embedding()));
-            let x = dropout(scope, "embd_dropout", x, self.dropout.embedding);
-            let rope = scope.sub("rotary_emb", |scope| Rope::new(scope.builder(), t, self.head_dim, self.rope_theta));
-            let block = |scope: &Scope<'g>, x| self.block(scope, x, rope);
-            let x = blocks(scope, "layers", self.num_hidden_layers, x, block);
-            self.norm(scope, "norm", x)
-        })
+        self.decoder().hidden(scope, tokens)
     }
 
     /// The f32 logits of the last activations: `.. C → .. V`.
@@ -63,55 +53,39 @@ impl LlamaConfig {
     /// If the last size of `hidden` is not `hidden_size`.
     #[track_caller]
     pub fn head<'g>(&self, scope: &Scope<'g>, hidden: Value<'g>) -> Value<'g> {
-        let table = self.embedding();
-        if self.tie_word_embeddings {
-            return scope.sub("model.embed_tokens", |scope| tied_logits(scope, hidden, &table));
+        self.decoder().head(scope, hidden)
+    }
+
+    /// The decoder that a Llama is.
+    pub fn decoder(&self) -> DecoderConfig {
+        let rope = RopeConfig::new(self.rope_theta);
+        DecoderConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            intermediate_size: self.intermediate_size,
+            max_position_embeddings: None,
+            sliding_windows: vec![None; self.num_hidden_layers],
+            rope,
+            sliding_rope: rope,
+            attention_scale: Attention::new(self.head_dim).scale,
+            attention_soft_cap: None,
+            logit_soft_cap: None,
+            rms_norm_eps: self.rms_norm_eps,
+            gain: Gain::Plain,
+            norms: Norms::Before,
+            query_key_norm: false,
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            gate: Gate::Silu,
+            embedding_scale: None,
+            tie_word_embeddings: self.tie_word_embeddings,
+            initializer_range: self.initializer_range,
+            dropout: self.dropout,
         }
-        let layer = Linear { input: table.row, output: table.rows, std: self.initializer_range, bias: false };
-        scope.sub("lm_head", |scope| logits(scope, hidden, &layer))
-    }
-
-    fn block<'g>(&self, scope: &Scope<'g>, x: Value<'g>, rope: Rope<'g>) -> Value<'g> {
-        let h = self.norm(scope, "input_layernorm", x);
-        let h = scope.sub("self_attn", |scope| self.attention(scope, h, rope));
-        let x = x + dropout(scope, "self_attn.resid_dropout", h, self.dropout.residual);
-        let h = self.norm(scope, "post_attention_layernorm", x);
-        let mlp = SwiGlu {
-            hidden: ("hidden", self.hidden_size),
-            intermediate: ("intermediate", self.intermediate_size),
-            std: self.initializer_range,
-            residual_std: residual_std(self.initializer_range, self.num_hidden_layers),
-            bias: false,
-        };
-        let h = scope.sub("mlp", |scope| swiglu(scope, h, &mlp));
-        x + dropout(scope, "mlp.resid_dropout", h, self.dropout.residual)
-    }
-
-    fn attention<'g>(&self, scope: &Scope<'g>, x: Value<'g>, rope: Rope<'g>) -> Value<'g> {
-        let [b, t, _] = x.dims();
-        let (n, k, h) = (self.num_attention_heads, self.num_key_value_heads, self.head_dim);
-        let (hidden, std) = (("hidden", self.hidden_size), self.initializer_range);
-        let project = |name: &str, dimension: &'static str, heads: usize| {
-            let layer = Linear { input: hidden, output: (dimension, heads * h), std, bias: false };
-            scope.sub(name, |scope| linear(scope, x, &layer)).reshape(&[b, t, heads, h])
-        };
-        let (query, key) = (project("q_proj", "heads", n), project("k_proj", "kv_heads", k));
-        let value = project("v_proj", "kv_heads", k);
-        let parts = [rotate(query, rope), rotate(key, rope), value];
-        let output = causal_attention_with_dropout(scope, "attn_dropout", parts, self.dropout.attention);
-        let output = output.reshape(&[b, t, n * h]);
-        let std = residual_std(std, self.num_hidden_layers);
-        let layer = Linear { input: ("heads", n * h), output: hidden, std, bias: false };
-        scope.sub("o_proj", |scope| linear(scope, output, &layer))
-    }
-
-    fn norm<'g>(&self, scope: &Scope<'g>, name: &str, x: Value<'g>) -> Value<'g> {
-        scope.sub(name, |scope| rms_norm(scope, x, ("hidden", self.hidden_size), self.rms_norm_eps))
-    }
-
-    fn embedding(&self) -> Embedding {
-        let (rows, row) = (("vocab", self.vocab_size), ("hidden", self.hidden_size));
-        Embedding { rows, row, std: self.initializer_range }
     }
 
     /// The number of parameters; a tied embedding counts once.
@@ -134,32 +108,8 @@ impl LlamaConfig {
     /// # Errors
     /// The first field that does not fit, with the reason.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        check_sizes(&[
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("intermediate_size", self.intermediate_size),
-        ])?;
+        // Before a list of so many blocks is made.
         check_layers("num_hidden_layers", self.num_hidden_layers)?;
-        check_positive(&[("rope_theta", self.rope_theta), ("initializer_range", self.initializer_range)])?;
-        check_positive(&[("rms_norm_eps", self.rms_norm_eps)])?;
-        self.dropout.validate()?;
-        let (n, k) = (self.num_attention_heads, self.num_key_value_heads);
-        if !n.is_multiple_of(k) {
-            let reason = format!("must divide num_attention_heads = {n}, found {k}");
-            return Err(ConfigError { field: "num_key_value_heads", reason });
-        }
-        let widest = (1 << 24) / n;
-        if self.head_dim > widest {
-            let reason = format!("must be at most {widest} with num_attention_heads = {n}, found {}", self.head_dim);
-            return Err(ConfigError { field: "head_dim", reason });
-        }
-        if !self.head_dim.is_multiple_of(2) {
-            let reason = format!("must be even, as rotary positions turn pairs of elements, found {}", self.head_dim);
-            return Err(ConfigError { field: "head_dim", reason });
-        }
-        Ok(())
+        self.decoder().validate()
     }
 }

@@ -1,7 +1,9 @@
 //! Architectures: a file each, to be read beside its paper.
 
+pub mod decoder;
 pub mod gpt2;
 pub mod llama;
+pub mod sequence;
 
 use lmc_graph::Value;
 

@@ -6,18 +6,41 @@ use lmc_graph::{DType, TensorType, Value};
 use crate::layers::dropout::dropout;
 use crate::scope::Scope;
 
-/// Each query with the keys and values of its own and earlier positions: `B T N H`, `B T K H`, `B T K H → B T N H`, with
-/// scores scaled by `1 / sqrt(H)`. Query head `n` reads key head `n / (N / K)`.
+/// How queries see keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// What scores are multiplied with.
+    pub scale: f64,
+    /// With a window of `w`, a query sees only the last `w` keys, its own position's among them.
+    pub sliding_window: Option<usize>,
+    /// With a cap of `c`, a score `s` becomes `c tanh(s / c)` (Gemma Team 2024b, section 2).
+    pub soft_cap: Option<f64>,
+}
+
+impl Attention {
+    /// Scores scaled by `1 / sqrt(head_dim)`, of all keys.
+    pub fn new(head_dim: usize) -> Attention {
+        Attention { scale: 1.0 / (head_dim as f64).sqrt(), sliding_window: None, soft_cap: None }
+    }
+}
+
+/// Each query with the keys and values of its own and earlier positions: `B T N H`, `B T K H`, `B T K H → B T N H`. Query
+/// head `n` reads key head `n / (N / K)`.
+///
+/// With a soft cap, the scores of all heads are in memory, `B N T T`: no fused attention takes it.
 ///
 /// # Panics
 /// If a constraint of [`ScaledDotProductAttention`] is broken.
 #[track_caller]
-pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>) -> Value<'g> {
-    let [_, _, _, h] = query.dims();
+pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>, attention: &Attention) -> Value<'g> {
+    if attention.soft_cap.is_some() {
+        let visible = causal_mask(query, attention);
+        return masked_attention(query, Keys::by_position(key, value), visible, attention, |weights| weights);
+    }
     let attributes = ScaledDotProductAttention {
-        scale: 1.0 / (h as f64).sqrt(),
+        scale: attention.scale,
         mask: AttentionMask::Causal,
-        sliding_window: None,
+        sliding_window: attention.sliding_window,
         rows: AttentionRows::Whole,
     };
     let (output, _) = query.scaled_dot_product_attention(key, value, attributes);
@@ -36,31 +59,102 @@ pub fn causal_attention_with_dropout<'g>(
     scope: &Scope<'g>,
     name: &str,
     [query, key, value]: [Value<'g>; 3],
+    attention: &Attention,
     rate: f64,
 ) -> Value<'g> {
     if rate == 0.0 || scope.key(name).is_none() {
-        return causal_attention(query, key, value);
+        return causal_attention(query, key, value, attention);
     }
-    let ([b, t, n, h], [_, _, k, _], dtype) = (query.dims(), key.dims(), query.dtype());
-    // The heads of queries in groups beside the time, each with its head of keys and values, which are never repeated.
-    let group = n / k;
-    let query = query.reshape(&[b, t, k, group, h]);
-    let batched = |lhs_batching: [usize; 2], lhs: usize, rhs: usize, result_dtype: DType| DotGeneral {
-        lhs_batching_dimensions: lhs_batching.to_vec(),
-        rhs_batching_dimensions: vec![0, 2],
-        lhs_contracting_dimensions: vec![lhs],
-        rhs_contracting_dimensions: vec![rhs],
-        result_dtype,
-    };
-    // B K T G S.
-    let scores = query.dot_general(key, batched([0, 2], 4, 3, DType::F32)) * (1.0 / (h as f64).sqrt());
+    let visible = causal_mask(query, attention);
+    masked_attention(query, Keys::by_position(key, value), visible, attention, |weights| {
+        dropout(scope, name, weights, rate)
+    })
+}
+
+/// Which of `T` keys `T` queries see: `i1 T T`.
+#[track_caller]
+pub(crate) fn causal_mask<'g>(query: Value<'g>, attention: &Attention) -> Value<'g> {
+    let (builder, [_, t, _, _]) = (query.builder(), query.dims());
     let index = TensorType::new(DType::I32, [t, t]);
-    let visible = scope.builder().iota(&index, 1).less_equal(scope.builder().iota(&index, 0));
-    // Finite, so that no difference of infinities is taken, and so low that its exponential is 0.
-    const MASKED: f64 = -1e30;
-    let scores = visible.broadcast_in_dim(&scores.shape(), &[2, 4]).select(scores, scores.full_like(MASKED));
-    let probabilities = dropout(scope, name, scores.softmax(4), rate).convert(dtype);
-    let output = probabilities.dot_general(value, batched([0, 1], 4, 1, dtype));
+    let (key, query) = (builder.iota(&index, 1), builder.iota(&index, 0));
+    let visible = key.less_equal(query);
+    match attention.sliding_window {
+        None => visible,
+        Some(window) => visible.and(key.greater(query - window as f64)),
+    }
+}
+
+/// Keys and values, and where their heads stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'g> {
+    key: Value<'g>,
+    value: Value<'g>,
+    /// The dimension of the heads: the length is the other one of 1 and 2.
+    heads: usize,
+}
+
+impl<'g> Keys<'g> {
+    /// `B S K H` each, as layers make them.
+    pub fn by_position(key: Value<'g>, value: Value<'g>) -> Keys<'g> {
+        Keys { key, value, heads: 2 }
+    }
+
+    /// `B K S H` each, as caches keep them, so that a head's keys lie together.
+    pub fn by_head(key: Value<'g>, value: Value<'g>) -> Keys<'g> {
+        Keys { key, value, heads: 1 }
+    }
+}
+
+/// [`causal_attention`] of the keys that `visible` says, `i1 T S` or `i1 B T S`, composed of products and a softmax: the
+/// probabilities of all heads are in memory, `B N T S`, and go through `change` before they weigh the values. A query
+/// sees at least one key.
+///
+/// # Panics
+/// If shapes do not fit.
+#[track_caller]
+pub fn masked_attention<'g>(
+    query: Value<'g>,
+    keys: Keys<'g>,
+    visible: Value<'g>,
+    attention: &Attention,
+    change: impl FnOnce(Value<'g>) -> Value<'g>,
+) -> Value<'g> {
+    let ([b, t, n, h], dtype) = (query.dims(), query.dtype());
+    let weights = change(attention_weights(query, keys, visible, attention)).convert(dtype);
+    let output = weights.dot_general(keys.value, batched([0, 1], 4, keys.heads, 3 - keys.heads, dtype));
     // B K T G H.
     output.transpose(&[0, 2, 1, 3, 4]).reshape(&[b, t, n, h])
+}
+
+/// The probabilities of [`masked_attention`], f32 `B K T G S`: of key head `k` and the `g`th of its queries.
+///
+/// # Panics
+/// If shapes do not fit.
+#[track_caller]
+pub fn attention_weights<'g>(query: Value<'g>, keys: Keys<'g>, visible: Value<'g>, attention: &Attention) -> Value<'g> {
+    let ([b, t, n, h], key) = (query.dims(), keys.key);
+    // The heads of queries in groups beside the time, each with its head of keys and values, which are never repeated.
+    let k = key.shape()[keys.heads];
+    let query = query.reshape(&[b, t, k, n / k, h]);
+    let scores = query.dot_general(key, batched([0, 2], 4, keys.heads, 3, DType::F32)) * attention.scale;
+    let scores = match attention.soft_cap {
+        None => scores,
+        Some(cap) => (scores / cap).tanh() * cap,
+    };
+    let dimensions: &[usize] = if visible.rank() == 2 { &[2, 4] } else { &[0, 2, 4] };
+    // Finite, so that no difference of infinities is taken, and so low that its exponential is 0.
+    const MASKED: f64 = -1e30;
+    let visible = visible.broadcast_in_dim(&scores.shape(), dimensions);
+    visible.select(scores, scores.full_like(MASKED)).softmax(4)
+}
+
+/// A product for each row of the batch and each head.
+fn batched(lhs: [usize; 2], lhs_sum: usize, heads: usize, rhs_sum: usize, result_dtype: DType) -> DotGeneral {
+    DotGeneral {
+        lhs_batching_dimensions: lhs.to_vec(),
+        rhs_batching_dimensions: vec![0, heads],
+        lhs_contracting_dimensions: vec![lhs_sum],
+        rhs_contracting_dimensions: vec![rhs_sum],
+        result_dtype,
+    }
 }

@@ -42,7 +42,10 @@ pub fn blocks<'g>(
             b.region(&[], |_| vec![scope.sub(&first, |scope| block(scope, x))]);
             let specs = scope.declared_below(&first);
             let layers: Vec<Vec<Value<'g>>> = (0..count)
-                .map(|i| specs.iter().map(|(path, spec)| scope.declare(&format!("{name}.{i}.{path}"), spec)).collect())
+                .map(|i| {
+                    let param = |(path, spec)| scope.declare(&format!("{name}.{i}.{path}"), spec).elements(DType::F32);
+                    specs.iter().map(param).collect()
+                })
                 .collect();
             b.scope(name, || {
                 let stack = |rows: &mut dyn Iterator<Item = Value<'g>>| {

@@ -19,14 +19,15 @@ pub struct Embedding {
 
 /// `weight[indices]`: `I.. → I.. C`, with `weight` `[rows, row]`. Indices outside are limited to the first and last row.
 ///
-/// The rows are looked up in f32 and then rounded to the compute type, so that their gradients are summed in f32.
+/// The rows are looked up as they are stored, in training f32, and then rounded to the compute type, so that their
+/// gradients are summed in f32.
 ///
 /// # Panics
 /// If `indices` is not of integers.
 #[track_caller]
 pub fn embedding<'g>(scope: &Scope<'g>, indices: Value<'g>, table: &Embedding) -> Value<'g> {
-    let weight = scope.param("weight", &[table.rows, table.row], Init::Normal { std: table.std });
-    weight.take_rows(indices).convert(scope.compute_dtype())
+    let weight = scope.as_stored("weight", &[table.rows, table.row], Init::Normal { std: table.std });
+    weight.rows(indices, scope.compute_dtype())
 }
 
 /// The f32 logits of activations with the embedding table as the weight of the last layer: `.. C → .. V`.

@@ -56,7 +56,7 @@ pub fn logits<'g>(scope: &Scope<'g>, x: Value<'g>, layer: &Linear) -> Value<'g> 
 
 /// The product over the last dimension of `x` and dimension `contracting` of a matrix.
 #[track_caller]
-fn product<'g>(x: Value<'g>, weight: Value<'g>, contracting: usize, result_dtype: DType) -> Value<'g> {
+pub(super) fn product<'g>(x: Value<'g>, weight: Value<'g>, contracting: usize, result_dtype: DType) -> Value<'g> {
     let rank = x.rank();
     assert!(rank > 0, "a linear layer takes at least one dimension, found {}", x.ty());
     let attributes = DotGeneral {

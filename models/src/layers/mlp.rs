@@ -7,7 +7,7 @@ use crate::scope::{Dimension, Scope};
 
 /// The sizes of a gated feed-forward layer and how it starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SwiGlu {
+pub struct GatedMlp {
     /// The last dimension of the operand and of the result.
     pub hidden: Dimension,
     /// What lies between.
@@ -18,19 +18,37 @@ pub struct SwiGlu {
     pub residual_std: f64,
     /// Whether the three products have biases.
     pub bias: bool,
+    /// The function of the gate.
+    pub gate: Gate,
 }
 
-/// `down_proj(silu(gate_proj(x)) * up_proj(x))` (Shazeer 2020, eq. 6).
+/// The function of a gate, by Hugging Face's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `silu`, which makes SwiGLU.
+    Silu,
+    /// `gelu_pytorch_tanh`: GELU by a hyperbolic tangent, which makes GEGLU.
+    GeluTanh,
+    /// `gelu`: GELU by the error function.
+    Gelu,
+}
+
+/// `down_proj(gate(gate_proj(x)) * up_proj(x))` (Shazeer 2020, eq. 6).
 ///
 /// # Panics
 /// As [`linear`].
 #[track_caller]
-pub fn swiglu<'g>(scope: &Scope<'g>, x: Value<'g>, layer: &SwiGlu) -> Value<'g> {
+pub fn gated_mlp<'g>(scope: &Scope<'g>, x: Value<'g>, layer: &GatedMlp) -> Value<'g> {
     let widen = Linear { input: layer.hidden, output: layer.intermediate, std: layer.std, bias: layer.bias };
     let narrow = Linear { input: layer.intermediate, output: layer.hidden, std: layer.residual_std, bias: layer.bias };
     let gate = scope.sub("gate_proj", |scope| linear(scope, x, &widen));
     let up = scope.sub("up_proj", |scope| linear(scope, x, &widen));
-    let gated = silu(gate) * up;
+    let gate = match layer.gate {
+        Gate::Silu => silu(gate),
+        Gate::GeluTanh => gelu_new(gate),
+        Gate::Gelu => gelu(gate),
+    };
+    let gated = gate * up;
     scope.sub("down_proj", |scope| linear(scope, gated, &narrow))
 }
 

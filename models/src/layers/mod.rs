@@ -10,16 +10,21 @@ mod embedding;
 mod linear;
 mod mlp;
 mod norm;
+mod quantized;
 mod rope;
 
-pub use attention::{causal_attention, causal_attention_with_dropout};
+pub(crate) use attention::causal_mask;
+pub use attention::{
+    Attention, Keys, attention_weights, causal_attention, causal_attention_with_dropout, masked_attention,
+};
 pub use blocks::blocks;
 pub use dropout::dropout;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};
-pub use mlp::{SwiGlu, gelu, gelu_new, swiglu};
-pub use norm::{LayerNorm, layer_norm, rms_norm, rms_normalize};
-pub use rope::{Rope, rotate};
+pub use mlp::{Gate, GatedMlp, gated_mlp, gelu, gelu_new};
+pub use norm::{LayerNorm, layer_norm, rms_norm, rms_norm_about_one, rms_normalize};
+pub use quantized::{Codes, Offset, Quantization, QuantizedWeight, dequantize, quantized_product};
+pub use rope::{Rope, RopeConfig, RopeScaling, rotate};
 
 #[cfg(test)]
 mod tests {
@@ -79,7 +84,7 @@ mod tests {
     fn rotates_by_position() {
         let func = Builder::build("f", |b| {
             let x = b.param("x", TensorType::new(DType::F32, [1, 3, 1, 4]));
-            vec![rotate(x, Rope::new(b, 3, 4, 10000.0))]
+            vec![rotate(x, Rope::new(b, 3, 4, &RopeConfig::new(10000.0)))]
         });
         let row = [1f32, 2.0, 3.0, 4.0];
         let found = eval(&func, &[Literal::new([1, 3, 1, 4], &row.repeat(3))]).expect("the argument fits")[0].to_f64s();

@@ -16,6 +16,17 @@ pub fn rms_norm<'g>(scope: &Scope<'g>, x: Value<'g>, dimension: Dimension, eps: 
     (rms_scaled(x, eps) * gain).convert(x.dtype())
 }
 
+/// `x / sqrt(mean(x²) + eps) * (1 + weight)`: as [`rms_norm`], with the gain stored as its distance from one (Gemma Team
+/// 2024). The result has the type of `x`.
+///
+/// # Panics
+/// If the last size of `x` is not that of `dimension`.
+#[track_caller]
+pub fn rms_norm_about_one<'g>(scope: &Scope<'g>, x: Value<'g>, dimension: Dimension, eps: f64) -> Value<'g> {
+    let gain = scope.param("weight", &[dimension], Init::Zeros) + 1.0;
+    (rms_scaled(x, eps) * gain).convert(x.dtype())
+}
+
 /// `x / sqrt(mean(x²) + eps)`: root mean square normalization without a gain. The result has the type of `x`.
 ///
 /// # Panics

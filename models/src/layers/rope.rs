@@ -2,7 +2,70 @@
 
 use lmc_graph::{Builder, DType, Literal, TensorType, Value};
 
-/// The cosines and sines of a rotation by position, each f32 `[T, 1, H]`.
+/// How positions become angles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RopeConfig {
+    /// The base of the frequencies: pair `i` of a head turns by `theta^(-2i / head_dim)` radians a position.
+    pub theta: f64,
+    /// How the frequencies are changed for longer texts.
+    pub scaling: RopeScaling,
+}
+
+/// A change of the rotary frequencies, by which a model takes longer texts than it was first trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    None,
+    /// All frequencies are divided by `factor` (Chen et al. 2023, section 2.3).
+    Linear {
+        /// The quotient of the lengths.
+        factor: f64,
+    },
+    /// Llama 3.1's: frequencies of wavelengths above `original / low_freq_factor` are divided by `factor`, those below
+    /// `original / high_freq_factor` stay, and between them it is interpolated.
+    Llama3 {
+        /// What low frequencies are divided by.
+        factor: f64,
+        /// The quotient of the first length and the wavelength above which frequencies are low.
+        low_freq_factor: f64,
+        /// The quotient of the first length and the wavelength below which frequencies are high.
+        high_freq_factor: f64,
+        /// The first length, `original_max_position_embeddings`.
+        original: usize,
+    },
+}
+
+impl RopeConfig {
+    /// Unscaled frequencies of this base.
+    pub fn new(theta: f64) -> RopeConfig {
+        RopeConfig { theta, scaling: RopeScaling::None }
+    }
+
+    /// The radians a position of the `head_dim / 2` pairs, in f32 from the exponent on, as Hugging Face's, so that the
+    /// angles are the same.
+    fn frequencies(&self, head_dim: usize) -> Vec<f32> {
+        let plain = |i: usize| 1.0 / (self.theta as f32).powf((2 * i) as f32 / head_dim as f32);
+        let scaled = |frequency: f32| match self.scaling {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor as f32,
+            RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original } => {
+                let wavelength = std::f32::consts::TAU / frequency;
+                let (factor, low, high, original) = (factor as f32, low as f32, high as f32, original as f32);
+                if wavelength > original / low {
+                    frequency / factor
+                } else if wavelength < original / high {
+                    frequency
+                } else {
+                    let smooth = (original / wavelength - low) / (high - low);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        };
+        (0..head_dim / 2).map(|i| scaled(plain(i))).collect()
+    }
+}
+
+/// The cosines and sines of a rotation by position, each f32 `[T, 1, H]`, or `[B, T, 1, H]` where rows differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Rope<'g> {
     cos: Value<'g>,
@@ -16,16 +79,38 @@ impl<'g> Rope<'g> {
     /// # Panics
     /// If `head_dim` is odd or 0.
     #[track_caller]
-    pub fn new(builder: Builder<'g>, length: usize, head_dim: usize, theta: f64) -> Rope<'g> {
+    pub fn new(builder: Builder<'g>, length: usize, head_dim: usize, config: &RopeConfig) -> Rope<'g> {
+        let shape = [length, 1, head_dim / 2];
+        Rope::of(builder, &shape, head_dim, config, || builder.iota(&TensorType::new(DType::F32, shape), 0))
+    }
+
+    /// The rotation for these positions, `i32 B T`.
+    ///
+    /// # Panics
+    /// If `head_dim` is odd or 0.
+    #[track_caller]
+    pub fn at(positions: Value<'g>, head_dim: usize, config: &RopeConfig) -> Rope<'g> {
+        let [b, t] = positions.dims();
+        let shape = [b, t, 1, head_dim / 2];
+        let spread = || positions.convert(DType::F32).broadcast_in_dim(&shape, &[0, 1]);
+        Rope::of(positions.builder(), &shape, head_dim, config, spread)
+    }
+
+    /// The rotation for positions of `shape`, whose last size is that of the frequencies.
+    #[track_caller]
+    fn of(
+        builder: Builder<'g>,
+        shape: &[usize],
+        head_dim: usize,
+        config: &RopeConfig,
+        positions: impl FnOnce() -> Value<'g>,
+    ) -> Rope<'g> {
         assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rotary heads have an even size, found {head_dim}");
-        let half = head_dim / 2;
-        // In f32 from the exponent on, as Hugging Face's, so that the angles are the same.
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| 1.0 / (theta as f32).powf((2 * i) as f32 / head_dim as f32)).collect();
-        let shape = [length, 1, half];
-        let frequencies = builder.constant(Literal::new([half], &frequencies)).broadcast_in_dim(&shape, &[2]);
-        let angles = builder.iota(&TensorType::new(DType::F32, shape), 0) * frequencies;
-        let angles = builder.concatenate(&[angles, angles], 2);
+        let last = shape.len() - 1;
+        let frequencies = builder.constant(Literal::new([head_dim / 2], &config.frequencies(head_dim)));
+        let frequencies = frequencies.broadcast_in_dim(shape, &[last]);
+        let angles = positions() * frequencies;
+        let angles = builder.concatenate(&[angles, angles], last);
         Rope { cos: angles.cosine(), sin: angles.sine() }
     }
 }

@@ -11,25 +11,30 @@ mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod matmul;
+mod pack;
 mod product;
 mod simd;
-mod tasks;
+mod task;
+mod weight;
 
 use half::bf16;
 
 use crate::pjrt::ffi::{Call, FfiElement};
-use attention::{Attention, Backward, Element, Forward};
+use attention::{Attention, Backward, Forward};
+use pack::Element;
 use simd::Isa;
 
 /// A kernel: what it does with a call's operands and results, or why it cannot.
 pub(crate) type Kernel = fn(&Call<'_>) -> Result<(), String>;
 
 /// The kernels by the name of their custom call.
-pub(crate) const KERNELS: [(&str, Kernel); 4] = [
+pub(crate) const KERNELS: [(&str, Kernel); 6] = [
     ("lmc.scaled_dot_product_attention", attention_forward),
     ("lmc.scaled_dot_product_attention_backward", attention_backward),
     ("lmc.optimization_barrier", optimization_barrier),
     ("lmc.dot_general", dot_general),
+    ("lmc.weight_product", weight::call::product),
+    ("lmc.dequantize", weight::call::dequantize),
 ];
 
 /// Nothing: its result lies where its operand does. To XLA it is a value that cannot be computed again.
@@ -143,7 +148,7 @@ fn dot_general(call: &Call<'_>) -> Result<(), String> {
         if left.len() != batch * left_size || right.len() != batch * right_size {
             return Err("operands and result have different batches".to_string());
         }
-        let product = |i: usize, result: &mut [T], threads: usize, for_each: tasks::ForEach<'_>| {
+        let product = |i: usize, result: &mut [T], threads: usize, for_each: task::ForEach<'_>| {
             let elements = &left[i * left_size..][..left_size];
             let left = Matrix { elements, free: rows, summed, major: left_major };
             let elements = &right[i * right_size..][..right_size];
@@ -153,7 +158,7 @@ fn dot_general(call: &Call<'_>) -> Result<(), String> {
         if batch == 1 {
             product(0, result, call.num_threads(), &|number, f| call.for_each(number, f));
         } else {
-            let results = tasks::Shared::new(result);
+            let results = task::Shared::new(result);
             call.for_each(batch, &|i| {
                 // SAFETY: each product of the batch has a result of its own.
                 let result = unsafe { results.part(i * rows * columns, rows * columns) };

@@ -3,6 +3,9 @@
 //! A kernel is written once, generic over [`Simd`], with everything it calls `#[inline(always)]`; a function with
 //! `#[target_feature]` around it for each [`Isa`] makes machine code of it.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 use std::sync::OnceLock;
 
 /// Lanes of a vector.
@@ -28,6 +31,17 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
+    /// Whether it multiplies pairs of bf16.
+    pub(crate) fn has_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512Bf16 => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Baseline => false,
+        }
+    }
+
     /// The best that this processor has.
     pub(crate) fn detect() -> Isa {
         static ISA: OnceLock<Isa> = OnceLock::new();
@@ -80,6 +94,31 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn splat(x: f32) -> Self::V;
     /// Reads 16 f32 or words.
     unsafe fn load(from: *const f32) -> Self::V;
+    /// Asks for the cache line at an address, which need not be valid.
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an instruction of every processor of the architecture that reads nothing the program sees.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+    /// Reads 16 bf16.
+    unsafe fn load_bf16(from: *const u16) -> Self::V;
+    /// Reads 16 f16.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Reads 16 signed bytes.
+    unsafe fn load_i8(from: *const u8) -> Self::V;
+    /// Reads 16 unsigned bytes.
+    unsafe fn load_u8(from: *const u8) -> Self::V;
+    /// Reads 16 bytes of two numbers each, stored as their distance from `FIRST`: those of the low halves, and those of
+    /// the high ones.
+    unsafe fn load_nibbles<const FIRST: i8>(from: *const u8) -> [Self::V; 2];
+    /// Reads 16 bytes of two such numbers each as pairs of bf16: the lowest halves of a byte of the eight words of 16
+    /// bits, the next of each, and so on.
+    unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> Self::V;
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -134,6 +173,17 @@ fn bf16_bits(x: f32) -> u32 {
     if x.is_nan() { (bits >> 16) | 0x40 } else { (bits + 0x7fff + ((bits >> 16) & 1)) >> 16 }
 }
 
+/// The value of an f16, by a multiplication that moves the exponent, which is right for subnormal numbers too.
+#[inline(always)]
+fn f16_value(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    // 2^112: the distance of the exponents' biases, 127 and 15.
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    let is_finite = bits & 0x7c00 != 0x7c00;
+    let magnitude = if is_finite { magnitude.to_bits() } else { 0x7f80_0000 | ((bits & 0x3ff) << 13) };
+    f32::from_bits(magnitude | ((bits & 0x8000) << 16))
+}
+
 /// Arrays, which the compiler turns into vectors of the enclosing function's width. `FMA` says whether a fused
 /// multiplication and addition is an instruction.
 #[derive(Clone, Copy)]
@@ -162,6 +212,45 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
     unsafe fn load(from: *const f32) -> Self::V {
         // SAFETY: the caller gives a pointer that is valid for 16 f32, at any alignment.
         unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::V {
+        // SAFETY: the caller gives a pointer that is valid for 16 elements, at any alignment. The same holds below.
+        let x = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes(|i| f32::from_bits(u32::from(x[i]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u16; LANES]>().read_unaligned() };
+        lanes(|i| f16_value(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        lanes(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        lanes(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles<const FIRST: i8>(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        let first = f32::from(FIRST);
+        [lanes(|i| f32::from(x[i] & 15) + first), lanes(|i| f32::from(x[i] >> 4) + first)]
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> Self::V {
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        let nibble = |at: usize| (x[at % 8 * 2 + at / 16] >> (at / 8 % 2 * 4)) & 15;
+        let bits = |at: usize| (f32::from(nibble(at)) + f32::from(FIRST)).to_bits() >> 16;
+        lanes(|l| f32::from_bits(bits(2 * l) | (bits(2 * l + 1) << 16)))
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, x: Self::V) {
@@ -248,171 +337,3 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const PAIRS: bool>;
-
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    use super::{Avx512, LANES, Simd};
-
-    // SAFETY: instructions of AVX-512 F, BW, DQ and VL, and of BF16 with `PAIRS`, which is what the trait's contract
-    // says; pointers are read and written as it says.
-    unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
-        type V = __m512;
-        const TILE: usize = 4;
-
-        #[inline(always)]
-        unsafe fn splat(x: f32) -> __m512 {
-            // SAFETY: the caller keeps the trait's contract, here and below.
-            unsafe { _mm512_set1_ps(x) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn store(to: *mut f32, x: __m512) {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(to, x) }
-        }
-        #[inline(always)]
-        unsafe fn add(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_add_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_sub_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_mul_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-        #[inline(always)]
-        unsafe fn max(a: __m512, b: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_max_ps(a, b) }
-        }
-        #[inline(always)]
-        unsafe fn round(a: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-        }
-        #[inline(always)]
-        unsafe fn scale_by_power(a: __m512, n: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_scalef_ps(a, n) }
-        }
-        #[inline(always)]
-        unsafe fn sum(a: __m512) -> f32 {
-            // SAFETY: as above.
-            unsafe { _mm512_reduce_add_ps(a) }
-        }
-        #[inline(always)]
-        unsafe fn maximum(a: __m512) -> f32 {
-            // SAFETY: as above.
-            unsafe { _mm512_reduce_max_ps(a) }
-        }
-        #[inline(always)]
-        unsafe fn dot_pairs(a: __m512, b: __m512, c: __m512) -> __m512 {
-            // SAFETY: as above; the types have the same size and every bit pattern is valid.
-            unsafe {
-                _mm512_dpbf16_ps(
-                    c,
-                    std::mem::transmute::<__m512, __m512bh>(a),
-                    std::mem::transmute::<__m512, __m512bh>(b),
-                )
-            }
-        }
-        #[inline(always)]
-        unsafe fn narrow(to: *mut u16, x: __m512) {
-            // SAFETY: as above.
-            unsafe {
-                let bits = if PAIRS {
-                    std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))
-                } else {
-                    _mm512_cvtepi32_epi16(rounded(x))
-                };
-                _mm256_storeu_si256(to.cast(), bits);
-            }
-        }
-        #[inline(always)]
-        unsafe fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
-            // Words of two rows interleaved, then pairs of words, then quarters.
-            // SAFETY: as above.
-            unsafe {
-                // (By loops: what is called through a function of the library is compiled without the instructions.)
-                let mut words = rows;
-                for r in (0..LANES).step_by(2) {
-                    words[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]);
-                    words[r + 1] = _mm512_unpackhi_ps(rows[r], rows[r + 1]);
-                }
-                // Row 4 q + i now becomes, in its quarter p, the words 4 p + i of rows 4 q to 4 q + 3.
-                let mut pairs = words;
-                for r in (0..LANES).step_by(4) {
-                    for (i, half) in [(0, 0), (2, 1)] {
-                        pairs[r + i] = interleave_pairs::<false>(words[r + half], words[r + 2 + half]);
-                        pairs[r + i + 1] = interleave_pairs::<true>(words[r + half], words[r + 2 + half]);
-                    }
-                }
-                let mut result = pairs;
-                for i in 0..4 {
-                    let [a, b, c, d] = [pairs[i], pairs[4 + i], pairs[8 + i], pairs[12 + i]];
-                    let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-                    let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
-                    result[i] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
-                    result[8 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
-                    result[4 + i] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
-                    result[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
-                }
-                result
-            }
-        }
-        #[inline(always)]
-        unsafe fn narrow_pairs(low: __m512, high: __m512) -> __m512 {
-            // SAFETY: as above.
-            unsafe {
-                let (low, high) = if PAIRS {
-                    let low = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(low));
-                    let high = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(high));
-                    (_mm512_cvtepu16_epi32(low), _mm512_cvtepu16_epi32(high))
-                } else {
-                    (rounded(low), rounded(high))
-                };
-                _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32::<16>(high)))
-            }
-        }
-    }
-
-    /// In each quarter the low (or high) pair of words of `a`, then that of `b`.
-    #[inline(always)]
-    unsafe fn interleave_pairs<const HIGH: bool>(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: the caller keeps the trait's contract.
-        unsafe {
-            let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
-            _mm512_castpd_ps(if HIGH { _mm512_unpackhi_pd(a, b) } else { _mm512_unpacklo_pd(a, b) })
-        }
-    }
-
-    /// Lanes as bf16 in their low halves, high halves zero.
-    #[inline(always)]
-    unsafe fn rounded(x: __m512) -> __m512i {
-        // SAFETY: the caller keeps the trait's contract.
-        unsafe {
-            let bits = _mm512_castps_si512(x);
-            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-            let nearest = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-            _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, nearest, quiet))
-        }
-    }
-}

@@ -12,7 +12,7 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::api::PJRT_Extension_Base;
 use super::ffi_abi::*;
@@ -29,6 +29,21 @@ pub(crate) unsafe trait FfiElement: Copy {
 // SAFETY: IEEE single precision on both sides.
 unsafe impl FfiElement for f32 {
     const DTYPE: c_int = dtype::F32;
+}
+
+// SAFETY: IEEE half precision on both sides.
+unsafe impl FfiElement for f16 {
+    const DTYPE: c_int = dtype::F16;
+}
+
+// SAFETY: a byte in two's complement on both sides.
+unsafe impl FfiElement for i8 {
+    const DTYPE: c_int = dtype::S8;
+}
+
+// SAFETY: a byte on both sides.
+unsafe impl FfiElement for u8 {
+    const DTYPE: c_int = dtype::U8;
 }
 
 // SAFETY: the upper half of a single on both sides.
@@ -57,16 +72,28 @@ impl<'a> Call<'a> {
         buffer(&self.frame.args, i, "operand").is_ok_and(|buffer| buffer.dtype == T::DTYPE)
     }
 
-    /// Whether result `i` has elements of this type.
-    pub(crate) fn result_is<T: FfiElement>(&self, i: usize) -> bool {
-        buffer(&self.frame.results, i, "result").is_ok_and(|buffer| buffer.dtype == T::DTYPE)
-    }
-
     /// The elements of operand `i`, row-major.
     pub(crate) fn operand<T: FfiElement>(&self, i: usize) -> Result<&'a [T], String> {
         let (data, len) = elements::<T>(buffer(&self.frame.args, i, "operand")?)?;
         // SAFETY: XLA gives operands that nothing writes to while the call lasts; size, type and alignment were checked.
         Ok(unsafe { slice::from_raw_parts(data, len) })
+    }
+
+    /// How many operands there are.
+    pub(crate) fn num_operands(&self) -> usize {
+        usize::try_from(self.frame.args.size).unwrap_or(0)
+    }
+
+    /// Whether result `i` has elements of this type.
+    pub(crate) fn result_is<T: FfiElement>(&self, i: usize) -> bool {
+        buffer(&self.frame.results, i, "result").is_ok_and(|buffer| buffer.dtype == T::DTYPE)
+    }
+
+    /// The bytes of operand `i`, whatever its elements of type `T` are.
+    pub(crate) fn operand_bytes<T: FfiElement>(&self, i: usize) -> Result<&'a [u8], String> {
+        let elements = self.operand::<T>(i)?;
+        // SAFETY: the same memory, of which every byte is initialized.
+        Ok(unsafe { slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) })
     }
 
     /// The elements of result `i`, row-major.
@@ -327,7 +354,7 @@ pub(super) unsafe fn register(extension: *const PJRT_Extension_Base) -> bool {
     let extension = unsafe { &*extension.cast::<Extension>() };
     let Some(register) = extension.register_handler else { return false };
     let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] =
-        [handler::<0>, handler::<1>, handler::<2>, handler::<3>];
+        [handler::<0>, handler::<1>, handler::<2>, handler::<3>, handler::<4>, handler::<5>];
     KERNELS.iter().zip(handlers).all(|((name, _), handler)| {
         // XLA's name of the CPU's platform.
         let platform = "Host";

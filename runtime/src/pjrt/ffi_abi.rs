@@ -192,7 +192,10 @@ pub(super) struct CallFrame {
 pub(super) mod dtype {
     use std::ffi::c_int;
     pub(in crate::pjrt) const PRED: c_int = 1;
+    pub(in crate::pjrt) const S8: c_int = 2;
     pub(in crate::pjrt) const S64: c_int = 5;
+    pub(in crate::pjrt) const U8: c_int = 6;
+    pub(in crate::pjrt) const F16: c_int = 10;
     pub(in crate::pjrt) const F32: c_int = 11;
     pub(in crate::pjrt) const F64: c_int = 12;
     pub(in crate::pjrt) const BF16: c_int = 16;

@@ -3,7 +3,7 @@
 use lmc_autodiff::{DiffError, value_and_grad};
 use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Func, TensorType, Value};
-use lmc_models::layers::rms_normalize;
+use lmc_models::layers::{Codes, Offset, Quantization, QuantizedWeight, quantized_product, rms_normalize};
 use lmc_models::loss::cross_entropy_sum;
 use lmc_models::{
     AdamW, Compute, Dropout, LlamaConfig, ModelConfig, Optimizer, Precision, Schedule, ScheduleKind, StepConfig,
@@ -22,6 +22,7 @@ pub fn cases() -> Result<Vec<Case>, DiffError> {
         products(&mut cases, dtype);
         attentions(&mut cases, dtype)?;
     }
+    decoding(&mut cases);
     elementwise(&mut cases)?;
     steps(&mut cases)?;
     Ok(cases)
@@ -47,6 +48,47 @@ fn products(cases: &mut Vec<Case>, dtype: DType) {
         cases.push(product(name("forward"), &x, &w, [1, 1], dtype));
         cases.push(product(name("input gradient"), &y, &w, [1, 0], dtype));
         cases.push(product(name("weight gradient"), &y, &x, [0, 0], DType::F32));
+    }
+}
+
+/// The products of a few tokens with one weight after the other, a hundred million parameters in all, so that what is
+/// timed is how fast weights are read from memory.
+fn decoding(cases: &mut Vec<Case>) {
+    let quantized =
+        |codes: Codes, offset: Offset<DType>| Some(Quantization { codes, group_size: 64, scales: DType::BF16, offset });
+    let forms = [
+        ("bf16", None),
+        ("int8", quantized(Codes::I8, Offset::None)),
+        ("int8 with zeros", quantized(Codes::U8, Offset::Zeros(DType::U8))),
+        ("int4", quantized(Codes::I4, Offset::None)),
+        ("int4 with zeros", quantized(Codes::U4, Offset::Zeros(DType::U8))),
+    ];
+    for (name, quantization) in forms {
+        for tokens in [1, 8] {
+            let func = Builder::build("decoding", |b| {
+                let mut x = b.param("x", TensorType::new(DType::BF16, [tokens, 1024]));
+                for layer in 0..16 {
+                    for [input, out] in [[1024, 3072], [3072, 1024]] {
+                        let param = |part: &str, ty: TensorType| b.param(&format!("{layer}.{out}.{part}"), ty);
+                        x = match &quantization {
+                            None => x.dot(param("weight", TensorType::new(DType::BF16, [out, input]))),
+                            Some(quantization) => {
+                                let (codes, scales, offset) = quantization.types(out, input);
+                                let weight = QuantizedWeight {
+                                    stored: quantization.codes,
+                                    codes: param("codes", codes),
+                                    scales: param("scales", scales),
+                                    offset: offset.map(|ty| param("offset", ty)),
+                                };
+                                quantized_product(x, weight, DType::BF16)
+                            }
+                        };
+                    }
+                }
+                vec![x]
+            });
+            cases.push(case("decode", format!("{tokens} tokens, 32 weights of 1024x3072, {name}"), func));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! end without choices for the target gets.
 
 mod cases;
+mod generation;
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::device::{Argument, Buffer, Device, Program};
 use crate::error::Result;
 
 pub use cases::cases;
+pub use generation::generation;
 
 /// A program to be timed.
 #[derive(Clone, Debug)]
@@ -39,11 +41,18 @@ pub struct Timing {
     /// Floating-point operations in the products of an execution, those of hidden scores of an attention left out; 0 where
     /// there are none.
     pub flops: u64,
+    /// Bytes of the arguments, each of which an execution reads at least once.
+    pub bytes: usize,
     /// How products and attentions lowered.
     pub report: Report,
 }
 
 impl Timing {
+    /// Bytes of arguments a second.
+    pub fn bandwidth(&self) -> f64 {
+        self.bytes as f64 / self.time.as_secs_f64()
+    }
+
     /// How many times faster than the plain form.
     pub fn speedup(&self) -> f64 {
         self.plain.as_secs_f64() / self.time.as_secs_f64()
@@ -73,8 +82,29 @@ pub fn time(device: &Device, case: &Case, rounds: usize) -> Result<Timing> {
         plain: median(&mut plain),
         compile: fast.compile_time(),
         flops: fast.report().total_flops(),
+        bytes: fast.argument_types().iter().map(TensorType::num_bytes).sum(),
         report: fast.report().clone(),
     })
+}
+
+/// Bytes a second at which this machine's cores together read memory: the best of several passes of a plain loop over
+/// more than a cache holds.
+pub fn read_bandwidth() -> f64 {
+    const WORDS: usize = 1 << 26;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let words = vec![1u64; WORDS];
+    let pass = || {
+        let start = Instant::now();
+        let total: u64 = std::thread::scope(|scope| {
+            let sum = |part: &[u64]| part.iter().fold(0u64, |sum, word| sum.wrapping_add(*word));
+            let parts = words.chunks(WORDS.div_ceil(threads));
+            let running: Vec<_> = parts.map(|part| scope.spawn(move || sum(part))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
+        });
+        std::hint::black_box(total);
+        size_of_val(&words[..]) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| pass()).fold(0.0, f64::max)
 }
 
 /// What a round of a program takes at least, if it is not one execution.

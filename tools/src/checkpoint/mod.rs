@@ -33,6 +33,7 @@ pub use self::read::{Damage, Inspected, Summary, inspect, read};
 pub use self::retention::{Kept, Retention, clean, prune};
 pub(crate) use self::safetensors::read_metadata;
 pub use self::safetensors::{Tensors, load_safetensors, read_safetensors};
+pub(crate) use self::safetensors::{dtype_of, header_of, write_safetensors};
 pub use self::write::save;
 
 /// What a run is at a step: all that is needed to continue it.

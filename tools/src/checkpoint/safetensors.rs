@@ -98,7 +98,7 @@ pub(super) fn parse_safetensors(bytes: &[u8]) -> Result<Tensors, String> {
     })?;
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
-        let dtype = from_safetensors(view.dtype())
+        let dtype = dtype_of(view.dtype())
             .ok_or_else(|| format!("tensor {name} has the dtype {:?}, which is not known", view.dtype()))?;
         let ty = TensorType::new(dtype, view.shape());
         if dtype == DType::Bool && view.data().iter().any(|&byte| byte > 1) {
@@ -115,7 +115,7 @@ pub(super) fn parse_safetensors(bytes: &[u8]) -> Result<Tensors, String> {
 ///
 /// # Errors
 /// If writing fails.
-pub(super) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::Result<()> {
+pub(crate) fn write_safetensors(tensors: &Tensors, out: &mut impl Write) -> io::Result<()> {
     let header = header(tensors);
     out.write_all(&(header.len() as u64).to_le_bytes())?;
     out.write_all(header.as_bytes())?;
@@ -129,14 +129,19 @@ pub(super) fn safetensors_bytes(tensors: &Tensors) -> u64 {
 }
 
 fn header(tensors: &Tensors) -> String {
+    header_of(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.ty())))
+}
+
+/// What stands in front of the bytes of tensors with these names and types, but for its own length.
+pub(crate) fn header_of<'a>(tensors: impl Iterator<Item = (&'a str, &'a TensorType)>) -> String {
     // `format` is what `transformers` asks for before it loads a file.
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
     let mut offset = 0;
-    for (name, tensor) in tensors {
-        let end = offset + tensor.bytes().len();
-        let TensorType { dtype, shape } = tensor.ty();
+    for (name, ty) in tensors {
+        let end = offset + ty.num_bytes();
+        let TensorType { dtype, shape } = ty;
         let info: Value = json!({ "dtype": to_safetensors(*dtype), "shape": shape, "data_offsets": [offset, end] });
-        header.insert(name.clone(), info);
+        header.insert(name.to_owned(), info);
         offset = end;
     }
     let mut header = Value::Object(header).to_string();
@@ -165,7 +170,7 @@ fn to_safetensors(dtype: DType) -> &'static str {
 }
 
 /// The dtype of the format's; `None` for those of quantized weights.
-fn from_safetensors(dtype: Dtype) -> Option<DType> {
+pub(crate) fn dtype_of(dtype: Dtype) -> Option<DType> {
     // `Dtype` is not exhaustive, so this goes by the names above.
     DType::ALL.into_iter().find(|&ours| to_safetensors(ours) == format!("{dtype:?}"))
 }

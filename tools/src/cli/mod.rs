@@ -4,6 +4,7 @@
 mod checkpoint;
 mod data;
 mod machine;
+mod models;
 mod run;
 mod tokenizing;
 
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 pub use checkpoint::{CheckpointCommand, ExportDType, KeepArgs};
 pub use data::{DataCommand, DataLintArgs, DataShowArgs};
 pub use machine::{DeviceArgs, DoctorArgs, PluginArgs, PluginCommand};
+pub use models::{AttentionArgs, ChatArgs, ComputeDType, ModelArgs};
 pub use run::{EvalArgs, GenerateArgs, ReportArgs, TrainArgs, VerifyResumeArgs, Weights, WeightsArgs};
 pub use tokenizing::{
     DocumentsArg, InputArgs, InputFormat, ShardFormatArg, SplitArg, TokenizeArgs, TokenizerCommand, TrainTokenizerArgs,
@@ -49,7 +51,11 @@ pub enum Command {
     Train(TrainArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
-    /// Measure the held-out loss of a trained model
+    /// Show what attention sees in a text, layer by layer and head by head, as tensors and pictures
+    Attention(AttentionArgs),
+    /// Talk with a model in the terminal
+    Chat(ChatArgs),
+    /// Measure the held-out loss of a trained model, or how well one foretells a text
     Eval(EvalArgs),
     /// Check a config and its data, and list the parameters, without touching a device
     Check(CheckArgs),
@@ -84,6 +90,8 @@ pub enum Command {
     /// Make a tokenizer
     #[command(subcommand)]
     Tokenizer(TokenizerCommand),
+    /// Write a model's weights in few bits
+    Quantize(crate::commands::quantize::QuantizeArgs),
     /// Time the parts of a training step on this machine, against the plainest form of each
     Bench(crate::commands::bench::BenchArgs),
     /// Show what lmc finds on this machine: plugin, devices, versions, folders
@@ -102,7 +110,10 @@ pub enum Command {
 impl Command {
     /// Whether it computes on a device for long.
     pub fn computes(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Generate(_) | Command::Eval(_) | Command::Bench(_))
+        matches!(
+            self,
+            Command::Train(_) | Command::Generate(_) | Command::Chat(_) | Command::Eval(_) | Command::Bench(_)
+        )
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigArgs, DeviceArgs, PluginArgs};
+use super::{ConfigArgs, DeviceArgs, ModelArgs, PluginArgs};
 
 /// Train a model: continues the run folder's newest checkpoint, or starts a new run
 #[derive(Args, Debug)]
@@ -35,10 +35,12 @@ pub struct TrainArgs {
 
 /// Generate text with a trained model
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lmc generate runs/names --prompt ma --samples 10 --temperature 0.8")]
+#[command(after_help = "Examples:\n  lmc generate runs/names --prompt ma --samples 10 --temperature 0.8\n  \
+                  lmc generate Qwen3-0.6B --prompt 'The capital of France is' --max-new-tokens 30")]
 pub struct GenerateArgs {
-    /// A run folder, or a .safetensors file that a page of `lmc export --web` saved
-    #[arg(value_name = "RUN")]
+    /// A run folder, a folder of Hugging Face's with config.json and safetensors, or a .safetensors file that a page of
+    /// `lmc export --web` saved
+    #[arg(value_name = "FOLDER")]
     pub run: PathBuf,
     /// The text to continue
     #[arg(long, default_value = "")]
@@ -64,6 +66,9 @@ pub struct GenerateArgs {
     /// Which weights.
     #[command(flatten)]
     pub weights: WeightsArgs,
+    /// How the model is used.
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Print one JSON object a sample
     #[arg(long)]
     pub json: bool,
@@ -75,13 +80,21 @@ pub struct GenerateArgs {
     pub plugin: PluginArgs,
 }
 
-/// Measure the held-out loss of a trained model
+/// Measure the held-out loss of a trained model, or how well one foretells a text
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  lmc eval runs/names --json")]
+#[command(
+    after_help = "Examples:\n  lmc eval runs/names --json\n  lmc eval Qwen3-0.6B --perplexity book.txt --context 1024"
+)]
 pub struct EvalArgs {
-    /// A run folder
-    #[arg(value_name = "RUN")]
+    /// A run folder, or with --perplexity any folder of a model
+    #[arg(value_name = "FOLDER")]
     pub run: PathBuf,
+    /// Measure the perplexity of this text instead of the run's held-out data
+    #[arg(long, value_name = "FILE")]
+    pub perplexity: Option<PathBuf>,
+    /// How the model is used.
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Which weights.
     #[command(flatten)]
     pub weights: WeightsArgs,

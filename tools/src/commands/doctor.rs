@@ -3,7 +3,7 @@
 use lmc_graph::{Builder, DType, Func, TensorType};
 use lmc_lower::lower;
 use lmc_lower::report::{Form, Kind};
-use lmc_models::layers::causal_attention;
+use lmc_models::layers::{Attention, causal_attention};
 use lmc_runtime::NamedValue;
 use lmc_runtime::gpu::{Gpu, GpuProblem, Libraries, Machine, Survey, libraries, survey};
 use lmc_runtime::plugin::{Found, Locations, Search, cache_dir, find};
@@ -186,7 +186,7 @@ fn sample() -> Func {
     Builder::build("attention", |b| {
         let ty = || TensorType::new(DType::BF16, [1, 1024, 12, 64]);
         let [q, k, v] = ["q", "k", "v"].map(|name| b.param(name, ty()));
-        vec![causal_attention(q, k, v)]
+        vec![causal_attention(q, k, v, &Attention::new(64))]
     })
 }
 

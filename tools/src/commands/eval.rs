@@ -2,14 +2,21 @@
 
 use serde_json::json;
 
+use super::pretrained;
 use super::saved::SavedRun;
-use crate::cli::EvalArgs;
+use crate::cli::{EvalArgs, ModelArgs};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluator;
 use crate::output::{group_digits, print, print_json};
 
 pub(super) fn run(args: EvalArgs) -> Result<()> {
+    if let Some(file) = &args.perplexity {
+        return pretrained::perplexity(&args, file);
+    }
+    if args.model != ModelArgs::default() {
+        return Err(Error::input("--dtype, --context and the like go with --perplexity"));
+    }
     let saved = SavedRun::read(&args.run)?;
     let (config, data) = Data::open(&saved.config, saved.tokenizer.as_ref())?;
     if data.held_out_tokens() == 0 {

@@ -2,13 +2,18 @@
 
 use serde_json::json;
 
+use super::pretrained;
 use super::saved::SavedRun;
-use crate::cli::GenerateArgs;
+use crate::cli::{GenerateArgs, ModelArgs};
 use crate::error::{Error, Result};
 use crate::generation::{Generator, Sampling, check};
 use crate::output::{print, print_json};
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
+    let is_run = args.run.join("config.toml").is_file() || args.run.is_file() || !args.run.exists();
+    if !is_run || args.model != ModelArgs::default() {
+        return pretrained::generate(&args);
+    }
     let set = args.device.device.map(|device| format!("runtime.device={}", toml::Value::from(device)));
     let saved = SavedRun::read_with(&args.run, set.as_slice())?;
     let defaults = saved.config.sample.clone().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod attention;
 pub(crate) mod bench;
+mod chat;
 mod check;
 mod checkpoint;
 mod data;
@@ -16,9 +17,12 @@ pub(crate) mod gradcheck;
 mod inspect;
 pub(crate) mod plan;
 mod plugin;
+mod pretrained;
 pub(crate) mod profile;
+pub(crate) mod quantize;
 mod report;
-mod saved;
+pub(crate) mod saved;
+mod show_attention;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -43,6 +47,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Attention(args) => show_attention::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Check(args) => check::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Profile(args) => profile::run(args),
@@ -58,6 +64,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Export(args) => export::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Quantize(args) => quantize::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

@@ -15,15 +15,16 @@ use crate::tokenizer::Tokenizer;
 use crate::wasm;
 
 /// A run's newest whole checkpoint with its config.
-pub(super) struct SavedRun {
-    pub(super) config: Config,
-    pub(super) step_config: StepConfig,
+pub(crate) struct SavedRun {
+    pub(crate) config: Config,
+    pub(crate) step_config: StepConfig,
     /// Steps done.
-    pub(super) step: u64,
-    pub(super) tokenizer: Option<Tokenizer>,
-    model: Tensors,
+    pub(crate) step: u64,
+    pub(crate) tokenizer: Option<Tokenizer>,
+    /// The weights that were trained.
+    pub(crate) model: Tensors,
     /// The averaged weights, if the run keeps them.
-    averaged: Option<Tensors>,
+    pub(crate) averaged: Option<Tensors>,
 }
 
 /// What a page's file says in its header: the config as TOML, the tokenizer in its saved form, the steps done.
@@ -33,7 +34,7 @@ const METADATA: [&str; 3] = ["lmc.config", "lmc.tokenizer", "lmc.step"];
 ///
 /// # Errors
 /// If the config's is not a token of it.
-pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Result<Tokenizer> {
+pub(crate) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Result<Tokenizer> {
     let data = &config.data;
     match data.end_of_document_id {
         None if data.is_text() => tokenizer.with_end_of_document(data.end_of_document.as_deref()),
@@ -43,12 +44,12 @@ pub(super) fn with_end_of_document(tokenizer: &Tokenizer, config: &Config) -> Re
 
 impl SavedRun {
     /// Reads a run folder, or a safetensors file with what a page writes into its header.
-    pub(super) fn read(run: &Path) -> Result<SavedRun> {
+    pub(crate) fn read(run: &Path) -> Result<SavedRun> {
         SavedRun::read_with(run, &[])
     }
 
     /// As [`SavedRun::read`], with other settings as `--set` takes them.
-    pub(super) fn read_with(run: &Path, set: &[String]) -> Result<SavedRun> {
+    pub(crate) fn read_with(run: &Path, set: &[String]) -> Result<SavedRun> {
         if run.is_file() && run.extension().is_some_and(|extension| extension == "safetensors") {
             return SavedRun::read_file(run, set);
         }
@@ -90,14 +91,14 @@ impl SavedRun {
     }
 
     /// Opens the device the run was trained on, or the one that `plugin` names.
-    pub(super) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
+    pub(crate) fn open_device(&self, plugin: Option<PathBuf>) -> Result<Device> {
         let parameters = self.specs().values().map(|spec| spec.ty.num_elements() as u64).sum();
         let options = DeviceOptions::from_config(&self.config.runtime, plugin);
         Device::open(&options).map_err(|error| wasm::offered(error, &options, parameters))
     }
 
     /// The weights that are asked for on the device, in the order of the model's parameters.
-    pub(super) fn weights(&self, device: &Device, which: WeightsArgs) -> Result<Vec<Buffer>> {
+    pub(crate) fn weights(&self, device: &Device, which: WeightsArgs) -> Result<Vec<Buffer>> {
         let tensors = match which.weights {
             Some(Weights::Trained) => self.model.clone(),
             Some(Weights::Averaged) => self.averaged.clone().ok_or_else(|| {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 
 use super::bpe::{ByteLevelBpe, Words};
+use super::spelling::{byte_level_bytes, is_byte_level, sentence_piece_bytes};
 use crate::error::{Error, Result};
 
 /// A `tokenizer.json` of Hugging Face; a clone shares it.
@@ -21,6 +22,8 @@ struct File {
     whole: tokenizers::Tokenizer,
     bpe: Result<ByteLevelBpe, String>,
     vocab_size: usize,
+    /// Whether its tokens are written in the byte-level alphabet.
+    byte_level: bool,
     /// The special tokens, in the order of their ids.
     special: Vec<(String, u32)>,
     /// Words that threads remembered, for the next one to use.
@@ -77,7 +80,8 @@ impl HuggingFace {
         let mut special: Vec<_> = special.map(|(&id, token)| (token.content.clone(), id)).collect();
         special.sort_unstable_by_key(|&(_, id)| id);
         let bpe = agree_on_added(value, &whole).and_then(|()| ByteLevelBpe::from_json(value));
-        let file = File { json, whole, bpe, vocab_size: largest as usize + 1, special, idle: Mutex::default() };
+        let (vocab_size, byte_level) = (largest as usize + 1, is_byte_level(&value["decoder"]));
+        let file = File { json, whole, bpe, vocab_size, byte_level, special, idle: Mutex::default() };
         let end_of_document = match file.ends().as_slice() {
             [(_, id)] => Some(*id),
             _ => None,
@@ -151,6 +155,20 @@ impl HuggingFace {
         bpe.encode_into(text, &mut words, ids);
         idle().push(words);
         Ok(())
+    }
+
+    /// With the special tokens that the file's post-processor adds.
+    pub(super) fn encode_beginning(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.file.whole.encode_fast(text, true);
+        Ok(encoding.map_err(|error| self.cannot_encode(text, error.as_ref()))?.get_ids().to_vec())
+    }
+
+    pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.file.whole.id_to_token(id) else { return Vec::new() };
+        if self.file.whole.get_added_tokens_decoder().contains_key(&id) {
+            return token.into_bytes();
+        }
+        if self.file.byte_level { byte_level_bytes(&token) } else { sentence_piece_bytes(&token) }
     }
 
     fn cannot_encode(&self, text: &str, error: &dyn std::error::Error) -> Error {

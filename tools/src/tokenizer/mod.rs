@@ -5,6 +5,7 @@ mod byte;
 mod char;
 mod configured;
 mod hugging_face;
+mod spelling;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 
 pub use bpe::Pattern;
+pub(crate) use bpe::ranges;
 pub use char::CharTokenizer;
 pub(crate) use configured::configured;
 pub use hugging_face::{Engine, HuggingFace};
@@ -132,6 +134,22 @@ impl Tokenizer {
             Tokenizer::HuggingFace(tokenizer) => tokenizer.encode_into(text, ids)?,
         }
         Ok(())
+    }
+
+    /// The ids of a text that begins: with the special tokens that a `tokenizer.json` says such a text has, often one for
+    /// the beginning; with the document end, which begins documents too, for characters and bytes.
+    ///
+    /// # Errors
+    /// As `encode`.
+    pub fn encode_beginning(&self, text: &str) -> Result<Vec<u32>> {
+        match self {
+            Tokenizer::HuggingFace(tokenizer) => tokenizer.encode_beginning(text),
+            Tokenizer::Char(_) | Tokenizer::Byte => {
+                let mut ids: Vec<u32> = self.end_of_document().into_iter().collect();
+                self.encode_into(text, &mut ids)?;
+                Ok(ids)
+            }
+        }
     }
 
     /// What generation begins with for a prompt: the document end if there is one, then the prompt. Without a document

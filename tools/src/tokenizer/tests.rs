@@ -221,6 +221,38 @@ fn a_stream_gives_characters_when_they_are_whole() {
     assert_eq!(tokenizer.decode_behind(&[0x61, 0xC3], &[0xB6]), "\u{FFFD}");
 }
 
+#[test]
+fn a_stream_goes_on_behind_a_prompt() {
+    let json = json!({
+        "added_tokens": [{ "id": 3, "content": "<end>", "special": true, "single_word": false, "lstrip": false,
+                           "rstrip": false, "normalized": false }],
+        "pre_tokenizer": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false },
+        "decoder": { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false },
+        "model": { "type": "WordLevel", "unk_token": "a", "vocab": { "a": 0, "▁b": 1, "▁c": 2, "<end>": 3, "<0xE2>": 4 } },
+    });
+    let tokenizer = read(&json.to_string()).unwrap();
+    let text = |before: &[i32], ids: &[i32]| {
+        let mut stream = TextStream::behind(&tokenizer, before);
+        ids.iter().map(|&id| stream.push(id)).collect::<Vec<_>>()
+    };
+    // The first word of a text has no space before it.
+    assert_eq!(text(&[], &[1, 2]), ["b", " c"]);
+    assert_eq!(text(&[0], &[1, 2]), [" b", " c"]);
+    assert_eq!(text(&[0; 100], &[1, 2]), [" b", " c"]);
+    assert_eq!(text(&[3], &[1]), ["b"], "a special token is no text");
+    // However many tokens without text come, what waits for the next one with text has an end.
+    let many = [vec![3; 10_000], vec![0]].concat();
+    assert_eq!(text(&[0], &many).concat(), "a");
+    let spelt = [0, 1, 3, 4, 99].map(|id| tokenizer.token_bytes(id));
+    assert_eq!(spelt, [&b"a"[..], b" b", b"<end>", b"\xE2", b""]);
+    let byte_level = read(&trained(&["<s>"])).unwrap();
+    let spelt: Vec<u8> =
+        byte_level.encode("<s>é €").unwrap().into_iter().flat_map(|id| byte_level.token_bytes(id)).collect();
+    assert_eq!(spelt, "<s>é €".as_bytes());
+    assert_eq!((Tokenizer::Byte.token_text(256), Tokenizer::Byte.token_text(65)), (END_OF_DOCUMENT.into(), "A".into()));
+    assert_eq!((chars("ab", true).token_text(1), chars("ab", false).token_text(2)), ("b".into(), String::new()));
+}
+
 /// A form of JSON that is nearly a tokenizer: one that is, with some values changed.
 fn nearly_a_tokenizer() -> impl Strategy<Value = String> {
     let odd = prop_oneof![

@@ -16,6 +16,7 @@ mod looking_inside;
 mod non_finite;
 mod optimizers;
 mod plan;
+mod pretrained;
 mod reading;
 mod report;
 mod tokenizing;

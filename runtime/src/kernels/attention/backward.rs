@@ -1,10 +1,10 @@
 //! The derivative of an attention.
 
+use super::super::pack::{Element, Pack, transpose};
 use super::super::product::panel;
 use super::super::simd::{Isa, LANES, Simd};
-use super::super::tasks::{Buffer, ForEach, Shared};
-use super::pack::{Element, Pack, transpose};
-use super::{Attention, HIDDEN, KEY_BLOCK, Task, run, words_of, write_row};
+use super::super::task::{Buffer, ForEach, Shared, Task, run};
+use super::{Attention, HIDDEN, KEY_BLOCK, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Backward<'a, E> {
@@ -157,7 +157,7 @@ impl<E: Element> Groups<'_, '_, E> {
 }
 
 impl<E: Element> Task for Groups<'_, '_, E> {
-    type Element = E;
+    const PAIRS: bool = E::IS_BF16;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {

@@ -1,9 +1,9 @@
 //! Output and log-sum-exp of an attention.
 
+use super::super::pack::{Element, Pack};
 use super::super::simd::{Isa, LANES, Simd};
-use super::super::tasks::{Buffer, ForEach, Shared};
-use super::pack::{Element, Pack};
-use super::{Attention, HIDDEN, QUERY_BLOCK, Task, run, words_of, write_row};
+use super::super::task::{Buffer, ForEach, Shared, Task, run};
+use super::{Attention, HIDDEN, QUERY_BLOCK, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -56,7 +56,7 @@ struct Blocks<'a, E> {
 }
 
 impl<E: Element> Task for Blocks<'_, E> {
-    type Element = E;
+    const PAIRS: bool = E::IS_BF16;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {

@@ -3,24 +3,14 @@
 
 mod backward;
 mod forward;
-mod pack;
 #[cfg(test)]
 mod tests;
 
-#[cfg(target_arch = "x86_64")]
-use super::amx::Tiles;
-#[cfg(target_arch = "x86_64")]
-use super::product::TilePair;
-use super::product::{Pair, Single, Words};
-#[cfg(target_arch = "x86_64")]
-use super::simd::Avx512;
-use super::simd::{Isa, Wide};
-use super::tasks::ForEach;
+use super::pack::{Element, Rows};
+use super::product::Words;
 
 pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::{Forward, forward};
-pub(crate) use pack::Element;
-use pack::Rows;
 
 /// Queries in a block: four panels of rows.
 const QUERY_BLOCK: usize = 64;
@@ -119,94 +109,5 @@ unsafe fn write_row<S: super::simd::Simd, E: Element>(to: &mut [E], from: &[f32]
     }
     for (to, from) in to.iter_mut().zip(from).skip(vectors * super::simd::LANES) {
         *to = E::from_f32(from * factor);
-    }
-}
-
-/// What runs on vectors of any instruction set.
-trait Task: Sync {
-    type Element: Element;
-
-    /// Does the work of one index.
-    ///
-    /// # Safety
-    /// That of [`super::simd::Simd`]; each index once only, as tasks write to disjoint parts.
-    unsafe fn run<S: super::simd::Simd, W: pack::Pack>(&self, index: usize);
-}
-
-/// Calls a task compiled for an instruction set, here with the matrix unit.
-///
-/// # Safety
-/// As [`run_avx512_pairs`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn run_amx<T: Task>(task: &T, index: usize) {
-    let _tiles = Tiles::new();
-    // SAFETY: the caller's, and there are tiles.
-    unsafe { task.run::<Avx512<true>, TilePair>(index) }
-}
-
-/// Calls a task compiled for an instruction set.
-///
-/// # Safety
-/// The processor has it; and as [`Task::run`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn run_avx512_pairs<T: Task>(task: &T, index: usize) {
-    // SAFETY: the caller's.
-    unsafe { task.run::<Avx512<true>, Pair>(index) }
-}
-
-/// As [`run_avx512_pairs`].
-///
-/// # Safety
-/// As there.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn run_avx512<T: Task>(task: &T, index: usize) {
-    // SAFETY: the caller's.
-    unsafe { task.run::<Avx512<false>, Single>(index) }
-}
-
-/// As [`run_avx512_pairs`].
-///
-/// # Safety
-/// As there.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn run_avx2<T: Task>(task: &T, index: usize) {
-    // SAFETY: the caller's.
-    unsafe { task.run::<Wide<true>, Single>(index) }
-}
-
-/// Runs the task for every index below `number`.
-///
-/// # Safety
-/// The processor has the instruction set; tasks of different indices write to disjoint parts.
-unsafe fn run<T: Task>(isa: Isa, task: &T, number: usize, for_each: ForEach<'_>) {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx if T::Element::IS_BF16 => {
-            // SAFETY: the caller's; `for_each` calls with each index once. The same holds below.
-            for_each(number, &|i| unsafe { run_amx(task, i) });
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 if T::Element::IS_BF16 => {
-            // SAFETY: as above.
-            for_each(number, &|i| unsafe { run_avx512_pairs(task, i) });
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => {
-            // SAFETY: as above.
-            for_each(number, &|i| unsafe { run_avx512(task, i) });
-        }
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            // SAFETY: as above.
-            for_each(number, &|i| unsafe { run_avx2(task, i) });
-        }
-        Isa::Baseline => {
-            // SAFETY: as above. On 64-bit Arm a fused multiplication and addition is in the baseline.
-            for_each(number, &|i| unsafe { task.run::<Wide<{ cfg!(target_arch = "aarch64") }>, Single>(i) });
-        }
     }
 }

@@ -5,7 +5,9 @@ use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Literal, Op, TensorType, eval};
 
 use super::*;
-use crate::kernels::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::Avx512;
+use crate::kernels::simd::{Isa, Simd, Wide};
 
 /// Lengths `T` and `S`, heads `N` and `K`, sizes `H` and `V`.
 type Sizes = [usize; 6];

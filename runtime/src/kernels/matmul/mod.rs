@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use half::bf16;
 
 use super::amx::{self, BLOCK, Line, Operand, STEP, TILE, Tiles};
-use super::tasks::{ForEach, Shared};
+use super::task::{ForEach, Shared};
 use pack::{Side, lines_of_block};
 
 pub(crate) use pack::{Major, Matrix};

@@ -84,8 +84,8 @@ impl Classes {
     }
 }
 
-/// The code points of a class.
-fn ranges(pattern: &str) -> Vec<(char, char)> {
+/// The code points of a class of `regex-syntax`.
+pub(crate) fn ranges(pattern: &str) -> Vec<(char, char)> {
     let hir = regex_syntax::parse(pattern).expect("the pattern is a class of Unicode");
     let HirKind::Class(Class::Unicode(class)) = hir.kind() else { unreachable!("{pattern} is a class of Unicode") };
     class.iter().map(|range| (range.start(), range.end())).collect()

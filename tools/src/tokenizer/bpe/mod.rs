@@ -12,6 +12,8 @@ mod split;
 mod tests;
 mod words;
 
+pub(crate) use classes::ranges;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 

@@ -1,11 +1,11 @@
-//! Rows of the operands as words for [`super::super::product`].
+//! Rows of the operands as words for [`super::product`].
 
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
-use super::super::product::TilePair;
-use super::super::product::{Pair, Single, Words, panel};
-use super::super::simd::{LANES, Simd};
+use super::product::TilePair;
+use super::product::{Pair, Single, Words, panel};
+use super::simd::{LANES, Simd};
 
 /// What the operands and results are stored as.
 pub(crate) trait Element: Copy + Send + Sync {
@@ -20,6 +20,12 @@ pub(crate) trait Element: Copy + Send + Sync {
     /// # Safety
     /// That of [`Simd::store`].
     unsafe fn store<S: Simd>(to: *mut Self, x: S::V);
+
+    /// Writes 32 elements: in turn one of the first vector and one of the second.
+    ///
+    /// # Safety
+    /// That of [`Simd::store`], for 32 elements.
+    unsafe fn interleave<S: Simd>(to: *mut Self, x: [S::V; 2]);
 
     fn from_f32(x: f32) -> Self;
 }
@@ -39,6 +45,17 @@ impl Element for f32 {
     unsafe fn store<S: Simd>(to: *mut f32, x: S::V) {
         // SAFETY: the caller's.
         unsafe { S::store(to, x) }
+    }
+    #[inline(always)]
+    unsafe fn interleave<S: Simd>(to: *mut f32, x: [S::V; 2]) {
+        let mut vectors = [[0.0; LANES]; 2];
+        // SAFETY: the arrays have a vector's elements; `to` is the caller's.
+        unsafe {
+            S::store(vectors[0].as_mut_ptr(), x[0]);
+            S::store(vectors[1].as_mut_ptr(), x[1]);
+            let turns: [f32; 2 * LANES] = std::array::from_fn(|i| vectors[i % 2][i / 2]);
+            to.cast::<[f32; 2 * LANES]>().write_unaligned(turns);
+        }
     }
     #[inline(always)]
     fn from_f32(x: f32) -> f32 {
@@ -63,13 +80,18 @@ impl Element for bf16 {
         unsafe { S::narrow(to.cast(), x) }
     }
     #[inline(always)]
+    unsafe fn interleave<S: Simd>(to: *mut bf16, x: [S::V; 2]) {
+        // SAFETY: the caller's; a pair of bf16 is a word.
+        unsafe { S::store(to.cast(), S::narrow_pairs(x[0], x[1])) }
+    }
+    #[inline(always)]
     fn from_f32(x: f32) -> bf16 {
         bf16::from_f32(x)
     }
 }
 
 /// Packing of elements to the words of a product.
-pub(super) trait Pack: Words {
+pub(crate) trait Pack: Words {
     /// Words of `row`, along it; what is left of `to` becomes zero.
     fn along<E: Element>(to: &mut [f32], row: &[E]);
 
@@ -145,7 +167,7 @@ impl Pack for TilePair {
 /// # Safety
 /// That of [`Simd`].
 #[inline(always)]
-pub(super) unsafe fn transpose<S: Simd>(from: &[f32], [rows, columns]: [usize; 2], to: &mut [f32]) {
+pub(crate) unsafe fn transpose<S: Simd>(from: &[f32], [rows, columns]: [usize; 2], to: &mut [f32]) {
     let (from, to) = (&from[..rows * columns], &mut to[..rows * columns]);
     let (whole_rows, whole_columns) = (rows / LANES * LANES, columns / LANES * LANES);
     for r in (0..whole_rows).step_by(LANES) {
@@ -171,24 +193,24 @@ pub(super) unsafe fn transpose<S: Simd>(from: &[f32], [rows, columns]: [usize; 2
 
 /// One head of one sequence: `len` rows of `width` elements, `stride` apart.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a, E> {
-    pub(super) elements: &'a [E],
-    pub(super) start: usize,
-    pub(super) stride: usize,
-    pub(super) len: usize,
-    pub(super) width: usize,
+pub(crate) struct Rows<'a, E> {
+    pub(crate) elements: &'a [E],
+    pub(crate) start: usize,
+    pub(crate) stride: usize,
+    pub(crate) len: usize,
+    pub(crate) width: usize,
 }
 
 impl<'a, E: Element> Rows<'a, E> {
     /// Row `t`, if there is one.
     #[inline(always)]
-    pub(super) fn row(&self, t: usize) -> Option<&'a [E]> {
+    pub(crate) fn row(&self, t: usize) -> Option<&'a [E]> {
         (t < self.len).then(|| &self.elements[self.start + t * self.stride..][..self.width])
     }
 
     /// Rows `first ..` as a left operand, or as results transposed: row after row of `words` words, as many as fit.
     #[inline(always)]
-    pub(super) fn pack_left<W: Pack>(&self, to: &mut [f32], first: usize, words: usize) {
+    pub(crate) fn pack_left<W: Pack>(&self, to: &mut [f32], first: usize, words: usize) {
         for (r, to) in to.chunks_exact_mut(words).enumerate() {
             match self.row(first + r) {
                 Some(row) => W::along(to, row),
@@ -203,7 +225,7 @@ impl<'a, E: Element> Rows<'a, E> {
     /// # Safety
     /// That of [`Simd`].
     #[inline(always)]
-    pub(super) unsafe fn pack_columns<S: Simd, W: Pack>(
+    pub(crate) unsafe fn pack_columns<S: Simd, W: Pack>(
         &self,
         to: &mut [f32],
         scratch: &mut [f32],
@@ -228,7 +250,7 @@ impl<'a, E: Element> Rows<'a, E> {
     /// # Safety
     /// That of [`Simd`].
     #[inline(always)]
-    pub(super) unsafe fn pack_left_across<S: Simd, W: Pack>(
+    pub(crate) unsafe fn pack_left_across<S: Simd, W: Pack>(
         &self,
         to: &mut [f32],
         scratch: &mut [f32],
@@ -248,7 +270,7 @@ impl<'a, E: Element> Rows<'a, E> {
     /// Rows `first ..` as a right operand that is summed over them, `words` words of rows; `columns` is the width of a
     /// row and what is missing to whole vectors.
     #[inline(always)]
-    pub(super) fn pack_right<S: Simd, W: Pack>(&self, to: &mut [f32], first: usize, columns: usize, words: usize) {
+    pub(crate) fn pack_right<S: Simd, W: Pack>(&self, to: &mut [f32], first: usize, columns: usize, words: usize) {
         let mut column = 0;
         while column < columns {
             let width = panel::<S>().min(columns - column);

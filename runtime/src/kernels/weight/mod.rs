@@ -1,0 +1,307 @@
+//! Products of few rows with a weight, which are as fast as the weight is read: every element is read once, in the form
+//! in which it is stored, and becomes an f32 in a register.
+//!
+//! With groups, a row of the weight is `scale * (code - zero)` or `scale * code + bias`, each group of columns with its
+//! own scale. The codes of a group are multiplied as they are; its scale multiplies their sum, and what is subtracted
+//! multiplies the sum of the group's operands, which all rows share:
+//! `Σ x (s q + b) = s Σ x q + b Σ x`.
+//!
+//! Every sum is taken in an order that depends on the weight's row alone: a row of operands gives the same bits whatever
+//! other rows are beside it.
+
+pub(super) mod call;
+mod columns;
+mod dequantize;
+mod rows;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use half::{bf16, f16};
+
+use super::simd::{Isa, LANES};
+use super::task::{ForEach, Shared, run};
+
+pub(crate) use dequantize::dequantize;
+pub(crate) use stored::Form;
+
+/// Floats of any type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Floats<'a> {
+    F32(&'a [f32]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+}
+
+impl Floats<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Floats::F32(x) => x.len(),
+            Floats::Bf16(x) => x.len(),
+            Floats::F16(x) => x.len(),
+        }
+    }
+
+    /// Elements from `at` on, as many as there is room for.
+    fn copy(&self, at: usize, to: &mut [f32]) {
+        match self {
+            Floats::F32(x) => to.copy_from_slice(&x[at..][..to.len()]),
+            Floats::Bf16(x) => {
+                for (to, x) in to.iter_mut().zip(&x[at..]) {
+                    *to = f32::from_bits(u32::from(x.to_bits()) << 16);
+                }
+            }
+            Floats::F16(x) => {
+                for (to, x) in to.iter_mut().zip(&x[at..]) {
+                    *to = x.to_f32();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self, i: usize) -> f32 {
+        match self {
+            Floats::F32(x) => x[i],
+            Floats::Bf16(x) => x[i].to_f32(),
+            Floats::F16(x) => x[i].to_f32(),
+        }
+    }
+}
+
+/// What is taken from a code before it is scaled, or added afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Offset<'a> {
+    None,
+    /// `scale * (code - zero)`.
+    Zeros(&'a [u8]),
+    /// `scale * code + bias`.
+    Biases(Floats<'a>),
+}
+
+/// The groups of a weight's columns, `[rows, columns / size]` of each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Groups<'a> {
+    /// Columns in a group: whole steps of the form, see [`Form::step`].
+    pub(crate) size: usize,
+    pub(crate) scales: Floats<'a>,
+    pub(crate) offset: Offset<'a>,
+}
+
+/// A matrix as it is stored, row-major.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight<'a> {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) form: Form,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) groups: Option<Groups<'a>>,
+}
+
+impl Weight<'_> {
+    /// Groups in a row; 0 without.
+    fn num_groups(&self) -> usize {
+        self.groups.map_or(0, |groups| self.columns / groups.size)
+    }
+
+    /// Whether the parts fit each other, or what does not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Weight { rows, columns, form, bytes, groups } = self;
+        if form.is_packed() && !columns.is_multiple_of(2) {
+            return Err(format!("{columns} columns of four bits are no whole bytes"));
+        }
+        if bytes.len() != rows * form.bytes(*columns) {
+            return Err(format!("{} bytes for {rows} rows and {columns} columns of {form:?}", bytes.len()));
+        }
+        let Some(Groups { size, scales, offset }) = groups else {
+            return if form.is_code() { Err("codes without scales".to_string()) } else { Ok(()) };
+        };
+        if *size == 0 || !size.is_multiple_of(form.step()) || !columns.is_multiple_of(*size) {
+            return Err(format!("groups of {size} columns of {columns}, which are not whole steps of {}", form.step()));
+        }
+        let expected = rows * (columns / size);
+        let offsets = match offset {
+            Offset::None => expected,
+            Offset::Zeros(zeros) => zeros.len(),
+            Offset::Biases(biases) => biases.len(),
+        };
+        if scales.len() != expected || offsets != expected {
+            return Err(format!("{} scales and {offsets} offsets for {expected} groups", scales.len()));
+        }
+        Ok(())
+    }
+}
+
+/// Where results go.
+pub(crate) enum Output<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [bf16]),
+}
+
+/// [`Output`] for several threads.
+enum SharedOutput<'a> {
+    F32(Shared<'a, f32>),
+    Bf16(Shared<'a, bf16>),
+}
+
+impl<'a> SharedOutput<'a> {
+    fn new(output: Output<'a>) -> SharedOutput<'a> {
+        match output {
+            Output::F32(x) => SharedOutput::F32(Shared::new(x)),
+            Output::Bf16(x) => SharedOutput::Bf16(Shared::new(x)),
+        }
+    }
+
+    /// Writes element `at`.
+    ///
+    /// # Safety
+    /// No other thread writes it.
+    #[inline(always)]
+    unsafe fn write(&self, at: usize, x: f32) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self {
+                SharedOutput::F32(output) => output.part(at, 1)[0] = x,
+                SharedOutput::Bf16(output) => output.part(at, 1)[0] = bf16::from_f32(x),
+            }
+        }
+    }
+}
+
+/// Rows of operands times a weight.
+pub(crate) struct Product<'a> {
+    /// Rows of operands.
+    pub(crate) tokens: usize,
+    /// `[tokens, in]`.
+    pub(crate) x: Floats<'a>,
+    /// `[out, in]`; with `transposed` `[in, out]`, without groups.
+    pub(crate) weight: Weight<'a>,
+    pub(crate) transposed: bool,
+    /// `[tokens, out]`.
+    pub(crate) output: Output<'a>,
+}
+
+/// Bytes of a weight that are a task: enough that taking one costs nothing beside it, and few enough that threads end
+/// together.
+const TASK_BYTES: usize = 1 << 16;
+
+/// Computes a product with this instruction set, which the processor must have.
+///
+/// # Errors
+/// When the operands do not fit each other.
+pub(crate) fn product(isa: Isa, call: Product<'_>, for_each: ForEach<'_>) -> Result<(), String> {
+    assert!(Isa::available().contains(&isa));
+    let Product { tokens, x, weight, transposed, output } = call;
+    weight.check()?;
+    let (input, out) = if transposed { (weight.rows, weight.columns) } else { (weight.columns, weight.rows) };
+    let results = match &output {
+        Output::F32(y) => y.len(),
+        Output::Bf16(y) => y.len(),
+    };
+    if x.len() != tokens * input || results != tokens * out {
+        return Err(format!("{} operands and {results} results for {tokens} rows of {input} and {out}", x.len()));
+    }
+    if transposed && weight.groups.is_some() {
+        return Err("a weight with groups lies by rows of its output".to_string());
+    }
+    let output = SharedOutput::new(output);
+    if transposed {
+        let task = columns::Columns::new(tokens, x, weight, output);
+        // SAFETY: the processor has the instructions; a task writes its own columns.
+        return unsafe { stored::with_form(weight.form, ByColumns { isa, task: &task, for_each }) };
+    }
+    let pairs = isa.has_pairs() && matches!(x, Floats::Bf16(_)) && weight.form.has_pairs();
+    let planes = Planes::of(tokens, x, &weight, pairs);
+    let task = rows::Rows::new(&planes, weight, output);
+    // SAFETY: the processor has the instructions; a task writes its own rows.
+    unsafe { stored::with_form(weight.form, ByRows { isa, task: &task, pairs, for_each }) }
+}
+
+struct ByRows<'a, 'p> {
+    isa: Isa,
+    task: &'a rows::Rows<'p>,
+    /// Whether words are pairs.
+    pairs: bool,
+    for_each: ForEach<'a>,
+}
+
+impl ByRows<'_, '_> {
+    fn run<F: stored::Stored, const PAIRS: bool>(&self) {
+        let task = rows::RowsOf::<F, PAIRS> { rows: self.task, form: std::marker::PhantomData };
+        // SAFETY: whoever made this; a task writes its own rows.
+        unsafe { run(self.isa, &task, self.task.num_tasks(), self.for_each) };
+    }
+}
+
+impl stored::WithForm for ByRows<'_, '_> {
+    unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
+        // A product of pairs is made for forms that have them only.
+        match self.pairs {
+            true if F::HAS_PAIRS => self.run::<F, true>(),
+            true | false => self.run::<F, false>(),
+        }
+        Ok(())
+    }
+}
+
+struct ByColumns<'a, 'p> {
+    isa: Isa,
+    task: &'a columns::Columns<'p>,
+    for_each: ForEach<'a>,
+}
+
+impl stored::WithForm for ByColumns<'_, '_> {
+    unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
+        let task = columns::ColumnsOf::<F> { columns: self.task, form: std::marker::PhantomData };
+        // SAFETY: the caller's.
+        unsafe { run(self.isa, &task, self.task.num_tasks(), self.for_each) };
+        Ok(())
+    }
+}
+
+/// Rows of operands as words, in the order in which the elements of a weight come out of its form.
+struct Planes {
+    tokens: usize,
+    /// `[tokens, width]`, zeros behind the last element: f32, or pairs of bf16.
+    words: Vec<f32>,
+    width: usize,
+    /// `[tokens, groups]`: the sum of each group's operands; of whole vectors, the rest zeros.
+    sums: Vec<f32>,
+    groups: usize,
+}
+
+impl Planes {
+    fn of(tokens: usize, x: Floats<'_>, weight: &Weight<'_>, pairs: bool) -> Planes {
+        let (columns, form) = (weight.columns, weight.form);
+        let padded = columns.next_multiple_of(2 * LANES);
+        let (width, groups) = (if pairs { padded / 2 } else { padded }, weight.num_groups().next_multiple_of(LANES));
+        let mut planes =
+            Planes { tokens, words: vec![0.0; tokens * width], width, sums: vec![0.0; tokens * groups], groups };
+        let mut row = vec![0.0; padded];
+        for t in 0..tokens {
+            x.copy(t * columns, &mut row[..columns]);
+            if let Some(Groups { size, .. }) = weight.groups {
+                let sums = &mut planes.sums[t * groups..][..groups];
+                for (sum, group) in sums.iter_mut().zip(row[..columns].chunks_exact(size)) {
+                    *sum = group.iter().sum();
+                }
+            }
+            let words = &mut planes.words[t * width..][..width];
+            for (i, from) in row.as_chunks::<{ 2 * LANES }>().0.iter().enumerate() {
+                if pairs {
+                    let words = &mut words[i * LANES..][..LANES];
+                    for (l, word) in words.iter_mut().enumerate() {
+                        let [low, high] = [2 * l, 2 * l + 1].map(|at| from[form.pair_element(at)].to_bits());
+                        *word = f32::from_bits((low >> 16) | (high & 0xffff_0000));
+                    }
+                } else {
+                    let words = &mut words[i * 2 * LANES..][..2 * LANES];
+                    for (l, word) in words.iter_mut().enumerate() {
+                        *word = from[if form.is_packed() { l % LANES * 2 + l / LANES } else { l }];
+                    }
+                }
+            }
+        }
+        planes
+    }
+}

@@ -1,0 +1,279 @@
+//! The kernels against sums in f64, with every instruction set of this processor.
+
+use super::*;
+
+/// Numbers below 2^24 without a pattern.
+fn integers(len: usize, seed: u64) -> Vec<u32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as u32
+    })
+    .take(len)
+    .collect()
+}
+
+/// Numbers between -1 and 1 without a pattern.
+fn numbers(len: usize, seed: u64) -> Vec<f32> {
+    integers(len, seed).into_iter().map(|x| x as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// Floats of some type, and what they are.
+struct Stored {
+    f32: Vec<f32>,
+    bf16: Vec<bf16>,
+    f16: Vec<f16>,
+    kind: Form,
+}
+
+impl Stored {
+    fn new(kind: Form, values: Vec<f32>) -> Stored {
+        let bf16 = values.iter().map(|&x| bf16::from_f32(x)).collect();
+        let f16 = values.iter().map(|&x| f16::from_f32(x)).collect();
+        Stored { f32: values, bf16, f16, kind }
+    }
+
+    fn floats(&self) -> Floats<'_> {
+        match self.kind {
+            Form::Bf16 => Floats::Bf16(&self.bf16),
+            Form::F16 => Floats::F16(&self.f16),
+            Form::F32 | Form::I8 | Form::U8 | Form::U4 | Form::I4 => Floats::F32(&self.f32),
+        }
+    }
+
+    fn f64(&self, i: usize) -> f64 {
+        f64::from(self.floats().get(i))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self.kind {
+            Form::Bf16 => self.bf16.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Form::F16 => self.f16.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Form::F32 | Form::I8 | Form::U8 | Form::U4 | Form::I4 => {
+                self.f32.iter().flat_map(|x| x.to_le_bytes()).collect()
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Offsets {
+    None,
+    Zeros,
+    Biases,
+}
+
+/// What a product has besides its sizes.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    form: Form,
+    /// Columns in a group; 0 for a weight of floats.
+    group: usize,
+    /// The type of scales and biases.
+    scales: Form,
+    offsets: Offsets,
+    transposed: bool,
+}
+
+const PLAIN: Case = Case { form: Form::F32, group: 0, scales: Form::F32, offsets: Offsets::None, transposed: false };
+
+/// The elements' codes, and what the weight is made of.
+struct Parts {
+    bytes: Vec<u8>,
+    scales: Stored,
+    zeros: Vec<u8>,
+    biases: Stored,
+    /// The elements, row-major.
+    values: Vec<f64>,
+}
+
+fn parts(case: Case, [rows, columns]: [usize; 2]) -> Parts {
+    let len = rows * columns;
+    let num_groups = if case.group == 0 { 0 } else { len / case.group };
+    let scales = Stored::new(case.scales, numbers(num_groups, 5));
+    let biases = Stored::new(case.scales, numbers(num_groups, 6));
+    let bits = integers(len, 7);
+    let limit = if case.form.is_packed() { 15 } else { 255 };
+    let zeros: Vec<u8> = integers(num_groups, 8).iter().map(|x| (x & limit) as u8).collect();
+    let (bytes, codes): (Vec<u8>, Vec<f64>) = match case.form {
+        Form::I8 => (bits.iter().map(|&x| x as u8).collect(), bits.iter().map(|&x| f64::from(x as u8 as i8)).collect()),
+        Form::U8 => (bits.iter().map(|&x| x as u8).collect(), bits.iter().map(|&x| f64::from(x as u8)).collect()),
+        Form::U4 | Form::I4 => {
+            let center = if case.form == Form::I4 { 8.0 } else { 0.0 };
+            let nibbles: Vec<u8> = bits.iter().map(|&x| (x & 15) as u8).collect();
+            let bytes = nibbles.chunks(2).map(|pair| pair[0] | (pair[1] << 4)).collect();
+            (bytes, nibbles.iter().map(|&x| f64::from(x) - center).collect())
+        }
+        Form::F32 | Form::Bf16 | Form::F16 => {
+            let stored = Stored::new(case.form, numbers(len, 9));
+            (stored.bytes(), (0..len).map(|i| stored.f64(i)).collect())
+        }
+    };
+    let value = |(i, code): (usize, &f64)| match (case.group, case.offsets) {
+        (0, _) => *code,
+        (group, Offsets::None) => scales.f64(i / group) * code,
+        (group, Offsets::Zeros) => scales.f64(i / group) * (code - f64::from(zeros[i / group])),
+        (group, Offsets::Biases) => scales.f64(i / group) * code + biases.f64(i / group),
+    };
+    let values = codes.iter().enumerate().map(value).collect();
+    Parts { bytes, scales, zeros, biases, values }
+}
+
+impl Parts {
+    fn weight(&self, case: Case, [rows, columns]: [usize; 2]) -> Weight<'_> {
+        let offset = match case.offsets {
+            Offsets::None => Offset::None,
+            Offsets::Zeros => Offset::Zeros(&self.zeros),
+            Offsets::Biases => Offset::Biases(self.biases.floats()),
+        };
+        let groups = Groups { size: case.group, scales: self.scales.floats(), offset };
+        let groups = (case.group > 0).then_some(groups);
+        Weight { rows, columns, form: case.form, bytes: &self.bytes, groups }
+    }
+}
+
+/// In reverse, which is as good an order as any.
+fn for_each(number: usize, f: &(dyn Fn(usize) + Sync)) {
+    (0..number).rev().for_each(f);
+}
+
+/// A product with a weight of this shape and so many rows of operands: right, and each row what it is alone.
+#[track_caller]
+fn check(case: Case, shape: [usize; 2], tokens: usize) {
+    let parts = parts(case, shape);
+    let [input, out] = if case.transposed { shape } else { [shape[1], shape[0]] };
+    let x = Stored::new(Form::Bf16, numbers(tokens * input, 3));
+    let element =
+        |o: usize, i: usize| if case.transposed { parts.values[i * out + o] } else { parts.values[o * input + i] };
+    let expected: Vec<f64> = (0..tokens * out)
+        .map(|at| (0..input).map(|i| x.f64(at / out * input + i) * element(at % out, i)).sum())
+        .collect();
+    // What an element would be if no two terms had opposite signs: rounding is relative to that.
+    let size = |x: f64| x.abs();
+    let scale = (0..tokens * out)
+        .map(|at| (0..input).map(|i| size(x.f64(at / out * input + i)) * size(element(at % out, i))).sum())
+        .fold(1e-3, |m: f64, x: f64| m.max(x));
+    for isa in Isa::available() {
+        let run = |tokens: usize, x: &[bf16], y: &mut [f32]| {
+            let product = Product {
+                tokens,
+                x: Floats::Bf16(x),
+                weight: parts.weight(case, shape),
+                transposed: case.transposed,
+                output: Output::F32(y),
+            };
+            super::product(isa, product, &for_each).unwrap();
+        };
+        let mut y = vec![f32::NAN; tokens * out];
+        run(tokens, &x.bf16, &mut y);
+        let error = y.iter().zip(&expected).map(|(y, e)| (f64::from(*y) - e).abs());
+        let error = error.fold(0.0, |m: f64, x| if x <= m { m } else { x }) / scale;
+        assert!(error < 2e-6, "{isa:?}: {error:.1e} off with {tokens} rows of {shape:?}, {case:?}");
+        let mut alone = vec![f32::NAN; tokens * out];
+        for (x, y) in x.bf16.chunks(input).zip(alone.chunks_mut(out)) {
+            run(1, x, y);
+        }
+        assert_eq!(y, alone, "{isa:?}: rows depend on each other: {tokens} of {shape:?}, {case:?}");
+    }
+}
+
+#[test]
+fn weights_of_floats() {
+    for form in [Form::F32, Form::Bf16, Form::F16] {
+        for transposed in [false, true] {
+            let case = Case { form, transposed, ..PLAIN };
+            for tokens in [1, 2, 3, 4, 5, 8] {
+                check(case, [37, 80], tokens);
+            }
+            // Less than a vector, ends that are no whole vector, and several tasks.
+            for shape in [[1, 1], [3, 15], [17, 33], [301, 700], [700, 301]] {
+                check(case, shape, 1);
+                check(case, shape, 3);
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_of_codes() {
+    for form in [Form::I8, Form::U8, Form::I4, Form::U4] {
+        for (scales, offsets) in [
+            (Form::F32, Offsets::None),
+            (Form::Bf16, Offsets::Zeros),
+            (Form::F16, Offsets::Biases),
+            (Form::F32, Offsets::Biases),
+        ] {
+            for group in [32, 64, 128] {
+                let case = Case { form, group, scales, offsets, transposed: false };
+                for tokens in [1, 2, 3, 4, 7, 8] {
+                    check(case, [13, 384], tokens);
+                }
+                // Fewer than sixteen groups, more, and several tasks.
+                check(case, [6, 128], 1);
+                check(case, [5, 2560], 2);
+                check(case, [260, 1152], 1);
+            }
+        }
+    }
+    check(Case { form: Form::I8, group: 16, ..PLAIN }, [9, 592], 2);
+}
+
+#[test]
+fn dequantized() {
+    for form in [Form::I8, Form::U8, Form::I4, Form::U4] {
+        for offsets in [Offsets::None, Offsets::Zeros, Offsets::Biases] {
+            let case = Case { form, group: 64, scales: Form::Bf16, offsets, transposed: false };
+            let shape = [150, 640];
+            let parts = parts(case, shape);
+            for isa in Isa::available() {
+                let mut y = vec![f32::NAN; shape[0] * shape[1]];
+                dequantize(isa, parts.weight(case, shape), Output::F32(&mut y), &for_each).unwrap();
+                let mut narrow = vec![bf16::NAN; y.len()];
+                dequantize(isa, parts.weight(case, shape), Output::Bf16(&mut narrow), &for_each).unwrap();
+                for ((y, narrow), exact) in y.iter().zip(&narrow).zip(&parts.values) {
+                    assert!(
+                        (f64::from(*y) - exact).abs() <= 2e-7 * (exact.abs() + 1.0),
+                        "{isa:?}: {y}, {exact}, {case:?}"
+                    );
+                    assert_eq!(*narrow, bf16::from_f32(*y), "{isa:?}, {case:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_f16() {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    for isa in Isa::available() {
+        let mut y = vec![0.0; all.len()];
+        // A column of all of them, times one.
+        let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let weight = Weight { rows: all.len(), columns: 1, form: Form::F16, bytes: &bytes, groups: None };
+        let product =
+            Product { tokens: 1, x: Floats::F32(&[1.0]), weight, transposed: false, output: Output::F32(&mut y) };
+        super::product(isa, product, &for_each).unwrap();
+        for (x, y) in all.iter().zip(&y) {
+            assert!(x.to_f32() == *y || x.is_nan() && y.is_nan(), "{isa:?}: {x:?} became {y}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let (bytes, scales) = (vec![0u8; 64], vec![1.0f32; 4]);
+    let groups = |size, scales| Some(Groups { size, scales: Floats::F32(scales), offset: Offset::None });
+    for (rows, columns, form, groups) in [
+        (2, 64, Form::I8, groups(32, &scales)),
+        (2, 64, Form::U4, None),
+        (2, 64, Form::U4, groups(16, &scales)),
+        (2, 64, Form::U4, groups(0, &scales)),
+        (2, 64, Form::U4, groups(48, &scales)),
+        (2, 64, Form::U4, groups(64, &scales)),
+    ] {
+        assert!(Weight { rows, columns, form, bytes: &bytes, groups }.check().is_err(), "{rows} {columns} {form:?}");
+    }
+    Weight { rows: 2, columns: 64, form: Form::U4, bytes: &bytes, groups: groups(32, &scales) }.check().unwrap();
+}

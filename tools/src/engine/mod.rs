@@ -1,0 +1,464 @@
+//! Continuing texts with a model: prompts go in, tokens come out one by one, several texts side by side.
+//!
+//! An [`Engine`] has a cache of keys and values with a row, a *slot*, for each text. [`Engine::add`] runs a prompt through
+//! the model in chunks and draws the first token; every [`Engine::step`] draws the next token of all texts at once. Programs
+//! are compiled for sizes in buckets, powers of two of the prompt's chunk and of the positions that are looked at, so that
+//! nothing is compiled while tokens are generated once the sizes were used ([`Engine::prepare`] uses all of them).
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//!
+//! use lmc::engine::{Engine, EngineOptions, Request, Sampling};
+//! use lmc::{LoadOptions, load};
+//!
+//! # fn main() -> lmc::Result<()> {
+//! let model = Arc::new(load(Path::new("Qwen3-0.6B"), &LoadOptions::default())?);
+//! let mut engine = Engine::new(Arc::clone(&model), &EngineOptions::default())?;
+//! let prompt = model.tokenizer()?.encode("The capital of France is")?;
+//! engine.add(Request { prompt, max_tokens: 20, sampling: Sampling::greedy(), ..Request::default() })?;
+//! while engine.is_busy() {
+//!     for emitted in engine.step()? {
+//!         println!("{}", emitted.token);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod generate;
+mod options;
+mod request;
+mod slots;
+pub mod text;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use lmc_graph::{DType, Literal, TensorType};
+use lmc_models::Precision;
+use lmc_models::inference::{CacheShape, LIKELIEST, Step};
+
+use crate::device::{Argument, Buffer, run_error};
+use crate::error::{Error, Result};
+use crate::memory::size;
+use crate::pretrained::{Model, ProgramKey};
+
+pub use generate::{Completion, Generation, Piece};
+pub use options::{EngineOptions, Figures};
+pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId};
+use slots::{Slot, Slots};
+pub use text::StopStrings;
+
+const _: () = assert!(MOST_LOGPROBS == LIKELIEST, "as many are told as may be asked for");
+
+/// Tensors at the beginning of the state that a step only reads.
+const READ_ONLY: usize = 2;
+
+/// The most tokens of a prompt that go through the model at a time.
+const CHUNK: usize = 512;
+
+/// The fewest that a program is compiled for.
+const SMALLEST_CHUNK: usize = 16;
+
+/// The fewest positions that a program looks at.
+const SMALLEST_VISIBLE: usize = 256;
+
+/// A batch of texts that a model continues.
+pub struct Engine {
+    model: Arc<Model>,
+    cache: CacheShape,
+    slots: Slots,
+    /// What programs take over from each other: `in_prompt` and `bias`, which steps only read, counts of generated tokens,
+    /// keys and values of each layer. Shorter after a failure.
+    state: Vec<Buffer>,
+    /// How many those are.
+    state_len: usize,
+    /// The zeros that stand for no biases.
+    no_bias: Buffer,
+    /// Settings of all slots on the device, as long as they are what they were.
+    settings: Option<[Buffer; 3]>,
+    /// First tokens that were not handed out yet.
+    pending: Vec<Emitted>,
+    launch_tokens: usize,
+    figures: Figures,
+}
+
+/// What a program drew, on the host: `N S` each, and `N S L`.
+struct Drawn {
+    tokens: Vec<i32>,
+    log_probs: Vec<f32>,
+    likeliest: Option<(Vec<i32>, Vec<f32>)>,
+}
+
+impl Engine {
+    /// An engine without texts, with its cache on the device.
+    ///
+    /// # Errors
+    /// If the context that is asked for is longer than the model takes or does not fit the budget, there are no slots, or the
+    /// device is out of memory.
+    pub fn new(model: Arc<Model>, options: &EngineOptions) -> Result<Engine> {
+        let cache = cache_shape(&model, options)?;
+        let slots = options.slots;
+        if options.launch_tokens == 0 || options.launch_tokens > cache.context {
+            return Err(Error::input(format!(
+                "tokens of a launch are from 1 to the context of {}, found {}",
+                cache.context, options.launch_tokens
+            )));
+        }
+        let vocab = model.architecture().vocab_size();
+        let zeros = |ty| model.device().buffer(&Literal::zeros(ty));
+        let counts = |dtype| zeros(TensorType::new(dtype, [slots, vocab]));
+        let mut state = vec![counts(DType::Bool)?, counts(DType::F32)?, counts(DType::I32)?];
+        for layer in model.architecture().layers() {
+            state.extend([zeros(cache.ty(&layer))?, zeros(cache.ty(&layer))?]);
+        }
+        let figures = Figures {
+            cache_bytes: cache.num_bytes(&model.architecture().layers()) as u64,
+            weight_bytes: model.weight_bytes(),
+            ..Figures::default()
+        };
+        let no_bias = zeros(TensorType::new(DType::F32, [1, vocab]))?;
+        Ok(Engine {
+            slots: Slots::new(slots),
+            model,
+            cache,
+            state_len: state.len(),
+            state,
+            no_bias,
+            settings: None,
+            pending: Vec::new(),
+            launch_tokens: options.launch_tokens,
+            figures,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The longest text, prompt and generated tokens together.
+    pub fn max_context(&self) -> usize {
+        self.cache.context
+    }
+
+    /// How many more texts can be added.
+    pub fn free_slots(&self) -> usize {
+        self.slots.free()
+    }
+
+    /// Whether there are texts to be continued, or tokens to be handed out.
+    pub fn is_busy(&self) -> bool {
+        !self.pending.is_empty() || self.slots.is_busy()
+    }
+
+    /// What was measured so far.
+    pub fn figures(&self) -> Figures {
+        let (compilations, peak_memory_bytes) = (self.model.compilations(), self.model.peak_memory_bytes());
+        Figures { compilations, peak_memory_bytes, ..self.figures.clone() }
+    }
+
+    /// Compiles every program that a text of any length may need.
+    ///
+    /// # Errors
+    /// If XLA refuses one.
+    pub fn prepare(&self) -> Result<()> {
+        let mut tokens = SMALLEST_CHUNK.min(self.cache.chunk);
+        loop {
+            self.program(Step::Prefill { tokens, is_first: true, visible: 0 })?;
+            if tokens == self.cache.chunk {
+                break;
+            }
+            tokens = (2 * tokens).min(self.cache.chunk);
+        }
+        let mut needed = 1;
+        loop {
+            let visible = self.visible(needed);
+            self.program(Step::Decode { tokens: 1, visible })?;
+            if self.launch_tokens > 1 {
+                self.program(Step::Decode { tokens: self.launch_tokens, visible })?;
+            }
+            if visible > self.cache.chunk {
+                self.program(Step::Prefill { tokens: self.cache.chunk, is_first: false, visible })?;
+            }
+            if visible == self.cache.rows(None) {
+                return Ok(());
+            }
+            needed = visible + 1;
+        }
+    }
+
+    /// Takes a text: runs its prompt through the model and draws its first token, which the next [`Engine::step`] hands out.
+    ///
+    /// # Errors
+    /// If no slot is free, the prompt is empty, as long as the context or has a token that the model has not, a setting is
+    /// none that a distribution has, or the device fails.
+    pub fn add(&mut self, request: Request) -> Result<SlotId> {
+        let begin = Instant::now();
+        self.check(&request)?;
+        let Some(index) = self.slots.first_free() else {
+            return Err(Error::run(format!("all {} slots are taken", self.cache.slots)));
+        };
+        let context = self.cache.context;
+        let prompt_len = request.prompt.len();
+        let chunks: Vec<&[u32]> = request.prompt.chunks(self.cache.chunk).collect();
+        let slot = Slot::new(&request, context);
+        let settings = slot.settings();
+        let wants_likeliest = request.logprobs.is_some_and(|count| count > 0);
+        let mut drawn = None;
+        for (i, tokens) in chunks.iter().enumerate() {
+            let is_last = i + 1 == chunks.len();
+            drawn = Some(self.prefill(
+                index,
+                i * self.cache.chunk,
+                tokens,
+                &request,
+                &settings,
+                wants_likeliest && is_last,
+            )?);
+        }
+        let Some(drawn) = drawn else { return Err(Error::input("a prompt has at least one token")) };
+        self.slots.put(index, slot);
+        self.settings = None;
+        self.emit_to_pending(index, &drawn);
+        self.figures.prefill_tokens += prompt_len as u64;
+        self.figures.prefill_time += begin.elapsed();
+        self.figures.time_to_first_token = begin.elapsed();
+        Ok(SlotId(index))
+    }
+
+    /// Draws the next tokens of all texts and hands them out: one of each text, or several, in order, where a launch takes
+    /// several. A text whose last token is among them has left its slot. First tokens of texts that were added since are
+    /// handed out alone, at once.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn step(&mut self) -> Result<Vec<Emitted>> {
+        if !self.pending.is_empty() || !self.slots.is_busy() {
+            return Ok(std::mem::take(&mut self.pending));
+        }
+        let begin = Instant::now();
+        let end = self.slots.longest() + 1;
+        let steps = if end + self.launch_tokens <= self.cache.context { self.launch_tokens } else { 1 };
+        let visible = self.visible(end + steps - 1);
+        let drawn = self.decode(steps, visible)?;
+        let mut emitted = Vec::new();
+        for step in 0..steps {
+            for index in self.slots.busy() {
+                emitted.extend(self.emit(index, &drawn, step * self.cache.slots + index));
+            }
+        }
+        self.figures.decode_tokens += emitted.len() as u64;
+        self.figures.decode_time += begin.elapsed();
+        Ok(emitted)
+    }
+
+    /// Ends a text before its time. A slot that is free stays so.
+    pub fn cancel(&mut self, slot: SlotId) {
+        self.slots.clear(slot.0);
+        self.pending.retain(|emitted| emitted.slot != slot);
+        self.settings = None;
+    }
+
+    fn check(&self, request: &Request) -> Result<()> {
+        let Request { prompt, sampling, max_tokens, logprobs, .. } = request;
+        self.model.check_tokens(prompt)?;
+        sampling.validate(self.model.architecture().vocab_size())?;
+        if *max_tokens == 0 {
+            return Err(Error::input("at least one token is generated, found max_tokens = 0"));
+        }
+        if let Some(count) = logprobs.filter(|&count| count > MOST_LOGPROBS) {
+            return Err(Error::input(format!("at most {MOST_LOGPROBS} likeliest tokens are told, found {count}")));
+        }
+        if prompt.len() >= self.cache.context {
+            return Err(Error::input(format!(
+                "the prompt has {} tokens, and the context is {}: shorten it, or take a longer context",
+                prompt.len(),
+                self.cache.context
+            )));
+        }
+        Ok(())
+    }
+
+    /// The positions that a program looks at, so that `needed` of them are among them.
+    fn visible(&self, needed: usize) -> usize {
+        needed.next_power_of_two().max(SMALLEST_VISIBLE).min(self.cache.rows(None))
+    }
+
+    fn program(&self, step: Step) -> Result<Arc<crate::pretrained::ModelProgram>> {
+        self.model.program(&ProgramKey::Step(self.cache, step))
+    }
+
+    /// Takes a chunk of a prompt, and draws what comes behind it.
+    fn prefill(
+        &mut self,
+        slot: usize,
+        start: usize,
+        tokens: &[u32],
+        request: &Request,
+        settings: &slots::Settings,
+        wants_likeliest: bool,
+    ) -> Result<Drawn> {
+        let chunk = self.cache.chunk;
+        let step = match start {
+            0 => {
+                let smallest = SMALLEST_CHUNK.min(chunk);
+                let tokens = tokens.len().next_power_of_two().clamp(smallest, chunk);
+                Step::Prefill { tokens, is_first: true, visible: 0 }
+            }
+            _ => Step::Prefill { tokens: chunk, is_first: false, visible: self.visible(start + chunk) },
+        };
+        let Step::Prefill { tokens: padded, .. } = step else { unreachable!("it is a prefill") };
+        let program = self.program(step)?;
+        let padding = std::iter::repeat_n(0, padded - tokens.len());
+        let ids: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).chain(padding).collect();
+        let device = self.model.device();
+        let scalar = |number: usize| device.buffer(&Literal::scalar(number as i32));
+        let [numbers, top_k, seed] = settings.buffers(device)?;
+        let bias = match request.sampling.logit_bias.as_slice() {
+            [] => None,
+            biases => {
+                let mut row = vec![0_f32; self.model.architecture().vocab_size()];
+                biases.iter().for_each(|&(token, bias)| row[token as usize] += bias);
+                Some(device.buffer(&Literal::new([1, row.len()], &row))?)
+            }
+        };
+        let tokens_buffer = device.buffer(&Literal::new([1, padded], &ids))?;
+        let wants = device.buffer(&Literal::scalar(wants_likeliest))?;
+        let state = taken(&mut self.state, self.state_len)?;
+        let mut arguments: Vec<Argument<'_>> =
+            [tokens_buffer, scalar(slot)?, scalar(start)?, scalar(tokens.len())?, numbers, top_k, seed, wants]
+                .into_iter()
+                .map(Argument::Donate)
+                .collect();
+        arguments.push(Argument::Keep(bias.as_ref().unwrap_or(&self.no_bias)));
+        arguments.extend(state.into_iter().map(Argument::Donate));
+        let mut results = self.model.execute(&program, arguments)?;
+        let drawn = results.split_off(self.state_len);
+        self.state = results;
+        Drawn::read(&drawn, wants_likeliest)
+    }
+
+    /// Takes `steps` tokens of every text.
+    fn decode(&mut self, steps: usize, visible: usize) -> Result<Drawn> {
+        let program = self.program(Step::Decode { tokens: steps, visible })?;
+        let device = self.model.device();
+        let count = self.cache.slots;
+        let (tokens, positions) = self.slots.tokens_and_positions();
+        let wants_likeliest = self.slots.want_likeliest();
+        let settings = match self.settings.take() {
+            Some(settings) => settings,
+            None => self.slots.settings().buffers(device)?,
+        };
+        let inputs = [
+            device.buffer(&Literal::new([count], &tokens))?,
+            device.buffer(&Literal::new([count], &positions))?,
+            device.buffer(&Literal::scalar(wants_likeliest))?,
+        ];
+        let [tokens, positions, wants] = &inputs;
+        let [numbers, top_k, seed] = &settings;
+        let mut state = taken(&mut self.state, self.state_len)?;
+        let changing = state.split_off(READ_ONLY);
+        let kept = [tokens, positions, numbers, top_k, seed, wants].into_iter().chain(&state).map(Argument::Keep);
+        let arguments = kept.chain(changing.into_iter().map(Argument::Donate)).collect();
+        let mut results = self.model.execute(&program, arguments)?;
+        let drawn = results.split_off(self.state_len - READ_ONLY);
+        state.extend(results);
+        self.state = state;
+        self.settings = Some(settings);
+        Drawn::read(&drawn, wants_likeliest)
+    }
+
+    fn emit_to_pending(&mut self, index: usize, drawn: &Drawn) {
+        let emitted = self.emit(index, drawn, 0);
+        self.pending.extend(emitted);
+    }
+
+    /// The token at `place` of what was drawn, for the text in a slot, which it may end.
+    fn emit(&mut self, index: usize, drawn: &Drawn, place: usize) -> Option<Emitted> {
+        let slot = self.slots.get_mut(index)?;
+        let token = drawn.tokens[place].cast_unsigned();
+        let logprobs = slot.logprobs.map(|count| {
+            let likeliest = drawn.likeliest.as_ref().map(|(ids, log_probs)| {
+                let width = ids.len() / drawn.tokens.len();
+                let row = place * width..(place + 1) * width;
+                let pairs = ids[row.clone()].iter().zip(&log_probs[row]);
+                pairs.take(count).map(|(id, &log_prob)| (id.cast_unsigned(), log_prob)).collect()
+            });
+            Logprobs { token: drawn.log_probs[place], likeliest: likeliest.unwrap_or_default() }
+        });
+        let finished = slot.take(token);
+        if finished.is_some() {
+            self.slots.clear(index);
+            self.settings = None;
+        }
+        Some(Emitted { slot: SlotId(index), token, logprobs, finished })
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("model", &self.model).field("cache", &self.cache).finish_non_exhaustive()
+    }
+}
+
+impl Drawn {
+    fn read(buffers: &[Buffer], wants_likeliest: bool) -> Result<Drawn> {
+        let read = |buffer: &Buffer| buffer.to_literal().map_err(run_error);
+        let (tokens, log_probs) = (read(&buffers[0])?.elements(), read(&buffers[1])?.elements());
+        let likeliest = match wants_likeliest {
+            true => Some((read(&buffers[2])?.elements(), read(&buffers[3])?.elements())),
+            false => None,
+        };
+        Ok(Drawn { tokens, log_probs, likeliest })
+    }
+}
+
+/// The state, for a program that gives it back. What fails on the way leaves none.
+fn taken(state: &mut Vec<Buffer>, state_len: usize) -> Result<Vec<Buffer>> {
+    let state = std::mem::take(state);
+    if state.len() == state_len {
+        return Ok(state);
+    }
+    Err(Error::run("the engine has failed before, and its texts are lost: make another one"))
+}
+
+/// The sizes of the cache that the options ask for.
+fn cache_shape(model: &Model, options: &EngineOptions) -> Result<CacheShape> {
+    let EngineOptions { max_context, slots, cache_budget, .. } = *options;
+    if slots == 0 || slots > 1 << 12 {
+        return Err(Error::input(format!("an engine has from 1 to 4096 slots, found {slots}")));
+    }
+    let architecture = model.architecture();
+    let longest = architecture.max_context().unwrap_or(usize::MAX);
+    let context = max_context.unwrap_or(longest.min(EngineOptions::DEFAULT_CONTEXT));
+    if context < 2 || context > longest.min(1 << 24) {
+        return Err(Error::input(format!(
+            "a context is from 2 to {} tokens for this model, found {context}",
+            longest.min(1 << 24)
+        )));
+    }
+    let dtype = match model.precision() {
+        Precision::Float32 => DType::F32,
+        Precision::BFloat16 => DType::BF16,
+    };
+    let shape = |context: usize| {
+        let chunk = options.chunk.unwrap_or(CHUNK).next_power_of_two().min(context.next_power_of_two());
+        CacheShape { slots, context, chunk, dtype }
+    };
+    let layers = architecture.layers();
+    let bytes = |context: usize| shape(context).num_bytes(&layers) as u64;
+    let Some(budget) = cache_budget.filter(|&budget| bytes(context) > budget) else { return Ok(shape(context)) };
+    let shorter = std::iter::successors(Some(context / 2), |context| Some(context / 2));
+    let fitting = shorter.take_while(|&context| context >= SMALLEST_CHUNK).find(|&context| bytes(context) <= budget);
+    match fitting.filter(|_| max_context.is_none()) {
+        Some(context) => Ok(shape(context)),
+        None => Err(Error::input(format!(
+            "the cache of {slots} texts of {context} tokens takes {}, and the budget is {}: take fewer slots, or a shorter \
+             context",
+            size(bytes(context).into()),
+            size(budget.into())
+        ))),
+    }
+}

@@ -1,0 +1,71 @@
+//! How large an engine is, and what it measured.
+
+use std::time::Duration;
+
+/// The sizes of an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The longest text, prompt and generated tokens together; `None` takes the model's, at most
+    /// [`EngineOptions::DEFAULT_CONTEXT`].
+    pub max_context: Option<usize>,
+    /// Texts that are generated side by side.
+    pub slots: usize,
+    /// Bytes that the cache of keys and values may take; `None` is no limit. A context that was not asked for is made
+    /// shorter to fit; one that was is refused if it does not fit.
+    pub cache_budget: Option<u64>,
+    /// Tokens of every text that a launch draws; more than one are faster where a launch takes longer than a token of the
+    /// model, and come all at once.
+    pub launch_tokens: usize,
+    /// The most tokens of a prompt that are taken at a time, a power of two; `None` is 512.
+    pub chunk: Option<usize>,
+}
+
+impl EngineOptions {
+    /// The context of a model that takes longer ones, where none is asked for.
+    pub const DEFAULT_CONTEXT: usize = 4096;
+}
+
+impl Default for EngineOptions {
+    fn default() -> EngineOptions {
+        EngineOptions { max_context: None, slots: 1, cache_budget: None, launch_tokens: 1, chunk: None }
+    }
+}
+
+/// What an engine measured since it was made.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Tokens of prompts that went through the model.
+    pub prefill_tokens: u64,
+    /// The time that took.
+    pub prefill_time: Duration,
+    /// Tokens that were generated after the first of each text.
+    pub decode_tokens: u64,
+    /// The time that took.
+    pub decode_time: Duration,
+    /// From the call that added the latest text to its first token.
+    pub time_to_first_token: Duration,
+    /// Programs that were compiled or loaded from the compile cache; nothing while generating once all sizes were used.
+    pub compilations: u64,
+    /// Bytes of the cache of keys and values on the device.
+    pub cache_bytes: u64,
+    /// Bytes of the weights on the device.
+    pub weight_bytes: u64,
+    /// The most memory taken so far: the allocator's on a GPU, the process's on the CPU; `None` where it is not known.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+impl Figures {
+    /// Tokens of prompts a second.
+    pub fn prefill_rate(&self) -> f64 {
+        rate(self.prefill_tokens, self.prefill_time)
+    }
+
+    /// Generated tokens a second, of all texts together.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_tokens, self.decode_time)
+    }
+}
+
+fn rate(tokens: u64, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { tokens as f64 / time.as_secs_f64() }
+}
