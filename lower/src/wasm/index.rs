@@ -169,7 +169,7 @@ pub(super) fn scatter(s: &mut Schedule<'_>, op: &Scatter, x: &[ValueId], home: &
     let store = Store { value, address, dtype: ty.dtype, guard };
     // An operand without elements takes no updates.
     let empty = ty.num_elements() == 0;
-    let put = (!empty).then(|| Work::Nest(Nest { dag: e.dag, reduction: None, store, independent_from }));
+    let put = (!empty).then_some(Work::Nest(Nest { dag: e.dag, reduction: None, store, independent_from }));
     std::iter::once(Work::Nest(copy)).chain(put).collect()
 }
 

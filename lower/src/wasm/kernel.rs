@@ -245,24 +245,23 @@ fn split(code: &mut Code, l: Loop, block: usize, pointers: [u32; 3], body: &mut 
         code.set_new(ValType::I32)
     });
     let moving: [u32; 3] = std::array::from_fn(|i| if l.steps[i] == 0 { pointers[i] } else { moving[i] });
-    let advance = |i: &mut InstructionSink<'_>, blocks: i64| {
-        for operand in 0..3 {
-            let by = l.steps[operand] * step * blocks;
+    let advance = |i: &mut InstructionSink<'_>| {
+        for (pointer, by) in moving.into_iter().zip(l.steps.map(|by| by * step)) {
             if by != 0 {
-                i.local_get(moving[operand]).i32_const(by as i32).i32_add().local_set(moving[operand]);
+                i.local_get(pointer).i32_const(by as i32).i32_add().local_set(pointer);
             }
         }
     };
     if count == 1 {
         body(code, moving, block);
         if rest > 0 {
-            advance(&mut code.i(), 1);
+            advance(&mut code.i());
         }
     } else if count > 1 {
         let variable = code.local(ValType::I32);
         code.begin_for(variable, 0);
         body(code, moving, block);
-        advance(&mut code.i(), 1);
+        advance(&mut code.i());
         code.end_for(variable, count, 1);
     }
     if rest > 0 {

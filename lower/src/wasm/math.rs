@@ -161,7 +161,7 @@ impl Lanes<'_> {
         self.code.i().local_get(x).local_get(x);
         self.mul();
         let square = self.set(Class::F32);
-        self.polynomial(square, &[-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_83]);
+        self.polynomial(square, &[-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_83]);
         self.code.i().local_get(square);
         self.mul();
         self.code.i().local_get(x);
@@ -303,7 +303,8 @@ impl Lanes<'_> {
         self.and();
         self.shift_left(13);
         self.float_of_bits();
-        self.float(5.192_296_9e33);
+        // 2^112: the exponents' bias is so much smaller.
+        self.float(f32::from_bits((127 + 112) << 23));
         self.mul();
         let finite = self.set(Class::F32);
         // What would be 2^16 is infinite or NaN.
@@ -330,7 +331,7 @@ impl Lanes<'_> {
         let x = self.set(Class::F32);
         self.code.i().local_get(x);
         self.abs();
-        self.float(1.925_929_9e-34);
+        self.float(f32::from_bits((127 - 112) << 23));
         self.mul();
         self.bits_of_float();
         self.shift_right(13);
