@@ -1,4 +1,4 @@
-//! From graph to StableHLO for a target, with a report of how every product and attention lowered.
+//! From graph to StableHLO for a target, with a report of how every product and attention lowered; and to WebAssembly.
 //!
 //! [`lower`] takes a verified function and a [`Target`] and returns StableHLO text in the pretty form, one line an op,
 //! and a [`Report`]. The text parses with any StableHLO consumer and compiles as it is through PJRT.
@@ -37,7 +37,8 @@
 //! [`Target`], and [`gpu`], the GPUs that it may be; `choices`, the target-specific decisions; `stablehlo`, the routing
 //! match; `stablehlo::emitter`, the writer that rules use; the rule files of `stablehlo`, named as the files of ops in
 //! `lmc_graph::ops`, and `stablehlo::cudnn`, the contract of cuDNN's attention; `documents`, how packed rows are told to
-//! it; [`report`]; [`optimized`], what became of it.
+//! it; [`report`]; [`optimized`], what became of it. [`wasm`] is a stage of its own beside all of these, with rule files of
+//! the same names.
 
 mod choices;
 mod documents;

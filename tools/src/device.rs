@@ -158,7 +158,13 @@ impl Device {
             let program = wasm::Program::new(func)?;
             let report = Report { target: self.target.clone(), rows: Vec::new() };
             let (lower_time, outcome) = (start.elapsed(), CacheOutcome::NotStored("it is interpreted".to_owned()));
-            return Ok(Program { code: Code::Wasm(program), report, outcome, elapsed: lower_time, lower_time });
+            return Ok(Program {
+                code: Code::Wasm(Box::new(program)),
+                report,
+                outcome,
+                elapsed: lower_time,
+                lower_time,
+            });
         };
         let lowered = self.lower(func);
         let lower_time = start.elapsed();
@@ -301,7 +307,7 @@ enum Code {
     /// Machine code of a plugin.
     Plugin(Executable),
     /// A module that is interpreted.
-    Wasm(wasm::Program),
+    Wasm(Box<wasm::Program>),
 }
 
 /// A function compiled for a device.

@@ -35,9 +35,10 @@
 //! # Reading order
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
-//! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
-//! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command
-//! line, [`error`] how all of it fails.
+//! to programs), [`tensors`] and [`wasm`] (what programs take, and the interpreter), [`plan`] (what a run will take),
+//! [`checkpoint`] and [`run`] (what is kept) and [`generation`]. [`inspect`] looks inside of what is trained,
+//! [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command line, [`error`] how
+//! all of it fails.
 
 pub mod bench;
 pub mod checkpoint;

@@ -4,6 +4,7 @@ use lmc_graph::DType;
 use lmc_graph::ops::ComparisonDirection;
 use lmc_graph::ops::ComparisonDirection::{Gt, Lt};
 
+use super::expr::is_narrow;
 use super::lanes::{Class, Lanes, Operand, class};
 
 impl Lanes<'_> {
@@ -176,39 +177,35 @@ impl Lanes<'_> {
             (Class::F64, Class::I64) => {
                 self.code.i().i64_reinterpret_f64();
             }
-            (Class::I32, Class::F32) => match to {
-                DType::BF16 => {
-                    self.shift_left(16);
-                    self.float_of_bits();
-                }
-                DType::F16 => self.f16_of_bits(),
-                _ => self.float_of_bits(),
-            },
+            (Class::I32, Class::F32) if is_narrow(to) => self.float_of_narrow_bits(to),
+            (Class::I32, Class::F32) => self.float_of_bits(),
             (Class::F32, Class::I32) => {
-                match from {
-                    DType::BF16 => {
-                        self.bits_of_float();
-                        self.shift_right(16);
-                    }
-                    DType::F16 => self.bits_of_f16(),
-                    _ => self.bits_of_float(),
+                if is_narrow(from) {
+                    self.narrow_bits(from)
+                } else {
+                    self.bits_of_float()
                 }
                 self.wrap(to);
             }
             (Class::F32, Class::F32) if from != to => {
                 // Between the two floats of 16 bits.
                 self.narrow_bits(from);
-                if to == DType::F16 {
-                    self.f16_of_bits();
-                } else {
-                    self.shift_left(16);
-                    self.float_of_bits();
-                }
+                self.float_of_narrow_bits(to);
             }
             // Integers of one width differ in how they are extended.
             (Class::I32, Class::I32) => self.wrap(to),
             (Class::I64, Class::I64) | (Class::F64, Class::F64) | (Class::F32, Class::F32) => {}
             (from, to) => unreachable!("{from:?} and {to:?} differ in width"),
+        }
+    }
+
+    /// The narrow float of the bits on the stack.
+    fn float_of_narrow_bits(&mut self, dtype: DType) {
+        if dtype == DType::F16 {
+            self.f16_of_bits();
+        } else {
+            self.shift_left(16);
+            self.float_of_bits();
         }
     }
 

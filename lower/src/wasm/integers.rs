@@ -156,42 +156,28 @@ impl Lanes<'_> {
     fn divide_i32(&mut self, op: BinaryOp, dtype: DType, x: Operand, y: Operand) {
         let signed = dtype.is_signed_int();
         let (x, y) = (self.local_of(x, Class::I32), self.local_of(y, Class::I32));
-        let special = |lanes: &mut Self| {
-            let mut i = lanes.code.i();
-            if signed {
-                i.local_get(y).i32_const(1).i32_add().i32_const(2).i32_lt_u()
-            } else {
-                i.local_get(y).i32_eqz()
-            };
+        // 1 where y is 0, and 1 where it is -1.
+        self.code.i().local_get(y).i32_eqz();
+        let by_zero = self.set(Class::I32);
+        self.code.i().local_get(y).i32_const(-1).i32_eq().i32_const(i32::from(signed)).i32_and();
+        let by_minus_one = self.set(Class::I32);
+        // The divisor is 1 in both cases.
+        self.code.i().local_get(x).local_get(y).local_get(by_zero).i32_add();
+        self.code.i().local_get(by_minus_one).i32_const(1).i32_shl().i32_add();
+        let mut i = self.code.i();
+        match (op == BinaryOp::Divide, signed) {
+            (true, true) => i.i32_div_s(),
+            (true, false) => i.i32_div_u(),
+            (false, true) => i.i32_rem_s(),
+            (false, false) => i.i32_rem_u(),
         };
-        // For 0 and -1 the divisor is 1.
-        self.code.i().i32_const(1).local_get(y);
-        special(self);
-        self.select();
-        let divisor = self.set(Class::I32);
-        self.code.i().local_get(x).local_get(divisor);
         if op == BinaryOp::Divide {
-            if signed {
-                self.code.i().i32_div_s();
-            } else {
-                self.code.i().i32_div_u();
-            }
-            let quotient = self.set(Class::I32);
-            self.code.i().i32_const(-1).i32_const(0).local_get(x).i32_sub().local_get(y).i32_eqz().select();
-            self.code.i().local_get(quotient);
-            special(self);
-            self.select();
+            // By -1 with the other sign, by 0 with all bits.
+            self.code.i().i32_const(1).local_get(by_minus_one).i32_const(1).i32_shl().i32_sub().i32_mul();
+            self.code.i().i32_const(0).local_get(by_zero).i32_sub().i32_or();
             self.wrap(dtype);
         } else {
-            if signed {
-                self.code.i().i32_rem_s();
-            } else {
-                self.code.i().i32_rem_u();
-            }
-            let rest = self.set(Class::I32);
-            self.code.i().local_get(x).i32_const(0).local_get(y).i32_eqz().select().local_get(rest);
-            special(self);
-            self.select();
+            self.code.i().local_get(x).i32_const(0).local_get(by_zero).i32_sub().i32_and().i32_or();
         }
     }
 
@@ -201,11 +187,14 @@ impl Lanes<'_> {
         if let (Operand::Constant(_, by), true) = (y, self.vector) {
             self.get(x);
             let by = by as i32;
-            return match op {
-                BinaryOp::ShiftLeft => self.shift_left(by),
-                BinaryOp::ShiftRightArithmetic => self.shift_right_signed(by),
-                _ => self.shift_right(by),
-            };
+            if op == BinaryOp::ShiftLeft {
+                self.shift_left(by);
+            } else if op == BinaryOp::ShiftRightArithmetic {
+                self.shift_right_signed(by);
+            } else {
+                self.shift_right(by);
+            }
+            return;
         }
         let (x, y) = (self.local_of(x, Class::I32), self.local_of(y, Class::I32));
         self.code.i().local_get(x);
@@ -220,11 +209,13 @@ impl Lanes<'_> {
         let filled = self.set(Class::I32);
         let mut i = self.code.i();
         i.local_get(filled).local_get(y);
-        match op {
-            BinaryOp::ShiftLeft => i.i32_shl().i32_const(0),
-            BinaryOp::ShiftRightArithmetic => i.i32_shr_s().local_get(filled).i32_const(31).i32_shr_s(),
-            _ => i.i32_shr_u().i32_const(0),
-        };
+        if op == BinaryOp::ShiftLeft {
+            i.i32_shl().i32_const(0);
+        } else if op == BinaryOp::ShiftRightArithmetic {
+            i.i32_shr_s().local_get(filled).i32_const(31).i32_shr_s();
+        } else {
+            i.i32_shr_u().i32_const(0);
+        }
         i.local_get(y).i32_const(bits).i32_lt_u().select();
         self.wrap(dtype);
     }

@@ -90,8 +90,10 @@ both! {
 impl Lanes<'_> {
     /// The type of what is computed in a class.
     pub(super) fn ty(&self, class: Class) -> ValType {
+        if self.vector {
+            return ValType::V128;
+        }
         match class {
-            _ if self.vector => ValType::V128,
             Class::I32 => ValType::I32,
             Class::I64 => ValType::I64,
             Class::F32 => ValType::F32,

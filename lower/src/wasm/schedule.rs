@@ -163,20 +163,24 @@ impl<'f> Schedule<'f> {
                 rest.push((result, target.place.clone()));
             }
         }
-        let mut moves = Vec::new();
+        // What reads them comes before anything is written to them.
+        let (mut direct, mut moves) = (Vec::new(), Vec::new());
         for (result, place) in rest {
             let nest = self.copy(result, &place);
             let reads =
                 |expr: &Expr| matches!(expr, Expr::Load { address, .. } if written.contains(&address.place.buffer));
-            if nest.dag.nodes.iter().any(|node| reads(&node.expr)) {
-                let ty = self.func.ty(result).clone();
-                let between = Place::of(self.buffers.temporary(ty.num_bytes()));
-                let nest = self.copy(result, &between);
-                self.task_of(result, vec![Work::Nest(nest)], &[&between]);
-                moves.push((result, between, place));
-            } else {
-                self.task_of(result, vec![Work::Nest(nest)], &[&place]);
+            if !nest.dag.nodes.iter().any(|node| reads(&node.expr)) {
+                direct.push((result, place));
+                continue;
             }
+            let between = Place::of(self.buffers.temporary(self.func.ty(result).num_bytes()));
+            let nest = self.copy(result, &between);
+            self.task_of(result, vec![Work::Nest(nest)], &[&between]);
+            moves.push((result, between, place));
+        }
+        for (result, place) in direct {
+            let nest = self.copy(result, &place);
+            self.task_of(result, vec![Work::Nest(nest)], &[&place]);
         }
         for (result, between, place) in moves {
             let ty = self.func.ty(result).clone();

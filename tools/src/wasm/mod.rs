@@ -56,6 +56,14 @@ impl Instance {
             return Err(Error::run(format!("slot `{slot}` is {}, found {}", tensor.ty, value.ty())));
         }
         let offset = tensor.offset;
+        self.write_at(offset, value)
+    }
+
+    /// Copies a tensor to an address.
+    ///
+    /// # Errors
+    /// If it is not within the memory.
+    pub fn write_at(&mut self, offset: usize, value: &Literal) -> Result<()> {
         self.memory.write(&mut self.store, offset, value.bytes()).map_err(|error| Error::run(error.to_string()))
     }
 
@@ -98,6 +106,10 @@ fn defect(error: wasmi::Error) -> Error {
 pub struct Program {
     instance: Mutex<Instance>,
     types: Vec<TensorType>,
+    /// The addresses of the parameters.
+    arguments: Vec<usize>,
+    /// The types and addresses of the results.
+    results: Vec<(TensorType, usize)>,
     report: Report,
 }
 
@@ -118,8 +130,14 @@ impl Program {
         });
         let entry = Entry { name: MAIN.to_owned(), func, results: results.collect(), inputs: inputs.clone() };
         let module = lower(&[entry], Mode::Together).map_err(|error| Error::input(error.to_string()))?;
+        let slot = |name: &String| {
+            let tensor = module.layout.tensor(name).expect("every slot of an entry is in the layout");
+            (tensor.ty.clone(), tensor.offset)
+        };
+        let arguments = inputs.iter().map(|name| slot(name).1).collect();
+        let results = module.layout.entries[0].results.iter().map(slot).collect();
         let instance = Mutex::new(Instance::new(&module)?);
-        Ok(Program { instance, types: func.param_types(), report: module.report })
+        Ok(Program { instance, types: func.param_types(), arguments, results, report: module.report })
     }
 
     /// The types of the function's parameters.
@@ -139,15 +157,18 @@ impl Program {
     pub fn execute(&self, arguments: &[Argument<'_>]) -> Result<Vec<Literal>> {
         // After a trap the memory is set anew all the same.
         let mut instance = self.instance.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = instance.layout.entries[0].clone();
-        if arguments.len() != entry.inputs.len() {
-            return Err(Error::run(format!("expected {} arguments, found {}", entry.inputs.len(), arguments.len())));
+        if arguments.len() != self.types.len() {
+            return Err(Error::run(format!("expected {} arguments, found {}", self.types.len(), arguments.len())));
         }
-        for (slot, argument) in entry.inputs.iter().zip(arguments) {
-            instance.write(slot, argument.on_host()?)?;
+        for (i, argument) in arguments.iter().enumerate() {
+            let (value, expected) = (argument.on_host()?, &self.types[i]);
+            if value.ty() != expected {
+                return Err(Error::run(format!("argument {i} is {expected}, found {}", value.ty())));
+            }
+            instance.write_at(self.arguments[i], value)?;
         }
         instance.call(MAIN)?;
-        entry.results.iter().map(|slot| instance.read(slot)).collect()
+        self.results.iter().map(|(ty, offset)| instance.read_at(ty, *offset)).collect()
     }
 }
 
