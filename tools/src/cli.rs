@@ -35,6 +35,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
+    /// Serve a model over HTTP, by OpenAI's protocol
+    Serve(crate::commands::serve::ServeArgs),
     /// Measure the held-out loss of a trained model
     Eval(EvalArgs),
     /// Check a config and its data, and list the parameters, without touching a device
@@ -86,7 +88,10 @@ pub enum Command {
 impl Command {
     /// Whether it computes on a device for long.
     pub fn computes(&self) -> bool {
-        matches!(self, Command::Train(_) | Command::Generate(_) | Command::Eval(_) | Command::Bench(_))
+        matches!(
+            self,
+            Command::Train(_) | Command::Generate(_) | Command::Serve(_) | Command::Eval(_) | Command::Bench(_)
+        )
     }
 }
 

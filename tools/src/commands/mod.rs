@@ -18,6 +18,7 @@ mod plugin;
 pub(crate) mod profile;
 mod report;
 pub(crate) mod saved;
+pub(crate) mod serve;
 mod tokenize;
 mod tokenizer;
 mod train;
@@ -56,6 +57,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

@@ -33,7 +33,7 @@ pub struct Generation<'e> {
     engine: &'e mut Engine,
     slot: Option<SlotId>,
     waiting: std::collections::VecDeque<Piece>,
-    stream: Option<TextStream<'e>>,
+    stream: Option<TextStream<&'e crate::tokenizer::Tokenizer>>,
 }
 
 impl Engine {
@@ -110,7 +110,7 @@ impl Iterator for Generation<'_> {
                     self.stream.as_mut().map(|stream| stream.push(emitted.token.cast_signed())).unwrap_or_default();
                 if emitted.finished.is_some() {
                     self.slot = None;
-                    text += &self.stream.take().map(TextStream::finish).unwrap_or_default();
+                    text += &self.stream.take().map(|mut stream| stream.finish()).unwrap_or_default();
                 }
                 self.waiting.push_back(Piece { token: emitted.token, text, finished: emitted.finished });
             }

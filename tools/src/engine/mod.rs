@@ -30,9 +30,9 @@ mod generate;
 mod options;
 mod request;
 mod slots;
-pub mod text;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -144,6 +144,11 @@ impl Engine {
     /// The longest text, prompt and generated tokens together.
     pub fn max_context(&self) -> usize {
         self.cache.context
+    }
+
+    /// How many texts there can be at once.
+    pub fn slots(&self) -> usize {
+        self.cache.slots
     }
 
     /// How many more texts can be added.

@@ -158,6 +158,12 @@ impl Queue {
         }
     }
 
+    /// Puts back what was taken, oldest first.
+    pub(super) fn put_back(&self, work: impl DoubleEndedIterator<Item = Work>) {
+        let mut state = self.lock();
+        work.rev().for_each(|work| state.waiting.push_front(work));
+    }
+
     /// Takes no more work.
     pub(super) fn close(&self) {
         self.lock().closed = true;

@@ -62,7 +62,7 @@ impl Common {
             return Err(ApiError::no_such_model(&asked, &model.name));
         }
         fields.ignore(&NO_MATTER);
-        let defaults = Sampling::default();
+        let defaults = &model.sampling;
         let sampling = Sampling {
             temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(defaults.temperature),
             top_k: fields.count("top_k", 0..=u32::MAX)?.unwrap_or(defaults.top_k),

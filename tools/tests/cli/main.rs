@@ -17,6 +17,7 @@ mod optimizers;
 mod plan;
 mod reading;
 mod report;
+mod serving;
 mod tokenizing;
 mod training;
 

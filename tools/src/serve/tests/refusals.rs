@@ -237,6 +237,8 @@ proptest! {
             name: "m".to_owned(),
             tokenizer: Arc::new(Tokenizer::Byte),
             template: Some(Arc::new(ChatTemplate::new(TEMPLATE, Vec::new()).unwrap())),
+            begins_with: None,
+            sampling: crate::engine::Sampling::default(),
             stop_tokens: vec![256],
             vocab_size: 257,
             max_context: 100,
