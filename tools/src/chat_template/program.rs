@@ -26,8 +26,11 @@ const MOST_BYTES: usize = 64 << 20;
 /// A template takes a message apart and puts it together again, a few times over.
 const BYTES_PER_INPUT_BYTE: usize = 64;
 
+/// Bytes of a template; those of today's models have up to about 30,000.
+const MOST_SOURCE_BYTES: usize = 128 << 10;
+
 /// What is reserved for the stack of a rendering. Lists as deep as [`MOST_INSTRUCTIONS`] can make them are dropped by
-/// recursion.
+/// recursion, and sums as long as [`MOST_SOURCE_BYTES`] allows are compiled by it.
 const STACK_BYTES: usize = 256 << 20;
 
 /// How templates are read: as `transformers` has it.
@@ -37,6 +40,9 @@ const WHITESPACE: WhitespaceConfig =
 /// `*`, behind a filter that changes nothing: what is no constant is no product while compiling.
 const PRODUCT: &str = "|lmc_unchanged *";
 
+/// `~`, likewise.
+const CONCATENATION: &str = "|lmc_unchanged ~";
+
 /// The name of templates in errors.
 const NAME: &str = "chat template";
 
@@ -45,9 +51,13 @@ const NAME: &str = "chat template";
 /// # Errors
 /// What is wrong with it, with the line.
 pub(super) fn check(source: &str) -> Result<(), String> {
-    let source = rewrite(source).map_err(|error| explain(&error))?;
-    compile(&source).map_err(|error| explain(&error))?;
-    Ok(())
+    if source.len() > MOST_SOURCE_BYTES {
+        return Err(format!("it has {} bytes, more than {MOST_SOURCE_BYTES}", source.len()));
+    }
+    with_stack(|| {
+        let source = rewrite(source)?;
+        compile(&source).map(|_| ())
+    })
 }
 
 /// What a template makes of `variables`, which has `input_bytes` of text.
@@ -56,7 +66,12 @@ pub(super) fn check(source: &str) -> Result<(), String> {
 /// What the template refuses, what is wrong with it, or that it does not come to an end.
 pub(super) fn render(source: &str, variables: Value, input_bytes: usize) -> Result<String, String> {
     let budget = MOST_BYTES.saturating_add(input_bytes.saturating_mul(BYTES_PER_INPUT_BYTE));
-    let run = || run(source, variables, Arc::new(Budget::new(budget))).map_err(|error| explain(&error));
+    with_stack(|| run(source, variables, Arc::new(Budget::new(budget))))
+}
+
+/// Calls `work` where recursion has room, and explains its error.
+fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, String> {
+    let run = || work().map_err(|error| explain(&error));
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn_scoped(scope, run).map_err(|error| format!("a thread cannot be started: {error}"))?;
@@ -68,6 +83,7 @@ fn run(source: &str, variables: Value, budget: Arc<Budget>) -> Result<String, Er
     let source = rewrite(source)?;
     let mut env = Environment::new();
     builtins::add_to(&mut env, &budget);
+    env.set_debug(false);
     env.set_fuel(Some(MOST_INSTRUCTIONS));
     let (instructions, blocks) = compile(&source)?;
     let mut text = String::new();
@@ -89,6 +105,7 @@ fn rewrite(source: &str) -> Result<String, Error> {
             Token::Ident("generation") if opened => Some("with"),
             Token::Ident("endgeneration") if opened => Some("endwith"),
             Token::Mul => Some(PRODUCT),
+            Token::Tilde => Some(CONCATENATION),
             _ => None,
         };
         if let Some(replacement) = replacement {

@@ -158,7 +158,7 @@ fn release(engine: &mut impl TokenEngine, running: &mut Rows, metrics: &Metrics)
     let now = Instant::now();
     running.retain(|&slot, row| {
         if row.text.is_unwanted() {
-            metrics.cancelled.add(1);
+            metrics.cancelled.add(u64::from(!row.text.is_done()));
         } else if now >= row.text.deadline {
             metrics.timed_out.add(1);
             row.text.tell(Event::TimedOut);

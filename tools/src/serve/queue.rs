@@ -31,7 +31,7 @@ pub(super) struct Text {
     pub(super) choice: usize,
     /// Where its tokens go. Closed when the client has left.
     pub(super) events: mpsc::UnboundedSender<(usize, Event)>,
-    /// Set when no more of it is wanted.
+    /// Set when it has ended before its last token, at a stop string.
     pub(super) done: Arc<AtomicBool>,
     /// When it was asked for.
     pub(super) asked: Instant,
@@ -42,7 +42,12 @@ pub(super) struct Text {
 impl Text {
     /// Whether nobody waits for it.
     pub(super) fn is_unwanted(&self) -> bool {
-        self.done.load(Ordering::Relaxed) || self.events.is_closed()
+        self.is_done() || self.events.is_closed()
+    }
+
+    /// Whether it has ended already.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Tells what came; a client that has left is noticed by `is_unwanted`.
