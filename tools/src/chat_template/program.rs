@@ -92,18 +92,21 @@ fn run(source: &str, variables: Value, budget: Arc<Budget>) -> Result<String, Er
     Ok(text)
 }
 
-/// The template with what `minijinja` has no form for: a block `generation`, which marks what the model wrote, is one that
-/// only scopes its variables. A product begins with a call, as one of constants would be made while compiling, at any size.
+/// The template with what `minijinja` has no form for, or another one: a block `generation`, which marks what the model
+/// wrote, is one that only scopes its variables. Products of constants, which would be made while compiling, at any size,
+/// are none, nor are constants one behind the other, which Python writes otherwise.
 fn rewrite(source: &str) -> Result<String, Error> {
     let mut rewritten = String::with_capacity(source.len());
     let mut copied = 0;
-    let mut opened = false;
+    let mut before = None;
     for token in tokenize(source, false, SyntaxConfig::default(), WHITESPACE) {
         let (token, span) = token?;
         let (start, end) = (span.start_offset as usize, span.end_offset as usize);
         let replacement = match token {
-            Token::Ident("generation") if opened => Some("with"),
-            Token::Ident("endgeneration") if opened => Some("endwith"),
+            Token::Ident("generation") if matches!(before, Some(Token::BlockStart)) => Some("with"),
+            Token::Ident("endgeneration") if matches!(before, Some(Token::BlockStart)) => Some("endwith"),
+            // Arguments that a list is unpacked to are no product.
+            Token::Mul if matches!(before, Some(Token::ParenOpen | Token::Comma)) => None,
             Token::Mul => Some(PRODUCT),
             Token::Tilde => Some(CONCATENATION),
             _ => None,
@@ -113,7 +116,7 @@ fn rewrite(source: &str) -> Result<String, Error> {
             rewritten.push_str(replacement);
             copied = end;
         }
-        opened = matches!(token, Token::BlockStart);
+        before = Some(token);
     }
     rewritten.push_str(&source[copied..]);
     Ok(rewritten)
