@@ -36,7 +36,8 @@
 //! [`training`] is the program's heart and reads from top to bottom; it brings together [`config`] (what the user
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from graphs
 //! to programs), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
-//! [`pretrained`] loads what was trained, by lmc or others, and [`engine`] continues texts with it.
+//! [`pretrained`] loads what was trained, by lmc or others, and [`engine`] continues texts with it; [`chat_template`] makes
+//! a text of a chat, and [`serve`] does all that over HTTP.
 //! [`inspect`] looks inside of what is trained, [`mod@bench`] times its parts. [`cli`] and [`commands`] are the command
 //! line, [`error`] how all of it fails.
 
