@@ -1,7 +1,7 @@
 //! Continuous batching: the thread that has the engine takes texts into free slots between the steps of the others.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::metrics::Metrics;
 use super::queue::{Embedding, Event, Queue, Text, Work, elapsed};
@@ -46,6 +46,9 @@ pub trait TokenEngine: Send + 'static {
 /// who read along would wait for all of them.
 const PROMPTS_BETWEEN_STEPS: usize = 4;
 
+/// How often the engine is asked for its figures while it works, some of which are the system's to tell.
+const OBSERVE_EVERY: Duration = Duration::from_millis(250);
+
 /// A text in a slot.
 #[derive(Debug)]
 struct Running {
@@ -87,7 +90,13 @@ fn ending(worked: &Result<()>) -> Event {
 }
 
 fn work(engine: &mut impl TokenEngine, running: &mut Rows, queue: &Queue, metrics: &Metrics) -> Result<()> {
+    let mut observed = None;
     loop {
+        metrics.set_running(running.len());
+        if running.is_empty() || observed.is_none_or(|last| elapsed(last) >= OBSERVE_EVERY) {
+            metrics.observe_engine(&engine.figures());
+            observed = Some(Instant::now());
+        }
         let free = engine.free_slots();
         let most = if running.is_empty() { free.max(1) } else { free.min(PROMPTS_BETWEEN_STEPS) };
         let Some(taken) = queue.take(most, free, running.is_empty()) else { return Ok(()) };
@@ -103,7 +112,6 @@ fn work(engine: &mut impl TokenEngine, running: &mut Rows, queue: &Queue, metric
             }
         }
         release(engine, running, metrics);
-        metrics.observe_engine(running.len(), &engine.figures());
         if !running.is_empty() {
             step(engine, running, metrics)?;
         }
