@@ -46,7 +46,8 @@ pub trait TokenEngine: Send + 'static {
 /// who read along would wait for all of them.
 const PROMPTS_BETWEEN_STEPS: usize = 4;
 
-/// How often the engine is asked for its figures while it works, some of which are the system's to tell.
+/// How often the engine is asked for its figures while it works, some of which are the system's to tell, and the queue for
+/// what has waited too long.
 const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 
 /// A text in a slot.
@@ -96,6 +97,10 @@ fn work(engine: &mut impl TokenEngine, running: &mut Rows, queue: &Queue, metric
         if running.is_empty() || observed.is_none_or(|last| elapsed(last) >= OBSERVE_EVERY) {
             metrics.observe_engine(&engine.figures());
             observed = Some(Instant::now());
+            for text in queue.take_late(Instant::now()) {
+                metrics.timed_out.add(1);
+                text.tell(Event::TimedOut);
+            }
         }
         let free = engine.free_slots();
         let most = if running.is_empty() { free.max(1) } else { free.min(PROMPTS_BETWEEN_STEPS) };

@@ -163,6 +163,20 @@ impl Queue {
         }
     }
 
+    /// Takes out the texts whose time is over at `now`, and drops what nobody waits for.
+    pub(super) fn take_late(&self, now: Instant) -> Vec<Text> {
+        let mut state = self.lock();
+        let mut late = Vec::new();
+        for work in std::mem::take(&mut state.waiting) {
+            match work {
+                work if work.is_unwanted() => {}
+                Work::Text(text) if now >= text.deadline => late.push(text),
+                work => state.waiting.push_back(work),
+            }
+        }
+        late
+    }
+
     /// Puts back what was taken, oldest first.
     pub(super) fn put_back(&self, work: impl DoubleEndedIterator<Item = Work>) {
         let mut state = self.lock();
