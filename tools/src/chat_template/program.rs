@@ -26,8 +26,11 @@ const MOST_BYTES: usize = 64 << 20;
 /// A template takes a message apart and puts it together again, a few times over.
 const BYTES_PER_INPUT_BYTE: usize = 64;
 
+/// Bytes of a template; those of today's models have up to about 30,000.
+const MOST_SOURCE_BYTES: usize = 128 << 10;
+
 /// What is reserved for the stack of a rendering. Lists as deep as [`MOST_INSTRUCTIONS`] can make them are dropped by
-/// recursion.
+/// recursion, and sums as long as [`MOST_SOURCE_BYTES`] allows are compiled by it.
 const STACK_BYTES: usize = 256 << 20;
 
 /// How templates are read: as `transformers` has it.
@@ -37,6 +40,9 @@ const WHITESPACE: WhitespaceConfig =
 /// `*`, behind a filter that changes nothing: what is no constant is no product while compiling.
 const PRODUCT: &str = "|lmc_unchanged *";
 
+/// `~`, likewise.
+const CONCATENATION: &str = "|lmc_unchanged ~";
+
 /// The name of templates in errors.
 const NAME: &str = "chat template";
 
@@ -45,9 +51,13 @@ const NAME: &str = "chat template";
 /// # Errors
 /// What is wrong with it, with the line.
 pub(super) fn check(source: &str) -> Result<(), String> {
-    let source = rewrite(source).map_err(|error| explain(&error))?;
-    compile(&source).map_err(|error| explain(&error))?;
-    Ok(())
+    if source.len() > MOST_SOURCE_BYTES {
+        return Err(format!("it has {} bytes, more than {MOST_SOURCE_BYTES}", source.len()));
+    }
+    with_stack(|| {
+        let source = rewrite(source)?;
+        compile(&source).map(|_| ())
+    })
 }
 
 /// What a template makes of `variables`, which has `input_bytes` of text.
@@ -56,7 +66,12 @@ pub(super) fn check(source: &str) -> Result<(), String> {
 /// What the template refuses, what is wrong with it, or that it does not come to an end.
 pub(super) fn render(source: &str, variables: Value, input_bytes: usize) -> Result<String, String> {
     let budget = MOST_BYTES.saturating_add(input_bytes.saturating_mul(BYTES_PER_INPUT_BYTE));
-    let run = || run(source, variables, Arc::new(Budget::new(budget))).map_err(|error| explain(&error));
+    with_stack(|| run(source, variables, Arc::new(Budget::new(budget))))
+}
+
+/// Calls `work` where recursion has room, and explains its error.
+fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, String> {
+    let run = || work().map_err(|error| explain(&error));
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK_BYTES);
         let thread = thread.spawn_scoped(scope, run).map_err(|error| format!("a thread cannot be started: {error}"))?;
@@ -68,6 +83,7 @@ fn run(source: &str, variables: Value, budget: Arc<Budget>) -> Result<String, Er
     let source = rewrite(source)?;
     let mut env = Environment::new();
     builtins::add_to(&mut env, &budget);
+    env.set_debug(false);
     env.set_fuel(Some(MOST_INSTRUCTIONS));
     let (instructions, blocks) = compile(&source)?;
     let mut text = String::new();
@@ -76,19 +92,23 @@ fn run(source: &str, variables: Value, budget: Arc<Budget>) -> Result<String, Er
     Ok(text)
 }
 
-/// The template with what `minijinja` has no form for: a block `generation`, which marks what the model wrote, is one that
-/// only scopes its variables. A product begins with a call, as one of constants would be made while compiling, at any size.
+/// The template with what `minijinja` has no form for, or another one: a block `generation`, which marks what the model
+/// wrote, is one that only scopes its variables. Products of constants, which would be made while compiling, at any size,
+/// are none, nor are constants one behind the other, which Python writes otherwise.
 fn rewrite(source: &str) -> Result<String, Error> {
     let mut rewritten = String::with_capacity(source.len());
     let mut copied = 0;
-    let mut opened = false;
+    let mut before = None;
     for token in tokenize(source, false, SyntaxConfig::default(), WHITESPACE) {
         let (token, span) = token?;
         let (start, end) = (span.start_offset as usize, span.end_offset as usize);
         let replacement = match token {
-            Token::Ident("generation") if opened => Some("with"),
-            Token::Ident("endgeneration") if opened => Some("endwith"),
+            Token::Ident("generation") if matches!(before, Some(Token::BlockStart)) => Some("with"),
+            Token::Ident("endgeneration") if matches!(before, Some(Token::BlockStart)) => Some("endwith"),
+            // Arguments that a list is unpacked to are no product.
+            Token::Mul if matches!(before, Some(Token::ParenOpen | Token::Comma)) => None,
             Token::Mul => Some(PRODUCT),
+            Token::Tilde => Some(CONCATENATION),
             _ => None,
         };
         if let Some(replacement) = replacement {
@@ -96,7 +116,7 @@ fn rewrite(source: &str) -> Result<String, Error> {
             rewritten.push_str(replacement);
             copied = end;
         }
-        opened = matches!(token, Token::BlockStart);
+        before = Some(token);
     }
     rewritten.push_str(&source[copied..]);
     Ok(rewritten)

@@ -51,6 +51,18 @@ impl ChatTemplate {
         let located = |error: Error| Error::input(format!("in {}: {}", folder.display(), error.message()));
         template.map(Some).map_err(located)
     }
+
+    /// The template in `file`, with the special tokens of the checkpoint in `folder`.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or the template cannot be compiled.
+    pub fn read_file(file: &Path, folder: &Path) -> Result<ChatTemplate> {
+        let source =
+            std::fs::read_to_string(file).map_err(|error| Error::cannot_read("the chat template", file, &error))?;
+        let config = read_object(&folder.join(CONFIG))?.unwrap_or_default();
+        let fallback = read_object(&folder.join(SPECIAL_TOKENS))?.unwrap_or_default();
+        ChatTemplate::new(&source, special_tokens(&config, &fallback))
+    }
 }
 
 fn wrong(folder: &Path, expected: &str) -> Error {

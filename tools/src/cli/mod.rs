@@ -51,6 +51,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Generate text with a trained model
     Generate(GenerateArgs),
+    /// Serve a model over HTTP, by OpenAI's protocol
+    Serve(crate::commands::serve::ServeArgs),
     /// Show what attention sees in a text, layer by layer and head by head, as tensors and pictures
     Attention(AttentionArgs),
     /// Talk with a model in the terminal
@@ -112,7 +114,12 @@ impl Command {
     pub fn computes(&self) -> bool {
         matches!(
             self,
-            Command::Train(_) | Command::Generate(_) | Command::Chat(_) | Command::Eval(_) | Command::Bench(_)
+            Command::Train(_)
+                | Command::Generate(_)
+                | Command::Serve(_)
+                | Command::Chat(_)
+                | Command::Eval(_)
+                | Command::Bench(_)
         )
     }
 }

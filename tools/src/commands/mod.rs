@@ -22,6 +22,7 @@ pub(crate) mod profile;
 pub(crate) mod quantize;
 mod report;
 pub(crate) mod saved;
+pub(crate) mod serve;
 mod show_attention;
 mod tokenize;
 mod tokenizer;
@@ -65,6 +66,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Tokenizer(command) => tokenizer::run(command),
         Command::Quantize(args) => quantize::run(&args),
+        Command::Serve(args) => serve::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Plugin(command) => plugin::run(command),

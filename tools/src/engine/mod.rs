@@ -143,6 +143,11 @@ impl Engine {
         self.cache.context
     }
 
+    /// How many texts there can be at once.
+    pub fn slots(&self) -> usize {
+        self.cache.slots
+    }
+
     /// How many more texts can be added.
     pub fn free_slots(&self) -> usize {
         self.slots.free()

@@ -159,14 +159,14 @@ mod tests {
             ("xabd", &["abd"], ("x|||", Some(0))),
             // Beginnings within beginnings.
             ("aaab", &["aab"], ("||a|", Some(0))),
-            ("ababac", &["abac"], ("||||ab|", Some(0))),
+            ("ababac", &["abac"], ("|||ab||", Some(0))),
             // The one that is complete first, and the longest of those that are complete together.
-            ("xabc", &["abc", "b"], ("x||", Some(1))),
+            ("xabc", &["abc", "b"], ("x||a", Some(1))),
             ("xab", &["b", "ab"], ("x||", Some(1))),
             ("xab", &["ab", "ab"], ("x||", Some(1))),
             // Characters of several bytes; the last one is also the beginning of no stop string.
             ("aé", &["é"], ("a||", Some(0))),
-            ("aéè", &["éè"], ("a|||||", Some(0))),
+            ("aéè", &["éè"], ("a||||", Some(0))),
             ("aé", &["è"], ("a||é|", None)),
             ("", &["a"], ("", None)),
         ] {

@@ -85,7 +85,9 @@ impl Model {
         let precision = if 2 * narrow > weight_bytes { Precision::BFloat16 } else { Precision::Float32 };
         let device = Device::open(options)?;
         let client = device.client().ok_or_else(|| {
-            Error::input("runtime.device = \"wasm\" is for models that lmc trained: take \"cpu\" or \"cuda\" for this one")
+            Error::input(
+                "runtime.device = \"wasm\" is for models that lmc trained: take \"cpu\" or \"cuda\" for this one",
+            )
         })?;
         let bar = progress_bar(weight_bytes);
         let (mut weights, mut bytes) = (HashMap::new(), Vec::new());

@@ -68,9 +68,8 @@ impl Completion {
 
 /// The texts of the field `name`: one, as text or tokens, or several.
 pub(super) fn prompts(name: &str, value: Option<Value>, model: &ServedModel) -> Result<Vec<Vec<u32>>, ApiError> {
-    let encode = |path: &str, text: &str| {
-        model.tokenizer.encode_beginning(text).map_err(|error| ApiError::field(path, error.message()))
-    };
+    let encode =
+        |path: &str, text: &str| model.encode_beginning(text).map_err(|error| ApiError::field(path, error.message()));
     let tokens = |path: &str, items: &[Value]| -> Result<Vec<u32>, ApiError> {
         items.iter().enumerate().map(|(i, item)| token_id(&format!("{path}[{i}]"), item, model)).collect()
     };

@@ -56,7 +56,7 @@ struct Choice {
     finished: bool,
 }
 
-/// The texts of a request. Dropping it gives them up.
+/// The texts of a request. Dropping it gives them up, as the engine's thread finds that nobody listens.
 #[derive(Debug)]
 pub(super) struct Generation {
     events: mpsc::UnboundedReceiver<(usize, Event)>,
@@ -65,14 +65,6 @@ pub(super) struct Generation {
     pub(super) prompt_tokens: usize,
     /// Tokens that were generated.
     pub(super) completion_tokens: usize,
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        for choice in &self.choices {
-            choice.done.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Generation {

@@ -67,9 +67,13 @@ impl Metrics {
         *requests.entry((path, status)).or_default() += 1;
     }
 
-    /// Takes what the engine says.
-    pub(super) fn observe_engine(&self, running: usize, figures: &Figures) {
+    /// Takes how many texts are being generated.
+    pub(super) fn set_running(&self, running: usize) {
         self.running.store(running as u64, Ordering::Relaxed);
+    }
+
+    /// Takes what the engine says.
+    pub(super) fn observe_engine(&self, figures: &Figures) {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone_from(figures);
     }
 

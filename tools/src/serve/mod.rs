@@ -14,6 +14,7 @@ mod generation;
 mod metrics;
 mod model;
 mod options;
+mod pretrained;
 mod queue;
 mod routes;
 mod sampling;
@@ -87,7 +88,7 @@ impl Server {
     /// Answers until `stop` is ready, then finishes what was asked for, for at most as long as the options say.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If a thread cannot be started, or the engine breaks.
     pub async fn run(
         self,
         model: ServedModel,
@@ -100,29 +101,27 @@ impl Server {
         let model = Arc::new(model);
         let shared =
             Arc::new(Shared { model, options: self.options, queue, metrics, draining: AtomicBool::new(false) });
-        let (ended, engine_ended) = tokio::sync::oneshot::channel();
+        let (ended, engine_ended) = tokio::sync::oneshot::channel::<()>();
         let for_engine = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
-            batching::run(engine, &for_engine.queue, &for_engine.metrics);
-            // Dropped, too, should the engine panic, which ends the server.
-            _ = ended.send(());
+            // Dropped at the end, also by a panic.
+            let _ended = ended;
+            batching::run(engine, &for_engine.queue, &for_engine.metrics)
         });
         let thread = thread.map_err(|error| Error::run(format!("cannot start a thread: {}", reason(&error))))?;
         let (drain, drained) = tokio::sync::oneshot::channel::<()>();
         let for_signal = Arc::clone(&shared);
-        let failed = Arc::new(AtomicBool::new(false));
-        let engine_failed = Arc::clone(&failed);
         let stopping = async move {
-            tokio::select! {
-                () = stop => {}
-                _ = engine_ended => {
-                    engine_failed.store(true, Ordering::Relaxed);
-                    // Those that wait learn it when what they sent is dropped.
-                    drop(for_signal.queue.drain());
-                }
-            }
+            let engine_is_there = tokio::select! {
+                () = stop => true,
+                _ = engine_ended => false,
+            };
             for_signal.draining.store(true, Ordering::Relaxed);
             for_signal.queue.close();
+            if !engine_is_there {
+                // Those that wait learn it when what they sent is dropped.
+                drop(for_signal.queue.drain());
+            }
             _ = drain.send(());
         };
         let serve = axum::serve(self.listener, routes::router(Arc::clone(&shared))).with_graceful_shutdown(stopping);
@@ -137,8 +136,8 @@ impl Server {
         shared.queue.abort();
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         match joined {
-            Ok(Ok(())) if !failed.load(Ordering::Relaxed) => Ok(()),
-            Ok(_) | Err(_) => Err(Error::run("the engine has ended unexpectedly")),
+            Ok(Ok(worked)) => worked,
+            Ok(Err(_)) | Err(_) => Err(Error::run("the engine has ended unexpectedly")),
         }
     }
 }

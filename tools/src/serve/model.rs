@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::chat_template::ChatTemplate;
+use crate::engine::Sampling;
+use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 
 /// The model that is served.
@@ -12,6 +14,10 @@ pub struct ServedModel {
     pub name: String,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
+    /// A token that stands before every prompt of a completion, beside those that the tokenizer adds.
+    pub begins_with: Option<u32>,
+    /// How tokens are drawn where a request does not say.
+    pub sampling: Sampling,
     /// Its chat template; without one there are no chats.
     pub template: Option<Arc<ChatTemplate>>,
     /// Tokens that end a text.
@@ -22,4 +28,16 @@ pub struct ServedModel {
     pub max_context: usize,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
+}
+
+impl ServedModel {
+    /// The tokens of a prompt that begins a text.
+    ///
+    /// # Errors
+    /// If the tokenizer does not know a character.
+    pub(super) fn encode_beginning(&self, text: &str) -> Result<Vec<u32>> {
+        let mut tokens: Vec<u32> = self.begins_with.into_iter().collect();
+        tokens.extend(self.tokenizer.encode_beginning(text)?);
+        Ok(tokens)
+    }
 }

@@ -31,7 +31,7 @@ pub(super) struct Text {
     pub(super) choice: usize,
     /// Where its tokens go. Closed when the client has left.
     pub(super) events: mpsc::UnboundedSender<(usize, Event)>,
-    /// Set when no more of it is wanted.
+    /// Set when it has ended before its last token, at a stop string.
     pub(super) done: Arc<AtomicBool>,
     /// When it was asked for.
     pub(super) asked: Instant,
@@ -42,7 +42,12 @@ pub(super) struct Text {
 impl Text {
     /// Whether nobody waits for it.
     pub(super) fn is_unwanted(&self) -> bool {
-        self.done.load(Ordering::Relaxed) || self.events.is_closed()
+        self.is_done() || self.events.is_closed()
+    }
+
+    /// Whether it has ended already.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// Tells what came; a client that has left is noticed by `is_unwanted`.
@@ -156,6 +161,26 @@ impl Queue {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Takes out the texts whose time is over at `now`, and drops what nobody waits for.
+    pub(super) fn take_late(&self, now: Instant) -> Vec<Text> {
+        let mut state = self.lock();
+        let mut late = Vec::new();
+        for work in std::mem::take(&mut state.waiting) {
+            match work {
+                work if work.is_unwanted() => {}
+                Work::Text(text) if now >= text.deadline => late.push(text),
+                work => state.waiting.push_back(work),
+            }
+        }
+        late
+    }
+
+    /// Puts back what was taken, oldest first.
+    pub(super) fn put_back(&self, work: impl DoubleEndedIterator<Item = Work>) {
+        let mut state = self.lock();
+        work.rev().for_each(|work| state.waiting.push_front(work));
     }
 
     /// Takes no more work.

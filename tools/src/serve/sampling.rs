@@ -62,11 +62,11 @@ impl Common {
             return Err(ApiError::no_such_model(&asked, &model.name));
         }
         fields.ignore(&NO_MATTER);
-        let defaults = Sampling::default();
+        let defaults = &model.sampling;
         let sampling = Sampling {
             temperature: fields.number("temperature", 0.0..=100.0)?.unwrap_or(defaults.temperature),
             top_k: fields.count("top_k", 0..=u32::MAX)?.unwrap_or(defaults.top_k),
-            top_p: fields.number("top_p", f32::MIN_POSITIVE..=1.0)?.unwrap_or(defaults.top_p),
+            top_p: top_p(fields)?.unwrap_or(defaults.top_p),
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(defaults.min_p),
             repetition_penalty: fields.number("repetition_penalty", 1e-3..=1e3)?.unwrap_or(defaults.repetition_penalty),
             presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(defaults.presence_penalty),
@@ -158,6 +158,13 @@ pub(super) fn random() -> u64 {
 /// How many of the likeliest tokens to report.
 pub(super) fn most_logprobs(fields: &mut Fields, name: &str) -> Result<Option<usize>, ApiError> {
     fields.count(name, 0..=u32::try_from(MOST_LOGPROBS).unwrap_or(u32::MAX))
+}
+
+fn top_p(fields: &mut Fields) -> Result<Option<f32>, ApiError> {
+    match fields.number("top_p", 0.0..=1.0)? {
+        Some(0.0) => Err(ApiError::field("top_p", "`top_p` is a number above 0 and at most 1, found 0")),
+        top_p => Ok(top_p),
+    }
 }
 
 fn logit_bias(fields: &mut Fields, model: &ServedModel) -> Result<Vec<(u32, f32)>, ApiError> {

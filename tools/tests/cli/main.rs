@@ -19,6 +19,7 @@ mod plan;
 mod pretrained;
 mod reading;
 mod report;
+mod serving;
 mod tokenizing;
 mod training;
 mod wasm;

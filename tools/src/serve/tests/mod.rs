@@ -87,6 +87,8 @@ impl Setup {
             name: "parrot".to_owned(),
             tokenizer: Arc::new(Tokenizer::Byte),
             template,
+            begins_with: None,
+            sampling: crate::engine::Sampling::default(),
             stop_tokens: vec![256],
             vocab_size: 257,
             max_context: 1000,
