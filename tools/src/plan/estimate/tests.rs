@@ -85,32 +85,6 @@ fn on_a_gpu(func: &Func) -> u64 {
     estimate(&lower(func, &target).text, &Rules::of(target.platform)).expect("lmc's own text").temporaries
 }
 
-/// What cuBLAS takes.
-const CUBLAS: u64 = 4 << 20;
-
-#[test]
-fn a_gpu_sums_up_what_it_computes_in_the_same_kernel() {
-    let func = Builder::build("f", |b| {
-        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
-        let y = x.dot(w);
-        vec![y.exp().sum(&[0, 1]) + y.sum(&[0, 1])]
-    });
-    // The product; on the CPU the exponentials too, when the parts of the other sum are there, and that sum.
-    assert_eq!(on_a_gpu(&func), SQUARE + CUBLAS);
-    assert_eq!(temporaries(&func, CPU), 2 * SQUARE + SQUARE / PARTIAL_SUM + 4);
-}
-
-#[test]
-fn a_gpu_adds_to_what_a_loop_carries_in_place() {
-    let func = Builder::build("f", |b| {
-        let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
-        let scanned = b.scan(&[x], &[], 3, |carry, _| (vec![carry[0] + carry[0].dot(w)], vec![]));
-        vec![scanned.carries[0] + w]
-    });
-    // What goes round, the product in the loop, and the counter as it goes round.
-    assert_eq!(on_a_gpu(&func), 2 * SQUARE + CUBLAS + 4);
-}
-
 #[test]
 fn attention_by_cudnn_takes_its_workspace_and_no_scores() {
     let (b, t, n, k, h) = (2_u64, 256_u64, 4_u64, 2_u64, 64_u64);
