@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use lmc_graph::{DType, TensorType};
 use lmc_models::ParamSpec;
 use lmc_models::stored::Stored;
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use serde_json::Value;
 
 use super::source::WeightSource;
@@ -107,7 +107,8 @@ impl SafetensorsFiles {
         }
         header.resize(8 + header_length as usize, 0);
         read_at(&file, &mut header, 0).map_err(|error| cannot_read(&error))?;
-        let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|error| fail(error.to_string()))?;
+        // `SafeTensors::read_metadata` wants the whole file in memory.
+        let metadata: Metadata = serde_json::from_slice(&header[8..]).map_err(|error| fail(error.to_string()))?;
         let begin = 8 + header_length;
         let mut end = begin;
         for (name, info) in metadata.tensors() {
