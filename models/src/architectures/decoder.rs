@@ -8,8 +8,8 @@
 //! | Mistral (Jiang et al. 2023) | a sliding window |
 //! | Qwen2 (Yang et al. 2024) | biases of query, key and value |
 //! | Qwen3 (Yang et al. 2025) | norms of query and key |
-//! | Gemma 2 (Gemma Team 2024b) | GEGLU, scaled embeddings, norms behind layers too, soft caps, windows in every other layer |
-//! | Gemma 3 (Gemma Team 2025) | as Gemma 2 with norms of query and key for caps, a rotation of its own in layers with a window |
+//! | Gemma 2 (Gemma Team 2024b) | GEGLU, scaled embeddings, norms behind layers, soft caps, windows in half of them |
+//! | Gemma 3 (Gemma Team 2025) | as Gemma 2, norms of query and key for caps, a rotation of its own under a window |
 
 use lmc_graph::Value;
 

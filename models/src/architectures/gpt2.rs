@@ -2,7 +2,7 @@
 //! 2.3). Paths and shapes are those of Hugging Face's `GPT2LMHeadModel`; the options beyond its `config.json` make the
 //! small relatives that are trained on characters.
 
-use lmc_graph::Value;
+use lmc_graph::{DType, TensorType, Value};
 
 use crate::architectures::sequence::{Sequence, WholeSequences};
 use crate::architectures::{ConfigError, Dropout, check_layers, check_positive, check_sizes, residual_std};
@@ -144,7 +144,9 @@ impl Gpt2Config {
         let tokens = scope.sub("wte", |scope| embedding(scope, tokens, &self.token_embedding()));
         let table = Embedding { rows: ("positions", self.n_positions), ..self.token_embedding() };
         let positions = scope.sub("wpe", |scope| match sequences.positions() {
-            None => self.first_positions(scope, t),
+            None if t <= self.n_positions => self.first_positions(scope, t),
+            // Padding stands beyond the last position, and gets that one's embedding.
+            None => embedding(scope, scope.builder().iota(&TensorType::new(DType::I32, [1, t]), 1), &table),
             Some(positions) => embedding(scope, positions, &table),
         });
         let mut x = tokens + positions;

@@ -95,8 +95,8 @@ impl Engine {
     /// An engine without texts, with its cache on the device.
     ///
     /// # Errors
-    /// If the context that is asked for is longer than the model takes or does not fit the budget, there are no slots, or the
-    /// device is out of memory.
+    /// If the context that is asked for is longer than the model takes or does not fit the budget, there are no slots, or
+    /// the device is out of memory.
     pub fn new(model: Arc<Model>, options: &EngineOptions) -> Result<Engine> {
         let cache = cache_shape(&model, options)?;
         let slots = options.slots;
