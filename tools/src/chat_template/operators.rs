@@ -77,14 +77,13 @@ fn multiply(budget: &Budget, a: &Value, b: &Value) -> Result<Value, Error> {
 
 /// The result for two whole numbers, or for two numbers; truth counts as 1.
 fn arithmetic(a: &Value, b: &Value, whole: fn(i128, i128) -> Option<i128>, real: fn(f64, f64) -> f64) -> Option<Value> {
-    let integer = |value: &Value| match value.kind() {
-        ValueKind::Bool => Some(i128::from(value.is_true())),
-        _ if value.is_integer() => i128::try_from(value.clone()).ok(),
-        _ => None,
+    let integer = |value: &Value| {
+        let truth = (value.kind() == ValueKind::Bool).then(|| i128::from(value.is_true()));
+        truth.or_else(|| value.is_integer().then(|| i128::try_from(value.clone()).ok()).flatten())
     };
-    let number = |value: &Value| match value.kind() {
-        ValueKind::Number => f64::try_from(value.clone()).ok(),
-        _ => integer(value).map(|value| value as f64),
+    let number = |value: &Value| {
+        let is_number = value.kind() == ValueKind::Number;
+        if is_number { f64::try_from(value.clone()).ok() } else { integer(value).map(|value| value as f64) }
     };
     if let (Some(a), Some(b)) = (integer(a), integer(b)) {
         let result = whole(a, b)?;

@@ -99,17 +99,18 @@ fn rewrite(source: &str) -> Result<String, Error> {
     let mut rewritten = String::with_capacity(source.len());
     let mut copied = 0;
     let mut before = None;
-    for token in tokenize(source, false, SyntaxConfig::default(), WHITESPACE) {
+    for token in tokenize(source, false, SyntaxConfig, WHITESPACE) {
         let (token, span) = token?;
         let (start, end) = (span.start_offset as usize, span.end_offset as usize);
-        let replacement = match token {
-            Token::Ident("generation") if matches!(before, Some(Token::BlockStart)) => Some("with"),
-            Token::Ident("endgeneration") if matches!(before, Some(Token::BlockStart)) => Some("endwith"),
+        let replacement = if let Token::Ident(name @ ("generation" | "endgeneration")) = token
+            && matches!(before, Some(Token::BlockStart))
+        {
+            Some(if name == "generation" { "with" } else { "endwith" })
+        } else if matches!(token, Token::Mul) {
             // Arguments that a list is unpacked to are no product.
-            Token::Mul if matches!(before, Some(Token::ParenOpen | Token::Comma)) => None,
-            Token::Mul => Some(PRODUCT),
-            Token::Tilde => Some(CONCATENATION),
-            _ => None,
+            (!matches!(before, Some(Token::ParenOpen | Token::Comma))).then_some(PRODUCT)
+        } else {
+            matches!(token, Token::Tilde).then_some(CONCATENATION)
         };
         if let Some(replacement) = replacement {
             rewritten.push_str(&source[copied..start]);
@@ -126,7 +127,7 @@ fn rewrite(source: &str) -> Result<String, Error> {
 type Compiled<'s> = (Instructions<'s>, BTreeMap<&'s str, Instructions<'s>>);
 
 fn compile(source: &str) -> Result<Compiled<'_>, Error> {
-    let tree = parse(source, NAME, SyntaxConfig::default(), WHITESPACE)?;
+    let tree = parse(source, NAME, SyntaxConfig, WHITESPACE)?;
     let mut code = CodeGenerator::new(NAME, source);
     code.compile_stmt(&tree);
     let (instructions, blocks) = code.finish();
@@ -165,20 +166,28 @@ fn within_budget<'s>(instructions: &Instructions<'s>) -> Instructions<'s> {
 }
 
 fn in_place_of<'s>(instruction: &Instruction<'s>) -> Vec<Instruction<'s>> {
-    let charge = || Instruction::CallFunction(CHARGE, Some(1));
-    match instruction {
+    if let Instruction::EmitRaw(text) = instruction {
         // Through the formatter, which charges.
-        Instruction::EmitRaw(text) => vec![Instruction::LoadConst(Value::from(*text)), Instruction::Emit],
-        Instruction::Add => vec![Instruction::CallFunction(ADD, Some(2))],
-        Instruction::Mul => vec![Instruction::CallFunction(MULTIPLY, Some(2))],
-        Instruction::StringConcat => vec![Instruction::CallFunction(CONCATENATE, Some(2))],
-        Instruction::Slice => vec![Instruction::CallFunction(SLICE, Some(4))],
-        Instruction::ApplyFilter(..)
-        | Instruction::CallFunction(..)
-        | Instruction::CallMethod(..)
-        | Instruction::CallObject(..) => vec![instruction.clone(), charge()],
-        _ => vec![instruction.clone()],
+        return vec![Instruction::LoadConst(Value::from(*text)), Instruction::Emit];
     }
+    let calls = [
+        (matches!(instruction, Instruction::Add), ADD, 2),
+        (matches!(instruction, Instruction::Mul), MULTIPLY, 2),
+        (matches!(instruction, Instruction::StringConcat), CONCATENATE, 2),
+        (matches!(instruction, Instruction::Slice), SLICE, 4),
+    ];
+    if let Some((_, name, arguments)) = calls.into_iter().find(|(is_this, _, _)| *is_this) {
+        return vec![Instruction::CallFunction(name, Some(arguments))];
+    }
+    let may_grow = matches!(
+        instruction,
+        Instruction::ApplyFilter(..)
+            | Instruction::CallFunction(..)
+            | Instruction::CallMethod(..)
+            | Instruction::CallObject(..)
+    );
+    let charge = may_grow.then_some(Instruction::CallFunction(CHARGE, Some(1)));
+    [instruction.clone()].into_iter().chain(charge).collect()
 }
 
 /// An error in a sentence, with the line of the template.

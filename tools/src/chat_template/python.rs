@@ -66,7 +66,7 @@ fn write_repr(out: &mut Text<'_>, value: &Value, depth: usize) -> Result<(), Err
             out.push("}")
         }
         // Functions, macros and the like.
-        _ => out.push(&value.to_string()),
+        ValueKind::Bytes | ValueKind::Plain | ValueKind::Invalid | _ => out.push(&value.to_string()),
     }
 }
 
@@ -176,7 +176,7 @@ fn write_json(out: &mut Text<'_>, value: &Value, style: &JsonStyle, depth: usize
             }
             write_json_items(out, ["{", "}"], &items, style, depth)
         }
-        _ => Err(Error::new(
+        ValueKind::Undefined | ValueKind::Bytes | ValueKind::Plain | ValueKind::Invalid | _ => Err(Error::new(
             ErrorKind::InvalidOperation,
             format!("tojson: a value that is {} has no JSON", value.kind()),
         )),
@@ -215,12 +215,17 @@ fn write_json_items(
 
 /// A key of a JSON object: Python writes what is not text as JSON would.
 fn json_key(key: &Value) -> Result<String, Error> {
-    match key.kind() {
-        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_owned()),
-        ValueKind::None => Ok("null".to_owned()),
-        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
-        ValueKind::Number => Ok(number(key, ["Infinity", "NaN"])),
-        _ => Err(Error::new(ErrorKind::InvalidOperation, "tojson: a key that is neither text nor a number")),
+    let kind = key.kind();
+    if let Some(text) = key.as_str() {
+        Ok(text.to_owned())
+    } else if kind == ValueKind::None {
+        Ok("null".to_owned())
+    } else if kind == ValueKind::Bool {
+        Ok(if key.is_true() { "true" } else { "false" }.to_owned())
+    } else if kind == ValueKind::Number {
+        Ok(number(key, ["Infinity", "NaN"]))
+    } else {
+        Err(Error::new(ErrorKind::InvalidOperation, "tojson: a key that is neither text nor a number"))
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         ServeDType::Bfloat16 => DType::BF16,
     });
     let device = DeviceOptions { plugin: args.plugin.plugin, ..DeviceOptions::default() };
-    let model = Arc::new(load(&args.model, &LoadOptions { dtype, device })?);
+    let model = Arc::new(load(&args.model, &LoadOptions { dtype, device, ..LoadOptions::default() })?);
     let engine_options = EngineOptions {
         max_context: args.context,
         slots: args.slots.into(),

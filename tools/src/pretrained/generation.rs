@@ -60,15 +60,20 @@ fn parse(own: &Value, config: &Value, vocab_size: usize) -> Result<GenerationCon
             None => Err(format!("`{name}` is {}, and the model has {vocab_size} tokens", own[name])),
         }
     };
-    let number = |name: &str, default: f32| match &own[name] {
-        Value::Null => Ok(default),
-        value => value.as_f64().map(|x| x as f32).ok_or_else(|| format!("`{name}` must be a number, found {value}")),
+    let number = |name: &str, default: f32| {
+        let value = &own[name];
+        if value.is_null() {
+            return Ok(default);
+        }
+        value.as_f64().map(|x| x as f32).ok_or_else(|| format!("`{name}` must be a number, found {value}"))
     };
     let sampling = if own["do_sample"] == true {
-        let top_k = match &own["top_k"] {
+        let top_k = &own["top_k"];
+        let top_k = if top_k.is_null() {
             // The default of `transformers`.
-            Value::Null => 50,
-            value => value.as_u64().ok_or_else(|| format!("`top_k` must be a whole number, found {value}"))? as usize,
+            50
+        } else {
+            top_k.as_u64().ok_or_else(|| format!("`top_k` must be a whole number, found {top_k}"))? as usize
         };
         Sampling {
             temperature: number("temperature", 1.0)?,

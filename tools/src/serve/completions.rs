@@ -87,7 +87,9 @@ pub(super) fn prompts(name: &str, value: Option<Value>, model: &ServedModel) -> 
                 match item {
                     Value::String(text) => encode(&path, text),
                     Value::Array(items) => tokens(&path, items),
-                    other => Err(wrong(&path, "a string or an array of tokens", other)),
+                    other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+                        Err(wrong(&path, "a string or an array of tokens", other))
+                    }
                 }
             };
             items.iter().enumerate().map(one).collect()

@@ -34,10 +34,10 @@ impl Fields {
     pub(super) fn of_body(body: &[u8]) -> Result<Fields, ApiError> {
         let value = serde_json::from_slice(body)
             .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?;
-        match value {
-            Value::Object(left) => Ok(Fields { place: String::new(), left }),
-            other => Err(ApiError::bad_request(format!("the body is an object, found {}", kind_of(&other)))),
-        }
+        let Value::Object(left) = value else {
+            return Err(ApiError::bad_request(format!("the body is an object, found {}", kind_of(&value))));
+        };
+        Ok(Fields { place: String::new(), left })
     }
 
     /// The fields of an object within the request, at `place`.
@@ -45,10 +45,8 @@ impl Fields {
     /// # Errors
     /// If it is not an object.
     pub(super) fn of_value(place: &str, value: Value) -> Result<Fields, ApiError> {
-        match value {
-            Value::Object(left) => Ok(Fields { place: format!("{place}."), left }),
-            other => Err(wrong(place, "an object", &other)),
-        }
+        let Value::Object(left) = value else { return Err(wrong(place, "an object", &value)) };
+        Ok(Fields { place: format!("{place}."), left })
     }
 
     /// The path of a field.

@@ -168,10 +168,13 @@ impl Queue {
         let mut state = self.lock();
         let mut late = Vec::new();
         for work in std::mem::take(&mut state.waiting) {
+            if work.is_unwanted() {
+                continue;
+            }
+            let is_late = matches!(&work, Work::Text(text) if now >= text.deadline);
             match work {
-                work if work.is_unwanted() => {}
-                Work::Text(text) if now >= text.deadline => late.push(text),
-                work => state.waiting.push_back(work),
+                Work::Text(text) if is_late => late.push(text),
+                Work::Text(_) | Work::Embedding(_) => state.waiting.push_back(work),
             }
         }
         late

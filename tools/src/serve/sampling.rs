@@ -194,9 +194,11 @@ fn stop_strings(fields: &mut Fields) -> Result<StopStrings, ApiError> {
         None => Vec::new(),
         Some(Value::String(stop)) => vec![stop],
         Some(Value::Array(stops)) => {
-            let string = |(i, stop): (usize, Value)| match stop {
-                Value::String(stop) => Ok(stop),
-                other => Err(wrong(&format!("stop[{i}]"), "a string", &other)),
+            let string = |(i, stop): (usize, Value)| {
+                let Value::String(stop) = stop else {
+                    return Err(wrong(&format!("stop[{i}]"), "a string", &stop));
+                };
+                Ok(stop)
             };
             stops.into_iter().enumerate().map(string).collect::<Result<_, _>>()?
         }

@@ -91,7 +91,7 @@ struct Parts {
 
 fn parts(case: Case, [rows, columns]: [usize; 2]) -> Parts {
     let len = rows * columns;
-    let num_groups = if case.group == 0 { 0 } else { len / case.group };
+    let num_groups = len.checked_div(case.group).unwrap_or(0);
     let scales = Stored::new(case.scales, numbers(num_groups, 5));
     let biases = Stored::new(case.scales, numbers(num_groups, 6));
     let bits = integers(len, 7);

@@ -132,7 +132,7 @@ fn hostile_templates_end_with_an_error() {
         (format!("{nested}{{{{ ns.x == [1] }}}}{{{{ raise_exception('dropped') }}}}"), "dropped"),
         (format!("{{{{ {}a }}}}", "a + ".repeat(20_000)), "cannot add"),
         (format!("{{{{ {}a }}}}", "a + ".repeat(100_000)), "has 400008 bytes, more than 131072"),
-        (format!("{}1{}", "{{ (".repeat(1) + &"(".repeat(5000), ")".repeat(5001) + " }}"), ""),
+        (format!("{}1{}", "{{ (".to_owned() + &"(".repeat(5000), ")".repeat(5001) + " }}"), ""),
     ] {
         let found = ChatTemplate::new(&source, Vec::new()).and_then(|template| template.render(&hello()));
         let beginning: String = source.chars().take(200).collect();

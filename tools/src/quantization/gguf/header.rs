@@ -107,7 +107,7 @@ impl Header {
             let fail = |reason: &str| ReadError::Wrong(format!("`{name}` of the shape {shape:?} {reason}"));
             let bytes = ty.bytes(&shape).ok_or_else(|| fail("is not of whole blocks, or too large"))?;
             let end = data.checked_add(offset).and_then(|begin| begin.checked_add(bytes as u64));
-            if !end.is_some_and(|end| end <= length) {
+            if end.is_none_or(|end| end > length) {
                 return Err(fail(&format!("ends behind the file's {length} bytes")));
             }
             let info = TensorInfo { shape, ty, begin: data + offset, bytes };
