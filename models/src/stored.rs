@@ -77,7 +77,8 @@ impl<'g> StoredValue<'g> {
         }
     }
 
-    /// The rows with these indices, `I.. → I.. C`, in this float type. Indices outside are limited to the first and last row.
+    /// The rows with these indices, `I.. → I.. C`, in this float type. Indices outside are limited to the first and last
+    /// row.
     ///
     /// # Panics
     /// If `indices` is not of integers.

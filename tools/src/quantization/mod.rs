@@ -3,7 +3,7 @@
 //!
 //! In memory and on the device there is one form, codes in groups of neighbouring columns (see
 //! [`Quantization`](lmc_models::layers::Quantization)); [`round`] makes it of floats, [`layouts`] reorders what MLX, GPTQ
-//! and AWQ keep in safetensors, [`gguf`] what llama.cpp keeps, none of them with a change to a value. [`files`] are folders of
+//! and AWQ keep in safetensors, [`gguf`] what llama.cpp keeps, none with a change to a value. [`files`] are folders of
 //! such weights, [`loading`] quantizes the weights of any other source, [`saving`] writes a folder.
 
 pub mod files;

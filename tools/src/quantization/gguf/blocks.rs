@@ -1,9 +1,9 @@
 //! The blocks that ggml stores rows in (`ggml-common.h`, `ggml-quants.c`), as codes in groups with the same values.
 //!
 //! - `Q8_0`, 32 numbers: a scale `d` in f16 and 32 signed bytes; a number is `d q`.
-//! - `Q4_K`, 256 numbers: `d` and `m` in f16, eight scales and eight minima of 6 bits in 12 bytes, and 128 bytes of two codes;
+//! - `Q4_K`, 256 numbers: `d` and `m` in f16, eight scales and eight minima of 6 bits in 12 bytes, 128 bytes of two codes;
 //!   number of sub-block `j` is `d scale[j] q - m min[j]`.
-//! - `Q6_K`, 256 numbers: the lower four bits of codes in 128 bytes, the upper two in 64, sixteen scales in signed bytes, and
+//! - `Q6_K`, 256 numbers: lower four bits of codes in 128 bytes, upper two in 64, sixteen scales in signed bytes, and
 //!   `d` in f16; a number is `d scale[j] (q - 32)`.
 
 use half::f16;
