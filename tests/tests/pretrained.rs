@@ -106,26 +106,30 @@ fn cached_is_recomputed() {
         let mut engine = engine(&model, 2, 1);
         let request = Request { logprobs: Some(20), ..greedy(&reference.tokens[..PROMPT], 64) };
         engine.add(request).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let mut text = reference.tokens[..PROMPT].to_vec();
+        let mut steps = Vec::new();
         while engine.is_busy() {
-            for emitted in engine.step().unwrap_or_else(|error| panic!("{name}: {error}")) {
-                let logprobs = emitted.logprobs.expect("they were asked for");
-                assert_eq!(logprobs.likeliest.len(), 20);
-                let logits: Vec<f32> = model.logits(&text).unwrap_or_else(|e| panic!("{name}: {e}")).elements();
-                let row: Vec<f64> = logits[logits.len() - 64..].iter().map(|&x| f64::from(x)).collect();
-                let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let sum: f64 = row.iter().map(|x| (x - greatest).exp()).sum();
-                let all = logprobs.likeliest.iter().copied().chain([(emitted.token, logprobs.token)]);
-                for (token, log_prob) in all {
-                    let expected = row[token as usize] - greatest - sum.ln();
-                    let difference = (f64::from(log_prob) - expected).abs();
-                    assert!(difference < 1e-4, "{name} at {}: {log_prob}, recomputed {expected}", text.len());
-                }
-                assert!(logprobs.likeliest.is_sorted_by(|x, y| x.1 >= y.1));
-                text.push(emitted.token);
-            }
+            steps.extend(engine.step().unwrap_or_else(|error| panic!("{name}: {error}")));
         }
-        assert_eq!(text.len(), PROMPT + 64);
+        assert_eq!(steps.len(), 64);
+        let text = reference.tokens[..PROMPT].iter().copied().chain(steps.iter().map(|emitted| emitted.token));
+        let text: Vec<u32> = text.collect();
+        // A position sees none behind it: its logits in the whole text are those behind the text up to it.
+        let logits: Vec<f32> = model.logits(&text).unwrap_or_else(|e| panic!("{name}: {e}")).elements();
+        let vocabulary = logits.len() / text.len();
+        for (at, emitted) in (PROMPT - 1..).zip(&steps) {
+            let logprobs = emitted.logprobs.as_ref().expect("they were asked for");
+            assert_eq!(logprobs.likeliest.len(), 20);
+            let row: Vec<f64> = logits[at * vocabulary..][..vocabulary].iter().map(|&x| f64::from(x)).collect();
+            let greatest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = row.iter().map(|x| (x - greatest).exp()).sum();
+            let all = logprobs.likeliest.iter().copied().chain([(emitted.token, logprobs.token)]);
+            for (token, log_prob) in all {
+                let expected = row[token as usize] - greatest - sum.ln();
+                let difference = (f64::from(log_prob) - expected).abs();
+                assert!(difference < 1e-4, "{name} at {at}: {log_prob}, recomputed {expected}");
+            }
+            assert!(logprobs.likeliest.is_sorted_by(|x, y| x.1 >= y.1));
+        }
     }
 }
 

@@ -37,9 +37,10 @@
 //! wants), [`data`] and [`tokenizer`] (what is trained on), [`model`] (from settings to graphs), [`device`] (from
 //! graphs to programs), [`tensors`] and [`wasm`] (what programs take, and the interpreter), [`target`] (devices that
 //! need not be there), [`plan`] (what a run will take), [`checkpoint`] and [`run`] (what is kept) and [`generation`].
-//! [`pretrained`] loads what was trained, by lmc or others, and [`engine`] continues texts with it; [`chat_template`] makes
-//! a text of a chat, and [`serve`] does all that over HTTP. [`inspect`] looks inside of what is trained, [`mod@bench`]
-//! times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command line, [`error`] how all of it fails.
+//! [`pretrained`] loads what was trained, by lmc or others, and [`engine`] continues texts with it; [`chat_template`]
+//! makes a text of a chat, and [`serve`] does all that over HTTP. [`inspect`] looks inside of what is trained,
+//! [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command line, [`error`]
+//! how all of it fails.
 
 pub mod bench;
 pub mod chat_template;

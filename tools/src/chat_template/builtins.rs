@@ -46,6 +46,16 @@ fn add_filters(env: &mut Environment<'_>, budget: &Arc<Budget>) {
     let shared = Arc::clone(budget);
     env.add_filter("string", move |value: Value| text_of(&shared, &value));
     let shared = Arc::clone(budget);
+    // Of any value, as Python writes it.
+    env.add_filter("trim", move |value: Value, characters: Option<String>| {
+        let text = text_of(&shared, &value)?;
+        let trimmed = match characters {
+            None => text.trim(),
+            Some(characters) => text.trim_matches(|c| characters.contains(c)),
+        };
+        Ok::<_, Error>(trimmed.to_owned())
+    });
+    let shared = Arc::clone(budget);
     env.add_filter("list", move |value: Value| {
         shared.charge_elements(value.len().unwrap_or(0))?;
         match value.as_str() {

@@ -262,7 +262,7 @@ fn problems_of_one_setting() {
         ("train.steps=0", "`steps` must be at least 1"),
         ("train.seed=-1", "`seed` must be at least 0"),
         ("train.precision=\"fp16\"", "`precision` is one of \"bfloat16\", \"float32\", found \"fp16\""),
-        ("train.seq_len=2147483647", "the most is 2^50"),
+        ("train.seq_len=2147483647", "the most is 2^40"),
         ("train.loss_chunk=-1", "`loss_chunk` must be at least 0, found -1"),
         ("model.loss_chunk=64", "it belongs in [train]"),
         ("train.keep_last=-1", "`keep_last` must be at least 0, found -1"),

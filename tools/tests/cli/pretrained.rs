@@ -108,7 +108,7 @@ fn what_does_not_fit_is_refused() {
     folder.write("model/config.json", config.replace("\"hidden_size\": 16", "\"hidden_size\": 32"));
     refused(&["has the shape", "by config.json the model needs"]);
     folder.write("model/config.json", config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2"));
-    refused(&["`model.layers.2.", "which the model has not"]);
+    refused(&["`layer_types` has 3 entries, `num_hidden_layers` is 2"]);
     folder.write("model/config.json", config.replace("\"qwen3\"", "\"qwen9\""));
     refused(&["`model_type` \"qwen9\" is not known to lmc; known: llama"]);
     folder.write("model/config.json", &config);
