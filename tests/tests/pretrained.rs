@@ -90,7 +90,9 @@ fn logits_are_those_of_transformers() {
 fn greedy_continuations_are_those_of_transformers() {
     for name in names() {
         let (model, reference) = (model(&name), reference(&name));
-        for launch_tokens in [1, 4] {
+        // Several tokens a launch once a family.
+        let launches: &[usize] = if name.ends_with("-0") { &[1, 4] } else { &[1] };
+        for &launch_tokens in launches {
             let mut engine = engine(&model, 1, launch_tokens);
             let found = one(&mut engine, greedy(&reference.tokens[..PROMPT], reference.continuation.len()));
             assert_eq!(found, reference.continuation, "{name}, {launch_tokens} tokens a launch");

@@ -154,7 +154,7 @@ fn a_page_has_the_batches_and_the_weights_of_the_native_run() {
         &["data.train=\"long.txt\"", "train.grad_accum_steps=2"],
         &["data.order=\"sequential\""],
         &["data.tokenizer=\"byte\""],
-        &["data.val=\"long.txt\"", "data.val_fraction=0", "data.train=[\"names.txt\", \"long.txt\"]"],
+        &["data.train=[\"names.txt\", \"long.txt\"]"],
         &["data.documents=\"none\"", "data.train=\"prose.txt\"", "train.seed=5"],
         &[
             "data.documents=\"none\"",
