@@ -2,7 +2,7 @@
 //! write.
 //!
 //! In memory and on the device there is one form, codes in groups of neighbouring columns (see
-//! [`Quantization`](lmc_models::layers::Quantization)); [`round`] makes it of floats, [`layouts`] reorders what MLX, GPTQ
+//! [`Quantization`]); [`round`] makes it of floats, [`layouts`] reorders what MLX, GPTQ
 //! and AWQ keep in safetensors, [`gguf`] what llama.cpp keeps, none with a change to a value. [`files`] are folders of
 //! such weights, [`loading`] quantizes the weights of any other source, [`saving`] writes a folder.
 
