@@ -214,7 +214,14 @@ fn log_probabilities_are_told() {
     assert_eq!(likeliest.len(), 20 * width);
     let mut order: Vec<i32> = (0..VOCAB as i32).collect();
     order.sort_by(|&i, &j| logits[j as usize].total_cmp(&logits[i as usize]));
-    assert_eq!(likeliest[..width], order[..width]);
+    // Of tokens that are as likely in f32 either may come first.
+    for (&found, &expected) in likeliest[..width].iter().zip(&order) {
+        assert!((logits[found as usize] - logits[expected as usize]).abs() < 1e-6, "{found} for {expected}");
+    }
+    let mut all = likeliest[..width].to_vec();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), width);
     for (&token, &found) in likeliest.iter().zip(&likeliest_log_probs) {
         assert!((f64::from(found) - expected(token)).abs() < 1e-5);
     }
