@@ -1,6 +1,8 @@
 //! The meaning of fused ops in terms of the others: one function that the evaluator, the generic lowering and
 //! second-order differentiation share; and the same meaning by blocks of queries, for targets without a fused op.
 
+mod cached;
+
 use std::ops::Range;
 
 use crate::builder::{Builder, Value};
@@ -43,6 +45,12 @@ pub fn decompose_by_blocks(op: &Op, operands: &[TensorType], block: usize) -> Op
         return Some(build(&|x| {
             backward_by_blocks(op, [x[0], x[1], x[2]], [x[3], x[4], x[5]], &x[6..], block).to_vec()
         }));
+    }
+    if *op == Op::CacheUpdate {
+        return Some(build(&|x| vec![cached::cache_update([x[0], x[1], x[2]], [x[3], x[4]])]));
+    }
+    if let Op::CachedAttention(op) = op {
+        return Some(build(&|x| vec![cached::cached_attention(op, [x[0], x[1], x[2]], [x[3], x[4]])]));
     }
     None
 }

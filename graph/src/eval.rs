@@ -173,10 +173,13 @@ impl Interpreter<'_> {
             Op::Remat => self.region(regions[0], vec![]),
             Op::StopGradient | Op::OptimizationBarrier => owned(),
             Op::RngBitGenerator(op) => random::eval_rng_bit_generator(op, x[0]),
-            Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
+            Op::ScaledDotProductAttention(_)
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_)
+            | Op::CacheUpdate => {
                 let types: Vec<TensorType> = x.iter().map(|x| x.ty().clone()).collect();
-                let decomposition = crate::decompose::decompose(&node.op, &types)
-                    .expect("attention and its derivative have decompositions");
+                let decomposition =
+                    crate::decompose::decompose(&node.op, &types).expect("fused ops have decompositions");
                 run(&decomposition, owned(), self.precision).expect("the decomposition takes the op's operands")
             }
         }

@@ -6,9 +6,12 @@
 //! | other `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
+//! | attention to a cache | decomposed | lmc's kernel for few queries, else decomposed | decomposed |
+//! | writing into a cache | decomposed | lmc's kernel | decomposed |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
 
 mod amx;
+mod cached;
 mod collapse;
 mod cudnn;
 mod keep;
@@ -20,6 +23,7 @@ mod weight;
 use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 use lmc_graph::{DType, Op, TensorType};
 
+pub(crate) use cached::{cache_kernel_fits, cached_attention};
 pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
 pub(crate) use matmul::Matmul;

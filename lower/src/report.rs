@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use lmc_graph::ops::{AttentionMask, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, CachedAttention, ScaledDotProductAttention};
 use lmc_graph::{Location, TensorType};
 
 use crate::target::Target;
@@ -16,7 +16,7 @@ use crate::target::Target;
 pub enum Kind {
     /// `dot_general`.
     Dot,
-    /// `scaled_dot_product_attention` or its backward.
+    /// `scaled_dot_product_attention` or its backward, or `cached_attention`.
     Attention,
 }
 
@@ -177,6 +177,13 @@ pub fn fused_attention_flops(op: &ScaledDotProductAttention, is_backward: bool, 
         }
     };
     [2, b, n, seen, per_score].into_iter().fold(1, |product, size| product.saturating_mul(size as u64))
+}
+
+/// The operations of the products of an attention to a cache, of `query` `[B, T, N, H]` and `value` `[B, K, R, V]`. How
+/// many of the rows that are looked at hold a position depends on the data; all count.
+pub fn cached_attention_flops(op: &CachedAttention, [query, value]: [&[usize]; 2]) -> u64 {
+    let sizes = [2, query[0], query[1], query[2], op.visible_rows, query[3] + value[3]];
+    sizes.into_iter().fold(1, |product, size| product.saturating_mul(size as u64))
 }
 
 /// How every product and every attention of a function lowered, in the order of the program.

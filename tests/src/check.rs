@@ -35,7 +35,12 @@ impl Tolerance {
         let sums = |op: &Op| {
             matches!(
                 op,
-                Op::DotGeneral(_) | Op::Reduce(_) | Op::Scatter(_) | Op::Scan(_) | Op::ScaledDotProductAttention(_)
+                Op::DotGeneral(_)
+                    | Op::Reduce(_)
+                    | Op::Scatter(_)
+                    | Op::Scan(_)
+                    | Op::ScaledDotProductAttention(_)
+                    | Op::CachedAttention(_)
             )
         };
         let ops = func.walk(func.body());

@@ -84,6 +84,7 @@ pub(crate) fn cotangents<'g>(
         Op::ScaledDotProductAttentionBackward(op) => {
             attention::scaled_dot_product_attention_backward(op, &x, cts, &node.location)
         }
+        Op::CachedAttention(_) | Op::CacheUpdate => return refuse("a cache is for using a model, not for training it"),
     };
     Ok(node.operands.iter().copied().zip(of_operands).filter_map(|(value, ct)| Some((value, ct?))).collect())
 }

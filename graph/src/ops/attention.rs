@@ -183,7 +183,137 @@ pub(crate) fn scaled_dot_product_attention_backward_type(
     Ok(vec![query.clone(), key.clone(), value.clone()])
 }
 
+attributes! {
+    /// Attention of the newest tokens of texts to a cache of their keys and values, which has those of these tokens in it:
+    /// `softmax(scale * Q Kᵀ + mask) V` for each text and head. The operands are `query`, `key`, `value`, `start` and
+    /// `count`.
+    ///
+    /// *Shapes*: `B T N H`, `B K R H`, `B K R V`, `i32 B`, `i32 B → B T N V`: texts, tokens, query heads, key and value
+    /// heads, rows of the cache, head sizes. Query head `n` reads key and value head `n / (N / K)`. Scores and softmax are
+    /// computed as in [`ScaledDotProductAttention`].
+    ///
+    /// Token `t` of text `b` stands at position `start[b] + t`. The last position in the cache is `l = start[b] + count[b]
+    /// - 1`; row `r` holds the latest position up to `l` that is `r` modulo `R`, if there is one from 0 on. A query sees
+    /// the positions up to its own, with a window of `w` those above its own minus `w`. What a query gets that sees none
+    /// has no meaning: of a text with `l` below 0, or of a token beyond `count` that looks past what a window kept.
+    ///
+    /// *Constraints*: (I1) floats of rank 4, then `i32` of rank 1. (C1) one element type of `query`, `key` and `value`.
+    /// (C2) one number of texts. (C3) `query` and `key` have one head size. (C4) `key` and `value` have the same heads and
+    /// rows. (C5) `N` is a multiple of `K`. (C6) `sliding_window` is above 0. (C7) `visible_rows` is above 0 and at most
+    /// `R`.
+    pub struct CachedAttention {
+        /// What scores are multiplied with, usually `1 / sqrt(H)`.
+        pub scale: f64,
+        /// With a window of `w`, a query sees only the last `w` positions, its own among them.
+        pub sliding_window: Option<usize>,
+        /// With a cap of `c`, a scaled score `s` becomes `c tanh(s / c)` (Gemma Team 2024, section 2).
+        pub soft_cap: Option<f64>,
+        /// The rows that are looked at: all positions are in rows below.
+        pub visible_rows: usize,
+    }
+}
+
+pub(crate) fn cached_attention_type(op: &CachedAttention, operands: &[&TensorType]) -> Inferred {
+    let [query, key, value, start, count] = arity(operands)?;
+    for (name, x) in [("query", query), ("key", key), ("value", value)] {
+        require!(x.rank() == 4 && x.dtype.is_float(), "I1", "`{name}` must be of floats with 4 dimensions, found {x}");
+    }
+    for (name, x) in [("start", start), ("count", count)] {
+        require!(x.rank() == 1 && x.dtype == DType::I32, "I1", "`{name}` must be of i32 with 1 dimension, found {x}");
+    }
+    require!(
+        query.dtype == key.dtype && key.dtype == value.dtype,
+        "C1",
+        "the element types must be the same, found {query}, {key} and {value}"
+    );
+    let ([b, t, n, h], [_, k, rows, key_h]) = (dims(query), dims(key));
+    let [_, value_k, value_rows, v] = dims(value);
+    require!(
+        [key, value, start, count].iter().all(|x| x.shape[0] == b),
+        "C2",
+        "the number of texts must be the same, found {query}, {key}, {value}, {start} and {count}"
+    );
+    require!(h == key_h, "C3", "`query` and `key` must have the same head size, found {query} and {key}");
+    require!(
+        k == value_k && rows == value_rows,
+        "C4",
+        "`key` and `value` must have the same heads and rows, found {key} and {value}"
+    );
+    require!(k > 0 && n % k == 0, "C5", "{n} query heads are not a multiple of {k} key heads");
+    require!(op.sliding_window != Some(0), "C6", "a sliding window needs a size above 0");
+    require!(
+        (1..=rows).contains(&op.visible_rows),
+        "C7",
+        "{} visible rows of {rows}: expected at least one, and no more than there are",
+        op.visible_rows
+    );
+    Ok(vec![query.with_shape([b, t, n, v])])
+}
+
+/// A cache of keys or values with those of new tokens in it. The operands are `cache`, `new`, `slot`, `start` and `count`.
+///
+/// *Shapes*: `S K R H`, `B T K H`, `i32`, `i32 B`, `i32 B → S K R H`: slots for texts, heads, rows, elements of a head;
+/// texts and tokens. Text `b` has the slot `slot + b`. Its token `t`, if it is one of the first `count[b]` and its position
+/// `start[b] + t` is not below 0, goes into row `start[b] + t` modulo `R`. The slots are within the cache.
+///
+/// *Constraints*: (I1) floats of rank 4, an `i32` scalar, then `i32` of rank 1. (C1) one element type of `cache` and
+/// `new`. (C2) the same heads and elements of a head. (C3) as many starts and counts as texts. (C4) no more texts than
+/// slots, and no more tokens than rows.
+pub(crate) fn cache_update_type(operands: &[&TensorType]) -> Inferred {
+    let [cache, new, slot, start, count] = arity(operands)?;
+    for (name, x) in [("cache", cache), ("new", new)] {
+        require!(x.rank() == 4 && x.dtype.is_float(), "I1", "`{name}` must be of floats with 4 dimensions, found {x}");
+    }
+    for (name, rank, x) in [("slot", 0, slot), ("start", 1, start), ("count", 1, count)] {
+        let is_so = x.rank() == rank && x.dtype == DType::I32;
+        require!(is_so, "I1", "`{name}` must be of i32 with {rank} dimensions, found {x}");
+    }
+    require!(cache.dtype == new.dtype, "C1", "the element types must be the same, found {cache} and {new}");
+    let ([slots, heads, rows, size], [texts, tokens, new_heads, new_size]) = (dims(cache), dims(new));
+    require!(
+        heads == new_heads && size == new_size,
+        "C2",
+        "`cache` and `new` must have the same heads and elements of a head, found {cache} and {new}"
+    );
+    require!(
+        start.shape == [texts] && count.shape == [texts],
+        "C3",
+        "expected a start and a count for each of {texts} texts, found {start} and {count}"
+    );
+    require!(
+        texts <= slots && tokens <= rows,
+        "C4",
+        "{texts} texts of {tokens} tokens do not fit {slots} slots of {rows} rows"
+    );
+    Ok(vec![cache.clone()])
+}
+
 impl<'g> Value<'g> {
+    /// `cache_update` with `self` as the cache.
+    ///
+    /// # Panics
+    /// If a constraint of `cache_update` is broken.
+    #[track_caller]
+    pub fn cache_update(self, new: Value<'g>, slot: Value<'g>, [start, count]: [Value<'g>; 2]) -> Value<'g> {
+        let [cache] = self.builder().push_n(Op::CacheUpdate, &[self, new, slot, start, count]);
+        cache
+    }
+
+    /// `cached_attention` with `self` as the query.
+    ///
+    /// # Panics
+    /// If a constraint of [`CachedAttention`] is broken.
+    #[track_caller]
+    pub fn cached_attention(
+        self,
+        [key, value]: [Value<'g>; 2],
+        [start, count]: [Value<'g>; 2],
+        attributes: CachedAttention,
+    ) -> Value<'g> {
+        let [output] = self.builder().push_n(Op::CachedAttention(attributes), &[self, key, value, start, count]);
+        output
+    }
+
     /// `scaled_dot_product_attention` with `self` as the query, of `whole` rows: the output and the log-sum-exp.
     ///
     /// # Panics

@@ -18,7 +18,9 @@ use crate::attributes::{Attr, Attributes, refuse_unknown};
 use crate::dtype::TensorType;
 use crate::error::{Violation, require};
 
-pub use attention::{AttentionMask, AttentionRows, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
+pub use attention::{
+    AttentionMask, AttentionRows, CachedAttention, ScaledDotProductAttention, ScaledDotProductAttentionBackward,
+};
 pub use contract::DotGeneral;
 pub use control::Scan;
 pub use elementwise::{BinaryOp, BitcastConvert, Compare, ComparisonDirection, Convert, UnaryOp};
@@ -114,6 +116,8 @@ ops! {
         Clamp = "clamp",
         /// Writes a block at a position that is a value.
         DynamicUpdateSlice = "dynamic_update_slice",
+        /// Writes new tokens into a cache of keys or values.
+        CacheUpdate = "cache_update",
         /// A loop with a condition.
         While = "while",
         /// One of two regions.
@@ -172,6 +176,8 @@ ops! {
         ScaledDotProductAttention = "scaled_dot_product_attention",
         /// The derivative of attention.
         ScaledDotProductAttentionBackward = "scaled_dot_product_attention_backward",
+        /// Attention to a cache of keys and values.
+        CachedAttention = "cached_attention",
     }
 }
 
@@ -189,6 +195,7 @@ impl Op {
             | Op::Select
             | Op::Clamp
             | Op::DynamicUpdateSlice
+            | Op::CacheUpdate
             | Op::StopGradient
             | Op::OptimizationBarrier
             | Op::Compare(_)
@@ -212,7 +219,8 @@ impl Op {
             | Op::Sort(_)
             | Op::RngBitGenerator(_)
             | Op::ScaledDotProductAttention(_)
-            | Op::ScaledDotProductAttentionBackward(_) => 0,
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_) => 0,
         };
         require!(regions.len() == num_regions, "I0", "expected {num_regions} regions, found {}", regions.len());
         let x = operands;
@@ -250,6 +258,8 @@ impl Op {
             Op::RngBitGenerator(op) => random::rng_bit_generator_type(op, x),
             Op::ScaledDotProductAttention(op) => attention::scaled_dot_product_attention_type(op, x),
             Op::ScaledDotProductAttentionBackward(op) => attention::scaled_dot_product_attention_backward_type(op, x),
+            Op::CachedAttention(op) => attention::cached_attention_type(op, x),
+            Op::CacheUpdate => attention::cache_update_type(x),
         }
     }
 }

@@ -24,38 +24,24 @@ pub(super) fn attention(
 ) -> Vec<Value> {
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
     let form = choices::attention(e.target, op, &operands);
-    let row = e.report.rows.len();
     let is_backward = matches!(op, Attention::Backward(_));
-    e.report.rows.push(Row {
-        kind: Kind::Attention,
-        location: e.location.clone(),
-        direction: Direction::of(&e.location),
-        operands,
-        results: result_types.to_vec(),
-        form: match form {
-            AttentionForm::Cudnn => Form::Cudnn,
-            AttentionForm::Kernel => Form::AttentionKernel,
-            AttentionForm::Decomposed { block, .. } if block < x[0].ty.shape[1] => Form::DecomposedByBlocks,
-            AttentionForm::Decomposed { .. } => Form::Decomposed,
-        },
-        refused: match &form {
-            AttentionForm::Cudnn | AttentionForm::Kernel => None,
-            AttentionForm::Decomposed { refused, .. } => Some(refused.clone()),
-        },
-        flops: fused_attention_flops(&op.attributes(), is_backward, [&x[0].ty.shape, &x[2].ty.shape]),
-        times: e.times,
-        part_of: None,
-    });
+    let flops = fused_attention_flops(&op.attributes(), is_backward, [&x[0].ty.shape, &x[2].ty.shape]);
+    let row = report(e, &form, operands, result_types, flops);
     match (form, op) {
         (AttentionForm::Decomposed { block, .. }, op) => decomposed(e, &op.op(), x, block, row),
-        (AttentionForm::Kernel, op) => kernel(e, op, x, result_types),
+        (AttentionForm::Kernel, op) => {
+            let ScaledDotProductAttention { scale, mask, sliding_window, rows: _ } = op.attributes();
+            let is_causal = mask == AttentionMask::Causal;
+            let attributes = [("causal", is_causal.to_string()), ("sliding_window", window(sliding_window))];
+            kernel(e, &op.op(), scale, &attributes, x, result_types)
+        }
         (AttentionForm::Cudnn, Attention::Forward(op)) => forward(e, op, x, result_types, uses_log_sum_exp),
         (AttentionForm::Cudnn, Attention::Backward(op)) => backward(e, &op.forward(), x, result_types),
     }
 }
 
 /// The ops of the decomposition, all at the location of the node; `row` is the attention's in the report.
-fn decomposed(e: &mut Emitter<'_>, op: &Op, x: &[Value], block: usize, row: usize) -> Vec<Value> {
+pub(super) fn decomposed(e: &mut Emitter<'_>, op: &Op, x: &[Value], block: usize, row: usize) -> Vec<Value> {
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
     let func =
         decompose_by_blocks(op, &operands, block).unwrap_or_else(|| panic!("{} has no decomposition", op.name()));
@@ -73,23 +59,62 @@ fn decomposed(e: &mut Emitter<'_>, op: &Op, x: &[Value], block: usize, row: usiz
 }
 
 /// The ops of a function at the present location.
-fn inline(e: &mut Emitter<'_>, func: &Func, x: &[Value]) -> Vec<Value> {
+pub(super) fn inline(e: &mut Emitter<'_>, func: &Func, x: &[Value]) -> Vec<Value> {
     let mut frame = Frame { keeps_location: true, ..Frame::new(func, e.target) };
     frame.inline(e, func.body(), x)
 }
 
-/// The custom call of a kernel of `lmc_runtime`, which has the op's name.
-fn kernel(e: &mut Emitter<'_>, op: Attention<'_>, x: &[Value], result_types: &[TensorType]) -> Vec<Value> {
-    let ScaledDotProductAttention { scale, mask, sliding_window, rows: _ } = op.attributes();
-    let config = format!(
-        "{{scale = {} : f64, causal = {}, sliding_window = {} : i64}}",
-        syntax::float(scale),
-        mask == AttentionMask::Causal,
-        sliding_window.unwrap_or(0)
-    );
+/// Puts an attention into the report; returns its row.
+pub(super) fn report(
+    e: &mut Emitter<'_>,
+    form: &AttentionForm,
+    operands: Vec<TensorType>,
+    results: &[TensorType],
+    flops: u64,
+) -> usize {
+    let row = Row {
+        kind: Kind::Attention,
+        location: e.location.clone(),
+        direction: Direction::of(&e.location),
+        form: match form {
+            AttentionForm::Cudnn => Form::Cudnn,
+            AttentionForm::Kernel => Form::AttentionKernel,
+            AttentionForm::Decomposed { block, .. } if *block < operands[0].shape[1] => Form::DecomposedByBlocks,
+            AttentionForm::Decomposed { .. } => Form::Decomposed,
+        },
+        refused: match form {
+            AttentionForm::Cudnn | AttentionForm::Kernel => None,
+            AttentionForm::Decomposed { refused, .. } => Some(refused.clone()),
+        },
+        operands,
+        results: results.to_vec(),
+        flops,
+        times: e.times,
+        part_of: None,
+    };
+    e.report.rows.push(row);
+    e.report.rows.len() - 1
+}
+
+/// A sliding window as kernels read it.
+pub(super) fn window(size: Option<usize>) -> String {
+    format!("{} : i64", size.unwrap_or(0))
+}
+
+/// The custom call of a kernel of `lmc_runtime`, which has the op's name, with these attributes beside the scale.
+pub(super) fn kernel(
+    e: &mut Emitter<'_>,
+    op: &Op,
+    scale: f64,
+    attributes: &[(&str, String)],
+    x: &[Value],
+    result_types: &[TensorType],
+) -> Vec<Value> {
+    let attributes: String = attributes.iter().map(|(name, value)| format!(", {name} = {value}")).collect();
+    let config = format!("{{scale = {} : f64{attributes}}}", syntax::float(scale));
     let text = format!(
         "stablehlo.custom_call @lmc.{}({}) {{api_version = 4 : i32, backend_config = {config}}} : ({}) -> {}",
-        op.op().name(),
+        op.name(),
         names(x),
         types(x),
         syntax::results(result_types)

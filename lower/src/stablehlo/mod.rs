@@ -4,6 +4,7 @@
 //! and returns the results.
 
 mod attention;
+mod cache;
 mod contract;
 mod control;
 mod cudnn;
@@ -185,6 +186,8 @@ impl<'f> Frame<'f> {
             Op::ScaledDotProductAttentionBackward(op) => {
                 attention::attention(e, Attention::Backward(op), x, types, false)
             }
+            Op::CachedAttention(op) => cache::cached_attention(e, op, x, types),
+            Op::CacheUpdate => cache::cache_update(e, x, &types[0]),
         }
     }
 }

@@ -55,7 +55,10 @@ impl<'f, 'g> Flattener<'f, 'g> {
         let results = match &node.op {
             Op::Remat => self.region(node.regions[0], &[]),
             Op::StopGradient | Op::OptimizationBarrier => operands,
-            Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) => {
+            Op::ScaledDotProductAttention(_)
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_)
+            | Op::CacheUpdate => {
                 let types: Vec<TensorType> = operands.iter().map(Value::ty).collect();
                 let decomposition = attention::decomposition(&node.op, &types);
                 let location = Some(self.location(node));

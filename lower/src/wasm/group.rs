@@ -62,7 +62,9 @@ pub(super) fn class(func: &Func, node: &Node) -> Class {
         | Op::Scan(_)
         | Op::RngBitGenerator(_)
         | Op::ScaledDotProductAttention(_)
-        | Op::ScaledDotProductAttentionBackward(_) => Class::Whole,
+        | Op::ScaledDotProductAttentionBackward(_)
+        | Op::CachedAttention(_)
+        | Op::CacheUpdate => Class::Whole,
     }
 }
 
@@ -245,7 +247,9 @@ fn needs_memory(func: &Func, node: &Node, operand: usize) -> bool {
         | Op::Argmax(_)
         | Op::Sort(_)
         | Op::ScaledDotProductAttention(_)
-        | Op::ScaledDotProductAttentionBackward(_) => false,
+        | Op::ScaledDotProductAttentionBackward(_)
+        | Op::CachedAttention(_)
+        | Op::CacheUpdate => false,
     }
 }
 

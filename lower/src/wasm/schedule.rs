@@ -291,7 +291,9 @@ impl<'f> Schedule<'f> {
             | Op::Sort(_)
             | Op::RngBitGenerator(_)
             | Op::ScaledDotProductAttention(_)
-            | Op::ScaledDotProductAttentionBackward(_) => {}
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_)
+            | Op::CacheUpdate => {}
         }
         let homes: Vec<Place> = node.results.iter().map(|&result| self.home(result)).collect();
         let work = self.whole(node, &homes);
@@ -365,7 +367,9 @@ impl<'f> Schedule<'f> {
             | Op::StopGradient
             | Op::OptimizationBarrier
             | Op::ScaledDotProductAttention(_)
-            | Op::ScaledDotProductAttentionBackward(_) => {
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_)
+            | Op::CacheUpdate => {
                 unreachable!("`{}` is a loop, or not in a flat function", node.op.name())
             }
         }
@@ -490,7 +494,9 @@ impl<'s, 'f> Expressions<'s, 'f> {
             | Op::Scan(_)
             | Op::RngBitGenerator(_)
             | Op::ScaledDotProductAttention(_)
-            | Op::ScaledDotProductAttentionBackward(_) => {
+            | Op::ScaledDotProductAttentionBackward(_)
+            | Op::CachedAttention(_)
+            | Op::CacheUpdate => {
                 debug_assert_eq!(class(self.schedule.func, node), Class::Whole);
                 unreachable!("results of `{}` are in memory", node.op.name())
             }

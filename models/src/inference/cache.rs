@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 
-use lmc_graph::ops::{Scatter, ScatterOp};
+use lmc_graph::ops::CachedAttention;
 use lmc_graph::{DType, TensorType, Value};
 
 use crate::architectures::sequence::Sequence;
-use crate::layers::{Attention, Keys, causal_attention, masked_attention};
+use crate::layers::{Attention, causal_attention};
 use crate::scope::Scope;
 
 /// What a block keeps of a token.
@@ -116,9 +116,14 @@ impl<'g> Sequence<'g> for Cached<'g> {
         }
         let [_, _, rows, _] = cached[0].dims();
         let visible_rows = if attention.sliding_window.is_some() { rows } else { self.visible.min(rows) };
-        let keys = cached.map(|cached| self.tokens.rows_of(cached, visible_rows));
-        let visible = self.tokens.visible(rows, visible_rows, attention.sliding_window);
-        masked_attention(query, Keys::by_head(keys[0], keys[1]), visible, attention, |weights| weights)
+        let attributes = CachedAttention {
+            scale: attention.scale,
+            sliding_window: attention.sliding_window,
+            soft_cap: attention.soft_cap,
+            visible_rows,
+        };
+        let cached = cached.map(|cached| self.tokens.slots_of(cached, visible_rows));
+        query.cached_attention(cached, self.tokens.places(), attributes)
     }
 }
 
@@ -126,80 +131,34 @@ impl<'g> Tokens<'g> {
     /// The cache `S K R H` with `new`, `B T K H`, in it.
     #[track_caller]
     fn written(self, cache: Value<'g>, new: Value<'g>) -> Value<'g> {
-        let ([_, k, rows, h], [_, t, _, _]) = (cache.dims(), new.dims());
-        let new = new.convert(cache.dtype());
-        match self {
-            Tokens::Chunk { slot, start, count, .. } => {
-                let b = cache.builder();
-                let zero = b.scalar(DType::I32, 0.0);
-                let row = start.map_or(zero, |start| start.remainder(start.full_like(rows as f64)));
-                let place = [slot, zero, row, zero];
-                // Padding would overwrite positions that are still looked at, one turn of the ring before.
-                let shape = [1, k, t, h];
-                let is_token = b.iota(&TensorType::new(DType::I32, shape), 2).less(count.broadcast_in_dim(&shape, &[]));
-                let old = cache.dynamic_slice(&place, &shape);
-                let new = is_token.select(new.transpose(&[0, 2, 1, 3]), old);
-                cache.dynamic_update_slice(new, &place)
-            }
-            Tokens::Each { positions } => {
-                let [slots] = positions.dims();
-                // A slot without a token writes behind the last row, that is nowhere.
-                let outside = positions.full_like(rows as f64);
-                let row = positions.less(positions.full_like(0.0)).select(outside, positions.remainder(outside));
-                let attributes = Scatter {
-                    update_window_dims: vec![1, 2],
-                    inserted_window_dims: vec![2],
-                    input_batching_dims: vec![0],
-                    scatter_indices_batching_dims: vec![0],
-                    scatter_dims_to_operand_dims: vec![2],
-                    index_vector_dim: 1,
-                    indices_are_sorted: true,
-                    unique_indices: true,
-                    update_computation: ScatterOp::Replace,
-                };
-                cache.scatter(row.reshape(&[slots, 1]), new.reshape(&[slots, k, h]), attributes)
-            }
-        }
+        let slot = match self {
+            Tokens::Chunk { slot, .. } => slot,
+            Tokens::Each { .. } => cache.builder().scalar(DType::I32, 0.0),
+        };
+        cache.cache_update(new.convert(cache.dtype()), slot, self.places())
     }
 
-    /// The first rows of these tokens' slots: `B K R' H`.
+    /// Rows of these tokens' slots, at least the first `visible_rows`, which are all or hold all positions: `B K R' H`.
     #[track_caller]
-    fn rows_of(self, cache: Value<'g>, visible_rows: usize) -> Value<'g> {
-        let [_, k, _, h] = cache.dims();
+    fn slots_of(self, cache: Value<'g>, visible_rows: usize) -> Value<'g> {
+        let [slots, k, _, h] = cache.dims();
         match self {
-            Tokens::Chunk { slot, .. } => {
+            Tokens::Chunk { slot, .. } if slots > 1 => {
                 let zero = slot.full_like(0.0);
                 cache.dynamic_slice(&[slot, zero, zero, zero], &[1, k, visible_rows, h])
             }
-            Tokens::Each { .. } => cache.slice_dim(2, 0..visible_rows),
+            Tokens::Chunk { .. } | Tokens::Each { .. } => cache,
         }
     }
 
-    /// Which of the first `visible_rows` of `rows` rows each token sees, `i1 B T R'`. With `l` the last position that was
-    /// written, row `r` holds the latest position up to `l` that is `r` modulo `rows`.
+    /// The position of each slot's first token, and how many there are: `i32 B` each.
     #[track_caller]
-    fn visible(self, rows: usize, visible_rows: usize, sliding_window: Option<usize>) -> Value<'g> {
-        let (query, last) = match self {
-            Tokens::Chunk { start, count, positions, .. } => {
-                let end = start.map_or(count, |start| start + count);
-                (positions, (end - 1.0).reshape(&[1]))
+    fn places(self) -> [Value<'g>; 2] {
+        match self {
+            Tokens::Chunk { start, count, .. } => {
+                [start.unwrap_or_else(|| count.full_like(0.0)), count].map(|x| x.reshape(&[1]))
             }
-            Tokens::Each { positions } => {
-                let [slots] = positions.dims();
-                (positions.reshape(&[slots, 1]), positions)
-            }
-        };
-        let [b, t] = query.dims();
-        let shape = [b, t, visible_rows];
-        let row = query.builder().iota(&TensorType::new(DType::I32, shape), 2);
-        let (query, last) = (query.broadcast_in_dim(&shape, &[0, 1]), last.broadcast_in_dim(&shape, &[0]));
-        // `last` is at least -1, so that the dividend is not below 0.
-        let back = (last - row + rows as f64).remainder(row.full_like(rows as f64));
-        let position = last - back;
-        let visible = position.greater_equal(row.full_like(0.0)).and(position.less_equal(query));
-        match sliding_window {
-            None => visible,
-            Some(window) => visible.and(position.greater(query - window as f64)),
+            Tokens::Each { positions } => [positions, positions.full_like(1.0)],
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::architectures::sequence::{Sequence, WholeSequences};
 use crate::compute::{Compute, LossChunk};
 use crate::inference::Architecture;
 use crate::inference::sampling::is_token;
-use crate::layers::{Attention, Keys, attention_weights, causal_attention, causal_mask};
+use crate::layers::{Attention, attention_weights, causal_attention, causal_mask};
 use crate::loss::build_stored;
 use crate::params::{ParamSpec, Params};
 use crate::scope::Scope;
@@ -140,7 +140,7 @@ impl<'g> Sequence<'g> for Watched<'g> {
     fn attend(&self, _: &Scope<'g>, _: usize, parts: [Value<'g>; 3], attention: &Attention) -> Value<'g> {
         let [query, key, value] = parts;
         let [_, t, n, _] = query.dims();
-        let weights = attention_weights(query, Keys::by_position(key, value), causal_mask(query, attention), attention);
+        let weights = attention_weights([query, key], causal_mask(query, attention), attention);
         // B K T G S, with the query heads of a key head beside each other.
         let weights = weights.transpose(&[0, 1, 3, 2, 4]).reshape(&[n, t, t]);
         self.seen.borrow_mut().push([key, weights]);

@@ -35,7 +35,7 @@ impl Attention {
 pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>, attention: &Attention) -> Value<'g> {
     if attention.soft_cap.is_some() {
         let visible = causal_mask(query, attention);
-        return masked_attention(query, Keys::by_position(key, value), visible, attention, |weights| weights);
+        return masked_attention([query, key, value], visible, attention, |weights| weights);
     }
     let attributes = ScaledDotProductAttention {
         scale: attention.scale,
@@ -66,9 +66,7 @@ pub fn causal_attention_with_dropout<'g>(
         return causal_attention(query, key, value, attention);
     }
     let visible = causal_mask(query, attention);
-    masked_attention(query, Keys::by_position(key, value), visible, attention, |weights| {
-        dropout(scope, name, weights, rate)
-    })
+    masked_attention([query, key, value], visible, attention, |weights| dropout(scope, name, weights, rate))
 }
 
 /// Which of `T` keys `T` queries see: `i1 T T`.
@@ -84,28 +82,7 @@ pub(crate) fn causal_mask<'g>(query: Value<'g>, attention: &Attention) -> Value<
     }
 }
 
-/// Keys and values, and where their heads stand.
-#[derive(Clone, Copy, Debug)]
-pub struct Keys<'g> {
-    key: Value<'g>,
-    value: Value<'g>,
-    /// The dimension of the heads: the length is the other one of 1 and 2.
-    heads: usize,
-}
-
-impl<'g> Keys<'g> {
-    /// `B S K H` each, as layers make them.
-    pub fn by_position(key: Value<'g>, value: Value<'g>) -> Keys<'g> {
-        Keys { key, value, heads: 2 }
-    }
-
-    /// `B K S H` each, as caches keep them, so that a head's keys lie together.
-    pub fn by_head(key: Value<'g>, value: Value<'g>) -> Keys<'g> {
-        Keys { key, value, heads: 1 }
-    }
-}
-
-/// [`causal_attention`] of the keys that `visible` says, `i1 T S` or `i1 B T S`, composed of products and a softmax: the
+/// [`causal_attention`] of the keys that `visible` says, `i1 T S`, composed of products and a softmax: the
 /// probabilities of all heads are in memory, `B N T S`, and go through `change` before they weigh the values. A query
 /// sees at least one key.
 ///
@@ -113,15 +90,14 @@ impl<'g> Keys<'g> {
 /// If shapes do not fit.
 #[track_caller]
 pub fn masked_attention<'g>(
-    query: Value<'g>,
-    keys: Keys<'g>,
+    [query, key, value]: [Value<'g>; 3],
     visible: Value<'g>,
     attention: &Attention,
     change: impl FnOnce(Value<'g>) -> Value<'g>,
 ) -> Value<'g> {
     let ([b, t, n, h], dtype) = (query.dims(), query.dtype());
-    let weights = change(attention_weights(query, keys, visible, attention)).convert(dtype);
-    let output = weights.dot_general(keys.value, batched([0, 1], 4, keys.heads, 3 - keys.heads, dtype));
+    let weights = change(attention_weights([query, key], visible, attention)).convert(dtype);
+    let output = weights.dot_general(value, batched([0, 1], 4, 1, dtype));
     // B K T G H.
     output.transpose(&[0, 2, 1, 3, 4]).reshape(&[b, t, n, h])
 }
@@ -131,28 +107,26 @@ pub fn masked_attention<'g>(
 /// # Panics
 /// If shapes do not fit.
 #[track_caller]
-pub fn attention_weights<'g>(query: Value<'g>, keys: Keys<'g>, visible: Value<'g>, attention: &Attention) -> Value<'g> {
-    let ([b, t, n, h], key) = (query.dims(), keys.key);
+pub fn attention_weights<'g>([query, key]: [Value<'g>; 2], visible: Value<'g>, attention: &Attention) -> Value<'g> {
+    let ([b, t, n, h], [_, _, k, _]) = (query.dims(), key.dims());
     // The heads of queries in groups beside the time, each with its head of keys and values, which are never repeated.
-    let k = key.shape()[keys.heads];
     let query = query.reshape(&[b, t, k, n / k, h]);
-    let scores = query.dot_general(key, batched([0, 2], 4, keys.heads, 3, DType::F32)) * attention.scale;
+    let scores = query.dot_general(key, batched([0, 2], 4, 3, DType::F32)) * attention.scale;
     let scores = match attention.soft_cap {
         None => scores,
         Some(cap) => (scores / cap).tanh() * cap,
     };
-    let dimensions: &[usize] = if visible.rank() == 2 { &[2, 4] } else { &[0, 2, 4] };
     // Finite, so that no difference of infinities is taken, and so low that its exponential is 0.
     const MASKED: f64 = -1e30;
-    let visible = visible.broadcast_in_dim(&scores.shape(), dimensions);
+    let visible = visible.broadcast_in_dim(&scores.shape(), &[2, 4]);
     visible.select(scores, scores.full_like(MASKED)).softmax(4)
 }
 
 /// A product for each row of the batch and each head.
-fn batched(lhs: [usize; 2], lhs_sum: usize, heads: usize, rhs_sum: usize, result_dtype: DType) -> DotGeneral {
+fn batched(lhs: [usize; 2], lhs_sum: usize, rhs_sum: usize, result_dtype: DType) -> DotGeneral {
     DotGeneral {
         lhs_batching_dimensions: lhs.to_vec(),
-        rhs_batching_dimensions: vec![0, heads],
+        rhs_batching_dimensions: vec![0, 2],
         lhs_contracting_dimensions: vec![lhs_sum],
         rhs_contracting_dimensions: vec![rhs_sum],
         result_dtype,

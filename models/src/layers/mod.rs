@@ -14,9 +14,7 @@ mod quantized;
 mod rope;
 
 pub(crate) use attention::causal_mask;
-pub use attention::{
-    Attention, Keys, attention_weights, causal_attention, causal_attention_with_dropout, masked_attention,
-};
+pub use attention::{Attention, attention_weights, causal_attention, causal_attention_with_dropout, masked_attention};
 pub use blocks::blocks;
 pub use dropout::dropout;
 pub use embedding::{Embedding, embedding, tied_logits};

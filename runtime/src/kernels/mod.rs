@@ -20,7 +20,7 @@ mod weight;
 use half::bf16;
 
 use crate::pjrt::ffi::{Call, FfiElement};
-use attention::{Attention, Backward, Forward};
+use attention::{Attention, Backward, CacheSizes, Cached, Forward};
 use pack::Element;
 use simd::Isa;
 
@@ -28,9 +28,11 @@ use simd::Isa;
 pub(crate) type Kernel = fn(&Call<'_>) -> Result<(), String>;
 
 /// The kernels by the name of their custom call.
-pub(crate) const KERNELS: [(&str, Kernel); 6] = [
+pub(crate) const KERNELS: [(&str, Kernel); 8] = [
     ("lmc.scaled_dot_product_attention", attention_forward),
     ("lmc.scaled_dot_product_attention_backward", attention_backward),
+    ("lmc.cached_attention", cached_attention),
+    ("lmc.cache_update", cache_update),
     ("lmc.optimization_barrier", optimization_barrier),
     ("lmc.dot_general", dot_general),
     ("lmc.weight_product", weight::call::product),
@@ -42,14 +44,17 @@ fn optimization_barrier(_: &Call<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// The four dimensions of operand `i`.
+fn dims(call: &Call<'_>, i: usize) -> Result<[usize; 4], String> {
+    let dims = call.operand_dims(i)?;
+    let sizes = dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<usize>, _>>();
+    sizes.ok().and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| format!("operand {i} has dimensions {dims:?}"))
+}
+
 /// Sizes from operands 0 to 2 (query, key and value) and the attributes `scale`, `causal` and `sliding_window` (0 for
 /// none).
 fn attention(call: &Call<'_>) -> Result<Attention, String> {
-    let dims = |i| -> Result<[usize; 4], String> {
-        let dims = call.operand_dims(i)?;
-        let sizes = dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<usize>, _>>();
-        sizes.ok().and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| format!("operand {i} has dimensions {dims:?}"))
-    };
+    let dims = |i| dims(call, i);
     let ([batch, queries, heads, head_size], [_, keys, key_heads, _]) = (dims(0)?, dims(1)?);
     let value_size = dims(2)?[3];
     if dims(1)? != [batch, keys, key_heads, head_size] || dims(2)? != [batch, keys, key_heads, value_size] {
@@ -100,6 +105,73 @@ fn attention_backward(call: &Call<'_>) -> Result<(), String> {
         Ok(())
     }
     if call.operand_is::<bf16>(0) { backward::<bf16>(call) } else { backward::<f32>(call) }
+}
+
+/// Operands: query, key, value, `i32 B` of starts and of counts. Attributes `scale`, `sliding_window` (0 for none) and
+/// `visible_rows`.
+fn cached_attention(call: &Call<'_>) -> Result<(), String> {
+    fn cached<E: FfiElement + Element>(call: &Call<'_>, sizes: CacheSizes) -> Result<(), String> {
+        let operands = Cached {
+            sizes,
+            query: call.operand::<E>(0)?,
+            key: call.operand(1)?,
+            value: call.operand(2)?,
+            start: call.operand(3)?,
+            count: call.operand(4)?,
+            output: call.result(0)?,
+        };
+        attention::cached(Isa::detect(), operands, call.num_threads(), &|number, f| call.for_each(number, f));
+        Ok(())
+    }
+    let ([batch, queries, heads, head_size], [_, key_heads, rows, _]) = (dims(call, 0)?, dims(call, 1)?);
+    let value_size = dims(call, 2)?[3];
+    if dims(call, 1)? != [batch, key_heads, rows, head_size] || dims(call, 2)? != [batch, key_heads, rows, value_size] {
+        return Err("query, key and value do not fit together".to_string());
+    }
+    if key_heads == 0 || !heads.is_multiple_of(key_heads) {
+        return Err(format!("{heads} query heads are not a multiple of {key_heads} key heads"));
+    }
+    let scale = call.f64("scale")? as f32;
+    let number = |name: &str| call.i64(name).and_then(|x| usize::try_from(x).map_err(|_| format!("`{name}` is {x}")));
+    let (window, visible_rows) =
+        (Some(number("sliding_window")?).filter(|&window| window > 0), number("visible_rows")?);
+    if scale <= 0.0 || visible_rows > rows {
+        return Err(format!("scale {scale}, {visible_rows} visible rows of {rows}"));
+    }
+    let sizes =
+        CacheSizes { batch, queries, heads, key_heads, rows, visible_rows, head_size, value_size, scale, window };
+    if call.operand_is::<bf16>(0) { cached::<bf16>(call, sizes) } else { cached::<f32>(call, sizes) }
+}
+
+/// Writes new tokens into a cache. Operands: the cache, which is the result too and is not read here; the new keys or
+/// values, `B T K H`; the `i32` slot of the first text; `i32 B` of starts and of counts.
+fn cache_update(call: &Call<'_>) -> Result<(), String> {
+    fn update<E: FfiElement>(call: &Call<'_>) -> Result<(), String> {
+        let ([slots, heads, rows, size], [texts, tokens, new_heads, new_size]) = (dims(call, 0)?, dims(call, 1)?);
+        let (new, slot) = (call.operand::<E>(1)?, call.operand::<i32>(2)?);
+        let (start, count) = (call.operand::<i32>(3)?, call.operand::<i32>(4)?);
+        if [heads, size] != [new_heads, new_size] || [start.len(), count.len()] != [texts; 2] || rows == 0 {
+            return Err("the new tokens do not fit the cache".to_string());
+        }
+        let cache = call.result::<E>(0)?;
+        // As `scatter` does it, what is outside of the cache is left out.
+        let number = |x: i64| usize::try_from(x).ok();
+        for text in 0..texts {
+            let slot = i64::from(*slot.first().ok_or("no slot")?) + text as i64;
+            let Some(slot) = number(slot).filter(|&slot| slot < slots) else { continue };
+            let written = tokens.min(usize::try_from(count[text]).unwrap_or(0));
+            for token in 0..written {
+                let Some(position) = number(i64::from(start[text]) + token as i64) else { continue };
+                for head in 0..heads {
+                    let to = ((slot * heads + head) * rows + position % rows) * size;
+                    let from = ((text * tokens + token) * heads + head) * size;
+                    cache[to..][..size].copy_from_slice(&new[from..][..size]);
+                }
+            }
+        }
+        Ok(())
+    }
+    if call.operand_is::<bf16>(0) { update::<bf16>(call) } else { update::<f32>(call) }
 }
 
 /// Whether this processor has what the kernel `lmc.dot_general` needs: AMX with bf16, which the system lets this process

@@ -15,6 +15,12 @@ pub(crate) trait Element: Copy + Send + Sync {
     fn to_f32(self) -> f32;
     fn bf16_bits(self) -> u32;
 
+    /// Reads 16 elements.
+    ///
+    /// # Safety
+    /// That of [`Simd::load`].
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+
     /// Writes 16 elements.
     ///
     /// # Safety
@@ -40,6 +46,11 @@ impl Element for f32 {
     #[inline(always)]
     fn bf16_bits(self) -> u32 {
         u32::from(bf16::from_f32(self).to_bits())
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(from) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(to: *mut f32, x: S::V) {
@@ -73,6 +84,11 @@ impl Element for bf16 {
     #[inline(always)]
     fn bf16_bits(self) -> u32 {
         u32::from(self.to_bits())
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const bf16) -> S::V {
+        // SAFETY: the caller's; a `bf16` is a `u16`.
+        unsafe { S::load_bf16(from.cast()) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(to: *mut bf16, x: S::V) {

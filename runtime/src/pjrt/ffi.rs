@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::slice;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use half::{bf16, f16};
@@ -29,6 +29,11 @@ pub(crate) unsafe trait FfiElement: Copy {
 // SAFETY: IEEE single precision on both sides.
 unsafe impl FfiElement for f32 {
     const DTYPE: c_int = dtype::F32;
+}
+
+// SAFETY: four bytes in two's complement on both sides.
+unsafe impl FfiElement for i32 {
+    const DTYPE: c_int = dtype::S32;
 }
 
 // SAFETY: IEEE half precision on both sides.
@@ -102,9 +107,9 @@ impl<'a> Call<'a> {
     #[allow(clippy::mut_from_ref, reason = "XLA's memory; see the argument below")]
     pub(crate) fn result<T: FfiElement>(&self, i: usize) -> Result<&'a mut [T], String> {
         let (data, len) = elements::<T>(buffer(&self.frame.results, i, "result")?)?;
-        // SAFETY: XLA gives results that nothing else reads or writes while the call lasts, and that overlap no operand,
-        // since no kernel is declared to alias any; size, type and alignment were checked. The kernels, all in this
-        // crate, ask for each once.
+        // SAFETY: XLA gives results that nothing else reads or writes while the call lasts, and that overlap no operand but
+        // the first of `lmc.cache_update`, the only kernel that is declared to alias one, which does not ask for it; size,
+        // type and alignment were checked. The kernels, all in this crate, ask for each once.
         Ok(unsafe { slice::from_raw_parts_mut(data.cast_mut(), len) })
     }
 
@@ -176,7 +181,9 @@ impl<'a> Call<'a> {
             f,
             number,
             next: AtomicUsize::new(0),
-            done: Mutex::new(Done::default()),
+            done: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            lock: Mutex::new(()),
             all: Condvar::new(),
         });
         for _ in 0..helpers {
@@ -223,40 +230,56 @@ impl<'a> Call<'a> {
 struct Job {
     f: &'static (dyn Fn(usize) + Sync),
     number: usize,
+    /// The next index.
     next: AtomicUsize,
-    done: Mutex<Done>,
+    /// Calls that have returned.
+    done: AtomicUsize,
+    panicked: AtomicBool,
+    /// Locked by whoever tells the one who waits, and by him while he looks whether to.
+    lock: Mutex<()>,
     all: Condvar,
 }
 
-#[derive(Default)]
-struct Done {
-    calls: usize,
-    panicked: bool,
-}
+/// How often the thread that waits for the others looks before it sleeps: about as long as it takes to be woken up.
+const LOOKS: usize = 1000;
 
 impl Job {
     /// Takes indices until none is left.
     fn work(&self) {
+        let mut calls = 0;
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             if index >= self.number {
-                return;
+                break;
             }
-            let result = catch_unwind(AssertUnwindSafe(|| (self.f)(index)));
-            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.calls += 1;
-            done.panicked |= result.is_err();
-            if done.calls == self.number {
-                self.all.notify_all();
+            if catch_unwind(AssertUnwindSafe(|| (self.f)(index))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
             }
+            calls += 1;
         }
+        // What the calls wrote is seen by the one who waits.
+        if calls > 0 && self.done.fetch_add(calls, Ordering::AcqRel) + calls == self.number {
+            let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            self.all.notify_all();
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire) == self.number
     }
 
     /// Waits for the calls of other threads.
     fn finish(&self) {
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = self.all.wait_while(done, |done| done.calls < self.number).unwrap_or_else(PoisonError::into_inner);
-        assert!(!done.panicked, "a thread of a kernel panicked");
+        let mut looks = 0;
+        while !self.is_done() && looks < LOOKS {
+            std::hint::spin_loop();
+            looks += 1;
+        }
+        if !self.is_done() {
+            let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(self.all.wait_while(lock, |()| !self.is_done()));
+        }
+        assert!(!self.panicked.load(Ordering::Relaxed), "a thread of a kernel panicked");
     }
 }
 
@@ -353,8 +376,16 @@ pub(super) unsafe fn register(extension: *const PJRT_Extension_Base) -> bool {
     // SAFETY: the caller's.
     let extension = unsafe { &*extension.cast::<Extension>() };
     let Some(register) = extension.register_handler else { return false };
-    let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] =
-        [handler::<0>, handler::<1>, handler::<2>, handler::<3>, handler::<4>, handler::<5>];
+    let handlers: [unsafe extern "C" fn(*mut CallFrame) -> *mut FfiError; KERNELS.len()] = [
+        handler::<0>,
+        handler::<1>,
+        handler::<2>,
+        handler::<3>,
+        handler::<4>,
+        handler::<5>,
+        handler::<6>,
+        handler::<7>,
+    ];
     KERNELS.iter().zip(handlers).all(|((name, _), handler)| {
         // XLA's name of the CPU's platform.
         let platform = "Host";

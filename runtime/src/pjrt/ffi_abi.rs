@@ -193,6 +193,7 @@ pub(super) mod dtype {
     use std::ffi::c_int;
     pub(in crate::pjrt) const PRED: c_int = 1;
     pub(in crate::pjrt) const S8: c_int = 2;
+    pub(in crate::pjrt) const S32: c_int = 4;
     pub(in crate::pjrt) const S64: c_int = 5;
     pub(in crate::pjrt) const U8: c_int = 6;
     pub(in crate::pjrt) const F16: c_int = 10;

@@ -50,8 +50,10 @@ impl<I: Iterator<Item = u64>> Visit<'_, I> {
         let func = self.func;
         for &id in &func.region(region).nodes {
             let node = func.node(id);
-            let is_attention =
-                matches!(&node.op, Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_));
+            let is_attention = matches!(
+                &node.op,
+                Op::ScaledDotProductAttention(_) | Op::ScaledDotProductAttentionBackward(_) | Op::CachedAttention(_)
+            );
             let (flops, transcendentals) = match is_attention {
                 true => attention_cost(func, node, self.attentions.next()),
                 false => own_cost(func, node),
@@ -132,7 +134,9 @@ fn own_cost(func: &Func, node: &Node) -> (f64, f64) {
         | Op::OptimizationBarrier
         | Op::RngBitGenerator(_)
         | Op::ScaledDotProductAttention(_)
-        | Op::ScaledDotProductAttentionBackward(_) => (0.0, 0.0),
+        | Op::ScaledDotProductAttentionBackward(_)
+        | Op::CachedAttention(_)
+        | Op::CacheUpdate => (0.0, 0.0),
     }
 }
 

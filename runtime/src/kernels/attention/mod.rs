@@ -2,6 +2,7 @@
 //! the cache (Dao et al. 2022, algorithms 1 and 4; Dao 2023, section 3.1).
 
 mod backward;
+mod cached;
 mod forward;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use super::pack::{Element, Rows};
 use super::product::Words;
 
 pub(crate) use backward::{Backward, backward};
+pub(crate) use cached::{CacheSizes, Cached, cached};
 pub(crate) use forward::{Forward, forward};
 
 /// Queries in a block: four panels of rows.

@@ -1,7 +1,7 @@
 //! Against the reference evaluator, with every instruction set that the processor has.
 
 use half::bf16;
-use lmc_graph::ops::{AttentionMask, AttentionRows, ScaledDotProductAttention};
+use lmc_graph::ops::{AttentionMask, AttentionRows, CachedAttention, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Literal, Op, TensorType, eval};
 
 use super::*;
@@ -145,6 +145,141 @@ fn attention_and_its_derivative() {
     for window in [1, 3, 64, 100, 1000] {
         check([150, 150, 2, 1, 8, 8], true, Some(window));
         check([300, 310, 1, 1, 8, 8], true, Some(window));
+    }
+}
+
+/// Attention to a cache by the evaluator in f64.
+fn expected_of_cache(s: &CacheSizes, [query, key, value]: [&[f32]; 3], [start, count]: [&[i32]; 2]) -> Vec<f64> {
+    let shapes = [
+        [s.batch, s.queries, s.heads, s.head_size],
+        [s.batch, s.key_heads, s.rows, s.head_size],
+        [s.batch, s.key_heads, s.rows, s.value_size],
+    ];
+    let op = CachedAttention {
+        scale: f64::from(s.scale),
+        sliding_window: s.window,
+        soft_cap: None,
+        visible_rows: s.visible_rows,
+    };
+    let func = Builder::build("cached", |b| {
+        let params = ["q", "k", "v"].into_iter().zip(shapes);
+        let params: Vec<_> = params.map(|(name, shape)| b.param(name, TensorType::new(DType::F64, shape))).collect();
+        let places = ["start", "count"].map(|name| b.param(name, TensorType::new(DType::I32, [s.batch])));
+        vec![params[0].cached_attention([params[1], params[2]], places, op.clone())]
+    });
+    let floats = shapes.into_iter().zip([query, key, value]).map(|(shape, x)| {
+        let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        Literal::from_f64s(TensorType::new(DType::F64, shape), &x)
+    });
+    let places = [start, count].map(|x| {
+        let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        Literal::from_f64s(TensorType::new(DType::I32, [s.batch]), &x)
+    });
+    let arguments: Vec<Literal> = floats.chain(places).collect();
+    eval(&func, &arguments).unwrap()[0].to_f64s()
+}
+
+fn computed_of_cache<E: Element>(
+    isa: Isa,
+    sizes: CacheSizes,
+    operands: [&[f32]; 3],
+    [start, count]: [&[i32]; 2],
+    threads: usize,
+) -> Vec<f64> {
+    let [query, key, value] = operands.map(|x| x.iter().map(|&x| E::from_f32(x)).collect::<Vec<E>>());
+    let mut output = vec![E::from_f32(f32::NAN); sizes.batch * sizes.queries * sizes.heads * sizes.value_size];
+    let for_each = |number: usize, f: &(dyn Fn(usize) + Sync)| (0..number).rev().for_each(f);
+    let call = Cached { sizes, query: &query, key: &key, value: &value, start, count, output: &mut output };
+    cached(isa, call, threads, &for_each);
+    output.iter().map(|x| f64::from(x.to_f32())).collect()
+}
+
+/// Two texts at these places, with `T`, `N`, `K`, `H`, `V` and rows of which some are visible.
+#[track_caller]
+fn check_cached(
+    sizes: Sizes,
+    [rows, visible_rows]: [usize; 2],
+    window: Option<usize>,
+    start: [i32; 2],
+    count: [i32; 2],
+) {
+    let [queries, _, heads, key_heads, head_size, value_size] = sizes;
+    let (batch, scale) = (2, 0.4);
+    let s = CacheSizes { batch, queries, heads, key_heads, rows, visible_rows, head_size, value_size, scale, window };
+    let lens = [queries * heads * head_size, key_heads * rows * head_size, key_heads * rows * value_size];
+    let operands = lens.map(|len| numbers(batch * len, len as u64 + 1));
+    let narrow = operands.each_ref().map(|x| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<f32>>());
+    let places: [&[i32]; 2] = [&start, &count];
+    // What the queries of a text without positions get has no meaning.
+    let means = |x: Vec<f64>| -> Vec<f64> {
+        let per_text = x.len() / batch;
+        (0..batch).filter(|&b| start[b] + count[b] > 0).flat_map(|b| x[b * per_text..][..per_text].to_vec()).collect()
+    };
+    let check = |found: Vec<f64>, operands: &[Vec<f32>; 3], tolerance: f64, what: &str| {
+        assert!(found.iter().all(|x| x.is_finite()), "{what}, {s:?}");
+        let expected = means(expected_of_cache(&s, operands.each_ref().map(|x| &x[..]), places));
+        let largest = expected.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
+        let error = means(found).iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(error <= tolerance * largest, "{:.1e} of its largest element off: {what}, {s:?}", error / largest);
+    };
+    for isa in Isa::available() {
+        for threads in [1, 7] {
+            let what = format!("{isa:?}, {threads} threads");
+            let found = computed_of_cache::<f32>(isa, s, operands.each_ref().map(|x| &x[..]), places, threads);
+            check(found, &operands, 2e-6, &what);
+            let found = computed_of_cache::<bf16>(isa, s, narrow.each_ref().map(|x| &x[..]), places, threads);
+            check(found, &narrow, 8e-3, &what);
+        }
+    }
+}
+
+#[test]
+fn attention_to_a_cache() {
+    // Less than a vector, and less than a block of rows; a text that has one position, and one that has none.
+    check_cached([1, 0, 1, 1, 1, 1], [4, 4], None, [3, 0], [1, 1]);
+    check_cached([1, 0, 2, 1, 7, 19], [16, 16], None, [5, -1], [1, 1]);
+    // Grouped heads, several blocks, parts for several threads, and rows behind the last position.
+    check_cached([1, 0, 4, 2, 64, 64], [1024, 768], None, [700, 130], [1, 1]);
+    check_cached([1, 0, 6, 2, 128, 80], [600, 600], None, [599, 64], [1, 1]);
+    // Several tokens, some of them padding.
+    check_cached([5, 0, 4, 2, 16, 16], [96, 64], None, [30, 0], [5, 3]);
+    for window in [1, 3, 50, 1000] {
+        check_cached([1, 0, 2, 1, 16, 16], [96, 96], Some(window), [40, 95], [1, 1]);
+        check_cached([3, 0, 2, 1, 16, 16], [96, 96], Some(window), [40, 0], [3, 3]);
+    }
+    // Rings that have been round, with a window that they hold.
+    for window in [1, 3, 50] {
+        check_cached([1, 0, 2, 1, 16, 16], [64, 64], Some(window), [64, 1000], [1, 1]);
+        check_cached([8, 0, 4, 2, 16, 32], [64, 64], Some(window), [60, 333], [8, 8]);
+    }
+}
+
+#[test]
+fn not_a_number_in_a_cache_is_seen() {
+    let s = CacheSizes {
+        batch: 1,
+        queries: 2,
+        heads: 1,
+        key_heads: 1,
+        rows: 64,
+        visible_rows: 64,
+        head_size: 4,
+        value_size: 4,
+        scale: 0.5,
+        window: Some(2),
+    };
+    let mut operands = [numbers(8, 1), numbers(256, 2), numbers(256, 3)];
+    operands[1][4 * 7] = f32::NAN;
+    for isa in Isa::available() {
+        let sees = |start: i32| -> Vec<bool> {
+            let x = computed_of_cache::<f32>(isa, s, operands.each_ref().map(|x| &x[..]), [&[start], &[2]], 1);
+            x.chunks(4).map(|row| row.iter().any(|x| x.is_nan())).collect()
+        };
+        assert_eq!(sees(5), [false, false], "{isa:?}");
+        assert_eq!(sees(6), [false, true], "{isa:?}");
+        assert_eq!(sees(8), [true, false], "{isa:?}");
+        // Row 7 holds position 71.
+        assert_eq!(sees(70), [false, true], "{isa:?}");
     }
 }
 

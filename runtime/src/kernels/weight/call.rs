@@ -22,7 +22,7 @@ pub(crate) fn product(call: &Call<'_>) -> Result<(), String> {
         transposed: call.bool("transposed")?,
         output: output(call)?,
     };
-    super::product(Isa::detect(), product, &|number, f| call.for_each(number, f))
+    super::product(Isa::detect(), product, call.num_threads(), &|number, f| call.for_each(number, f))
 }
 
 /// `lmc.dequantize`.

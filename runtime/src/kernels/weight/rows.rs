@@ -7,7 +7,7 @@ use super::super::pack::Pack;
 use super::super::simd::{LANES, Simd};
 use super::super::task::Task;
 use super::stored::Stored;
-use super::{Floats, Groups, Offset, Planes, SharedOutput, TASK_BYTES, Weight};
+use super::{Floats, Groups, MOST_TASK_BYTES, Offset, Planes, SharedOutput, TASK_BYTES, TASKS_PER_THREAD, Weight};
 
 /// Rows of a weight that are taken together, so that operands are read from the cache once for all of them.
 const BLOCK: usize = 4;
@@ -24,9 +24,10 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(planes: &'a Planes, weight: Weight<'a>, output: SharedOutput<'a>) -> Rows<'a> {
+    pub(super) fn new(planes: &'a Planes, weight: Weight<'a>, output: SharedOutput<'a>, threads: usize) -> Rows<'a> {
+        let task_bytes = (weight.bytes.len() / (TASKS_PER_THREAD * threads)).clamp(TASK_BYTES, MOST_TASK_BYTES);
         let bytes = weight.form.bytes(weight.columns).max(1);
-        let rows_per_task = (TASK_BYTES / bytes).next_multiple_of(BLOCK).max(BLOCK);
+        let rows_per_task = (task_bytes / bytes).next_multiple_of(BLOCK).max(BLOCK);
         Rows { planes, weight, output, rows_per_task }
     }
 

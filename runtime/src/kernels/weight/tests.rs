@@ -164,7 +164,7 @@ fn check(case: Case, shape: [usize; 2], tokens: usize) {
                 transposed: case.transposed,
                 output: Output::F32(y),
             };
-            super::product(isa, product, &for_each).unwrap();
+            super::product(isa, product, 2, &for_each).unwrap();
         };
         let mut y = vec![f32::NAN; tokens * out];
         run(tokens, &x.bf16, &mut y);
@@ -254,7 +254,7 @@ fn every_f16() {
         let weight = Weight { rows: all.len(), columns: 1, form: Form::F16, bytes: &bytes, groups: None };
         let product =
             Product { tokens: 1, x: Floats::F32(&[1.0]), weight, transposed: false, output: Output::F32(&mut y) };
-        super::product(isa, product, &for_each).unwrap();
+        super::product(isa, product, 2, &for_each).unwrap();
         for (x, y) in all.iter().zip(&y) {
             assert!(x.to_f32() == *y || x.is_nan() && y.is_nan(), "{isa:?}: {x:?} became {y}");
         }

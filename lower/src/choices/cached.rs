@@ -1,0 +1,58 @@
+//! The forms of attention to a cache, and of writing into one.
+
+use lmc_graph::ops::CachedAttention;
+use lmc_graph::{DType, TensorType};
+
+use super::AttentionForm;
+use crate::target::{Platform, Target};
+
+/// Queries of a text that the kernel takes. It computes with vectors, a row of the cache at a time, which is as fast as the
+/// cache can be read; with more queries products of matrices are faster.
+const MOST_QUERIES: usize = 8;
+
+/// The form of an attention to a cache on this target.
+pub(crate) fn cached_attention(target: &Target, op: &CachedAttention, operands: &[TensorType]) -> AttentionForm {
+    // Queries are `B T N H`.
+    let num_queries = operands[0].shape[1];
+    let reason = match target.platform {
+        Platform::Generic | Platform::Cuda(_) => Err("this target has no fused attention to a cache"),
+        Platform::Cpu => kernel_fits(target, op, operands),
+    };
+    match reason {
+        Ok(()) => AttentionForm::Kernel,
+        Err(reason) => {
+            AttentionForm::Decomposed { block: num_queries.max(1), refused: format!("decomposed: {reason}") }
+        }
+    }
+}
+
+/// Whether lmc's kernel for the CPU computes this attention, or why not.
+fn kernel_fits(target: &Target, op: &CachedAttention, operands: &[TensorType]) -> Result<(), &'static str> {
+    if !target.has_kernels {
+        return Err("lmc's kernel does not fit this plugin");
+    }
+    if !matches!(operands[0].dtype, DType::F32 | DType::BF16) {
+        return Err("lmc's kernel is for f32 and bf16");
+    }
+    if operands[0].shape[1] > MOST_QUERIES {
+        return Err("lmc's kernel for a cache is for few queries");
+    }
+    if op.soft_cap.is_some() {
+        return Err("lmc's kernel is for scores without a cap");
+    }
+    if op.scale <= 0.0 {
+        return Err("lmc's kernel is for a scale above 0");
+    }
+    if operands.iter().any(|ty| ty.num_elements() == 0) {
+        return Err("there is nothing to attend to");
+    }
+    Ok(())
+}
+
+/// Whether lmc's kernel for the CPU writes into a cache of these operands.
+pub(crate) fn cache_kernel_fits(target: &Target, operands: &[TensorType]) -> bool {
+    target.platform == Platform::Cpu
+        && target.has_kernels
+        && matches!(operands[0].dtype, DType::F32 | DType::BF16)
+        && operands.iter().all(|ty| ty.num_elements() > 0)
+}
