@@ -27,8 +27,8 @@
 //!    and the expression (`expr`, `affine`) that compute it. A view of a tensor is other strides. The matrix product of
 //!    f32 has a kernel of its own (`kernel`).
 //! 4. `plan`: addresses, values that do not live together sharing memory.
-//! 5. `nest`, `loops` and `accesses`; `lanes` with `arithmetic`, `integers`, `convert`, `math`, `memory`; `functions` and `double`:
-//!    instructions.
+//! 5. `nest`, `loops` and `accesses`; `lanes` with `arithmetic`, `integers`, `convert`, `math`, `memory`; `functions` and
+//!    `double`: instructions.
 //!
 //! # Invariants
 //!
