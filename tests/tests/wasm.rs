@@ -5,7 +5,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use lmc::wasm::Instance;
-use lmc_graph::{Builder, DType, Func, Literal, TensorType, text};
+use lmc_graph::ops::DotGeneral;
+use lmc_graph::{Builder, DType, Func, Literal, TensorType, eval, text};
 use lmc_lower::wasm::{Entry, Error, Mode, Module, lower};
 use lmc_models::schedule::{Schedule, ScheduleKind};
 use lmc_models::{
@@ -164,6 +165,96 @@ fn exponentials_are_zero_below_the_normal_numbers() {
     let found = lmc_tests::wasm::execute(&module, &args).unwrap_or_else(|error| panic!("{error}"));
     let found = found[0].elements::<f32>();
     assert!(found[0].is_normal() && found[1..] == [0.0; 5], "{found:?}");
+}
+
+/// What a call leaves for the next one is 0 where it is below the normal numbers; anything else is as it was.
+#[test]
+fn state_that_decays_ends_at_zero() {
+    let func = Builder::build("f", |b| {
+        let [state, other] = ["state", "other"].map(|name| b.param(name, TensorType::new(DType::F32, [6])));
+        vec![state * 0.75, other * 0.75]
+    });
+    let names = |names: [&str; 2]| names.map(str::to_owned).to_vec();
+    let (inputs, results) = (names(["state", "other"]), names(["state", "result"]));
+    let least = f32::MIN_POSITIVE;
+    let before = [least, -least, 1.5 * least, f32::NAN, 0.0, 1.0];
+    let bits = |elements: &[f32]| elements.iter().map(|element| element.to_bits()).collect::<Vec<_>>();
+    for mode in [Mode::Together, Mode::Separate] {
+        let entry = Entry { name: "f".into(), func: &func, inputs: inputs.clone(), results: results.clone() };
+        let module = lower(&[entry], mode).unwrap_or_else(|error| panic!("{error}"));
+        let mut instance = Instance::new(&module).unwrap_or_else(|error| panic!("{error}"));
+        for slot in ["state", "other"] {
+            instance.write(slot, &Literal::new([6], &before)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        instance.call("f").unwrap_or_else(|error| panic!("{error}"));
+        let read = |slot: &str| instance.read(slot).unwrap_or_else(|error| panic!("{error}")).elements::<f32>();
+        let (state, result) = (read("state"), read("result"));
+        assert_eq!(bits(&state[..3]), bits(&[0.0, 0.0, 1.125 * least]), "{mode:?}");
+        assert!(state[3].is_nan() && state[4..] == [0.0, 0.75], "{mode:?}: {state:?}");
+        // What nobody reads again is what it is.
+        assert!(result[0].is_subnormal() && result[1].is_subnormal(), "{mode:?}: {result:?}");
+    }
+}
+
+/// Products of every shape of tile, strip and panel, from every order of dimensions.
+#[test]
+fn products_of_all_shapes() {
+    let mut seed = 1_u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize
+    };
+    const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for _ in 0..300 {
+        let mut pick = |sizes: &[usize]| sizes[random() % sizes.len()];
+        let [batch, rows, columns, terms] = [
+            pick(&[1, 1, 2]),
+            pick(&[1, 3, 4, 9, 16, 19, 33, 40, 65]),
+            pick(&[1, 3, 4, 8, 9, 16, 27, 40]),
+            pick(&[1, 2, 5, 16, 64, 65, 70, 131]),
+        ];
+        // Some dimensions are two, which need not lie beside each other.
+        let mut split = |size: usize| match pick(&[0, 1]) {
+            0 if size % 2 == 0 => vec![2, size / 2],
+            0 if size % 3 == 0 => vec![size / 3, 3],
+            _ => vec![size],
+        };
+        let (rows, columns, terms) = (split(rows), split(columns), split(terms));
+        let mut operand = |free: &[usize]| {
+            let parts = [&[batch][..], free, &terms];
+            let (mut shape, mut dimensions) = (Vec::new(), [vec![], vec![], vec![]]);
+            for part in ORDERS[pick(&[0, 1, 2, 3, 4, 5])] {
+                for &size in parts[part] {
+                    dimensions[part].push(shape.len());
+                    shape.push(size);
+                }
+            }
+            (shape, dimensions)
+        };
+        let ((lhs, [lhs_batching, _, lhs_sum]), (rhs, [rhs_batching, _, rhs_sum])) =
+            (operand(&rows), operand(&columns));
+        let op = DotGeneral {
+            lhs_batching_dimensions: lhs_batching,
+            rhs_batching_dimensions: rhs_batching,
+            lhs_contracting_dimensions: lhs_sum,
+            rhs_contracting_dimensions: rhs_sum,
+            result_dtype: DType::F32,
+        };
+        let func = Builder::build("f", |b| {
+            let [x, y] = [("x", &lhs), ("y", &rhs)]
+                .map(|(name, shape)| b.param(name, TensorType::new(DType::F32, shape.as_slice())));
+            vec![x.dot_general(y, op.clone())]
+        });
+        let args = [&lhs, &rhs].map(|shape| {
+            let elements: Vec<f32> =
+                (0..shape.iter().product()).map(|_| 2.0 * pick(&[0, 1, 2, 3, 4]) as f32 - 3.0).collect();
+            Literal::new(shape.as_slice(), &elements)
+        });
+        let module = lmc_tests::wasm::module(&func, Mode::Together).unwrap_or_else(|error| panic!("{error}"));
+        let found = lmc_tests::wasm::execute(&module, &args).unwrap_or_else(|error| panic!("{error}"));
+        // Whole numbers have no rounding, and odd ones no negative zeros.
+        assert_eq!(found, eval(&func, &args).unwrap_or_else(|error| panic!("{error}")), "{func}");
+    }
 }
 
 #[test]

@@ -40,8 +40,7 @@ impl Lanes<'_> {
         match class(dtype) {
             Class::F32 => self.unary_f32(op, x),
             Class::F64 => self.unary_f64(op, x),
-            Class::I32 => self.unary_i32(op, dtype, x),
-            Class::I64 => self.unary_i64(op, x),
+            Class::I32 | Class::I64 => self.unary_int(op, dtype, x),
         }
     }
 

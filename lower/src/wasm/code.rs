@@ -70,9 +70,22 @@ impl Code {
     }
 }
 
-/// A size as a 32-bit constant: addresses of 2^31 and more become negative, which is the same bits.
+/// A size as a 32-bit constant.
 pub(super) fn i32_of(x: usize) -> i32 {
+    i32_of_address(x as u64)
+}
+
+/// An address as a 32-bit constant: from 2^31 on it is negative, which is the same bits.
+pub(super) fn i32_of_address(x: u64) -> i32 {
     u32::try_from(x).expect("the memory is smaller than 4 GiB").cast_signed()
+}
+
+/// The address `offset` bytes behind another one.
+///
+/// # Panics
+/// If it lies before the memory: a nest's first iteration, and a view's first element, are within a tensor.
+pub(super) fn address_behind(address: u64, offset: i64) -> u64 {
+    address.checked_add_signed(offset).expect("what is read and written lies in memory")
 }
 
 /// A load or store at a constant distance from an address, of unknown alignment.

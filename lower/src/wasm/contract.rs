@@ -52,11 +52,11 @@ pub(super) fn dot_general(s: &mut Schedule<'_>, op: &DotGeneral, node: &Node, ho
     if let Some((lhs, rhs)) = strided(&e, x, y, ty.dtype) {
         let product = Product::new(&e.dag.loops, counts, lhs, rhs, address.clone());
         if let Some(mut product) = product {
-            if let Some(bytes) = product.scratch_bytes() {
-                let scratch = Place::of(s.buffers.temporary(bytes));
-                s.touch(&scratch);
-                product.scratch = Some(scratch);
-            }
+            product.copies = product.copied_bytes().map(|bytes| {
+                let copy = Place::of(s.buffers.temporary(bytes?));
+                s.touch(&copy);
+                Some(copy)
+            });
             return vec![Work::Product(product)];
         }
     }

@@ -34,30 +34,29 @@ fn group(node: &Node, i: usize, work: Vec<Work>) -> Task {
 }
 
 /// Gives carried values memory of their own, and copies what they begin with there.
-fn carries(s: &mut Schedule<'_>, node: &Node, init: &[ValueId], params: &[&[ValueId]]) -> Vec<Target> {
+fn carries(s: &mut Schedule<'_>, node: &Node, homes: &[Place], init: &[ValueId], params: &[&[ValueId]]) -> Vec<Target> {
     let mut targets = Vec::new();
-    for (i, &init) in init.iter().enumerate() {
-        let place = s.home(node.results[i]);
-        let nest = s.copy(init, &place);
-        s.touch(&place);
+    for (i, (&init, place)) in init.iter().zip(homes).enumerate() {
+        let nest = s.copy(init, place);
+        s.touch(place);
         let bytes = 2 * s.func.ty(init).num_bytes() as u64;
         let begin = Task { bytes, ..group(node, i, vec![Work::Nest(nest)]) };
         s.push(begin);
         for params in params {
             s.set_place(params[i], place.clone());
         }
-        targets.push(Target { place, replaces: params.last().map(|params| params[i]) });
+        targets.push(Target { place: place.clone(), replaces: params.last().map(|params| params[i]) });
     }
     targets
 }
 
 /// A loop whose number of iterations is known: slices of operands and stacked results are addresses that a global moves.
-pub(super) fn scan(s: &mut Schedule<'_>, node: &Node, op: &Scan) {
+pub(super) fn scan(s: &mut Schedule<'_>, node: &Node, op: &Scan, homes: &[Place]) {
     let func = s.func;
     let body = node.regions[0];
     let region = func.region(body);
     let (init, xs) = node.operands.split_at(op.num_carry);
-    let mut targets = carries(s, node, init, &[&region.params[..op.num_carry]]);
+    let mut targets = carries(s, node, homes, init, &[&region.params[..op.num_carry]]);
     let global = s.depth;
     let element = |place: &Place, bytes: usize| {
         let mut place = place.clone();
@@ -68,11 +67,10 @@ pub(super) fn scan(s: &mut Schedule<'_>, node: &Node, op: &Scan) {
         let place = element(&s.place(x), func.ty(param).num_bytes());
         s.set_place(param, place);
     }
-    for (&stacked, &result) in node.results.iter().zip(&region.results).skip(op.num_carry) {
-        let home = s.home(stacked);
+    for (home, &result) in homes.iter().zip(&region.results).skip(op.num_carry) {
         // It is there for the whole loop.
-        s.touch(&home);
-        let place = element(&home, func.ty(result).num_bytes());
+        s.touch(home);
+        let place = element(home, func.ty(result).num_bytes());
         targets.push(Target { place, replaces: None });
     }
     if op.length == 0 {
@@ -90,11 +88,11 @@ pub(super) fn scan(s: &mut Schedule<'_>, node: &Node, op: &Scan) {
 }
 
 /// A loop as long as a condition holds.
-pub(super) fn while_loop(s: &mut Schedule<'_>, node: &Node) {
+pub(super) fn while_loop(s: &mut Schedule<'_>, node: &Node, homes: &[Place]) {
     let func = s.func;
     let [condition, body] = [node.regions[0], node.regions[1]];
     let params = [&func.region(condition).params[..], &func.region(body).params[..]];
-    let targets = carries(s, node, &node.operands, &params);
+    let targets = carries(s, node, homes, &node.operands, &params);
     let holds = Place::of(s.buffers.temporary(1));
     s.touch(&holds);
     s.position += 1;
@@ -108,14 +106,10 @@ pub(super) fn while_loop(s: &mut Schedule<'_>, node: &Node) {
 }
 
 /// One of two regions.
-pub(super) fn if_else(s: &mut Schedule<'_>, node: &Node) {
+pub(super) fn if_else(s: &mut Schedule<'_>, node: &Node, homes: &[Place]) {
     let holds = s.place(node.operands[0]);
-    let mut targets = Vec::new();
-    for &result in &node.results {
-        let place = s.home(result);
-        s.touch(&place);
-        targets.push(Target { place, replaces: None });
-    }
+    homes.iter().for_each(|home| s.touch(home));
+    let targets: Vec<Target> = homes.iter().map(|home| Target { place: home.clone(), replaces: None }).collect();
     s.touch(&holds);
     s.position += 1;
     let [on_true, on_false] = [node.regions[0], node.regions[1]].map(|region| s.apart(|s| s.region(region, &targets)));

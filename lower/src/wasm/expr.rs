@@ -164,6 +164,14 @@ impl Dag {
         self.push(Expr::Select(pred, x, y), dtype)
     }
 
+    /// A number of f32, 0 where it is below the normal ones.
+    pub(super) fn without_subnormals(&mut self, x: Id) -> Id {
+        let [least, zero] = [f32::MIN_POSITIVE, 0.0].map(|bound| self.constant(DType::F32, bound.into()));
+        let size = self.unary(UnaryOp::Abs, x);
+        let below = self.compare(ComparisonDirection::Lt, size, least);
+        self.select(below, zero, x)
+    }
+
     /// The value in another element type.
     pub(super) fn convert(&mut self, x: Id, dtype: DType) -> Id {
         if self.dtype(x) == dtype {

@@ -6,12 +6,28 @@ use lmc_graph::ops::{BinaryOp, UnaryOp};
 use wasm_encoder::ValType;
 
 use super::functions::Function;
-use super::lanes::{Class, Lanes, Operand};
+use super::lanes::{Class, Lanes, Operand, class};
 
 impl Lanes<'_> {
-    pub(super) fn unary_i32(&mut self, op: UnaryOp, dtype: DType, x: Operand) {
-        let x = self.local_of(x, Class::I32);
+    pub(super) fn unary_int(&mut self, op: UnaryOp, dtype: DType, x: Operand) {
+        let class = class(dtype);
+        let wide = class == Class::I64;
+        let x = self.local_of(x, class);
         match op {
+            UnaryOp::Not if wide => {
+                self.code.i().local_get(x).i64_const(-1).i64_xor();
+            }
+            UnaryOp::Negate if wide => {
+                self.code.i().i64_const(0).local_get(x).i64_sub();
+            }
+            UnaryOp::Abs if wide => {
+                let mut i = self.code.i();
+                i.i64_const(0).local_get(x).i64_sub().local_get(x).local_get(x).i64_const(0).i64_lt_s().select();
+            }
+            UnaryOp::Sign if wide => {
+                let mut i = self.code.i();
+                i.i64_const(1).local_get(x).i64_const(63).i64_shr_s().local_get(x).i64_const(0).i64_gt_s().select();
+            }
             UnaryOp::Not => {
                 self.code.i().local_get(x);
                 // A boolean scalar has one bit, its lanes have all.
@@ -60,35 +76,6 @@ impl Lanes<'_> {
             | UnaryOp::RoundNearestEven
             | UnaryOp::IsFinite => unreachable!("`{}` does not take integers", op.name()),
         }
-    }
-
-    pub(super) fn unary_i64(&mut self, op: UnaryOp, x: Operand) {
-        let x = self.local_of(x, Class::I64);
-        let mut i = self.code.i();
-        match op {
-            UnaryOp::Not => i.local_get(x).i64_const(-1).i64_xor(),
-            UnaryOp::Negate => i.i64_const(0).local_get(x).i64_sub(),
-            UnaryOp::Abs => {
-                i.i64_const(0).local_get(x).i64_sub().local_get(x).local_get(x).i64_const(0).i64_lt_s().select()
-            }
-            UnaryOp::Sign => {
-                i.i64_const(1).local_get(x).i64_const(63).i64_shr_s().local_get(x).i64_const(0).i64_gt_s().select()
-            }
-            UnaryOp::Exponential
-            | UnaryOp::ExponentialMinusOne
-            | UnaryOp::Log
-            | UnaryOp::LogPlusOne
-            | UnaryOp::Logistic
-            | UnaryOp::Tanh
-            | UnaryOp::Sine
-            | UnaryOp::Cosine
-            | UnaryOp::Sqrt
-            | UnaryOp::Rsqrt
-            | UnaryOp::Floor
-            | UnaryOp::Ceil
-            | UnaryOp::RoundNearestEven
-            | UnaryOp::IsFinite => unreachable!("`{}` does not take integers", op.name()),
-        };
     }
 
     /// Sums and maxima of booleans hold if either does, products and minima if both do.

@@ -1,7 +1,10 @@
-//! The matrix product of f32: four rows by eight columns at a time, their sums in registers.
+//! The matrix product of f32: four rows by eight columns at a time, a *tile*, their sums in registers.
 //!
-//! Columns are neighbours in memory: where those of the right operand are not, it is copied first. Transposed operands
-//! are other strides, not copies, and so are batches.
+//! Columns are neighbours in memory: where those of the right operand are not, it is copied first; and also where it is
+//! large and read often, for a copy is made in *panels* of eight columns that lie in the order in which tiles read them.
+//! Sixteen rows are computed together, panel by panel, so that each panel is read from a near cache by four tiles and the
+//! result is written nearly in order. Of a left operand whose rows are neighbours these sixteen are copied in the same way.
+//! Other transposed operands are other strides, not copies, and so are batches. A sum's terms are added in their order.
 
 use wasm_encoder::{InstructionSink, ValType};
 
@@ -15,8 +18,16 @@ use super::nest::Addresses;
 const ROWS: usize = 4;
 /// Vectors of four columns that are computed together.
 const VECTORS: usize = 2;
+/// Columns of a panel.
+const PANEL: usize = 4 * VECTORS;
+/// Rows that read a panel one after another.
+const STRIP: usize = 4 * ROWS;
 /// Terms of a sum that an iteration adds.
 const UNROLL: usize = 4;
+/// A right operand that is not read by more rows than this is not copied to be read faster.
+const FEW_ROWS: usize = 2 * STRIP;
+/// A left operand is copied for sums that are longer than this.
+const SHORT_SUM: usize = 64;
 const FLOAT: i64 = 4;
 
 /// A loop of a product: its size, and the bytes that an iteration moves on in `lhs`, `rhs` and the result.
@@ -35,8 +46,10 @@ pub(super) struct Product {
     sum: Vec<Loop>,
     /// The first elements of both operands and the result.
     operands: [(Place, i64); 3],
-    /// Room for a copy of the right operand, `[k, n]`.
-    pub(super) scratch: Option<Place>,
+    /// Bytes between the rows of a tile in the left operand.
+    row_step: i64,
+    /// Room for copies: of a strip of the left operand, and of the right operand.
+    pub(super) copies: [Option<Place>; 2],
 }
 
 impl Product {
@@ -56,27 +69,30 @@ impl Product {
             return None;
         }
         let mut take = |count: usize| merged(loops.drain(..count).collect());
-        let [batch, mut rows, mut columns, sum] = counts.map(&mut take);
+        let [mut batch, mut rows, mut columns, mut sum] = counts.map(&mut take);
         let place = |address: &Address| (address.place.clone(), address.index.constant);
         let mut operands = [place(&lhs), place(&rhs), place(&out)];
         if columns.is_empty() {
             // A matrix and a vector: the rows are the columns of the transposed product.
             std::mem::swap(&mut rows, &mut columns);
             operands.swap(0, 1);
-            let swap = |loops: Vec<Loop>| -> Vec<Loop> {
-                loops.into_iter().map(|l| Loop { steps: [l.steps[1], l.steps[0], l.steps[2]], ..l }).collect()
-            };
-            let [batch, columns, sum] = [batch, columns, sum].map(swap);
-            return (!columns.is_empty()).then_some(Product { batch, rows, columns, sum, operands, scratch: None });
+            [&mut batch, &mut columns, &mut sum].into_iter().flatten().for_each(|l| l.steps.swap(0, 1));
         }
-        Some(Product { batch, rows, columns, sum, operands, scratch: None })
+        let row_step = rows.last().map_or(0, |row| row.steps[0]);
+        let copies = [None, None];
+        (!columns.is_empty()).then_some(Product { batch, rows, columns, sum, operands, row_step, copies })
     }
 
-    /// The bytes that a copy of the right operand takes, if it needs one.
-    pub(super) fn scratch_bytes(&self) -> Option<usize> {
-        let size = |loops: &[Loop]| loops.iter().map(|l| l.size).product::<usize>();
-        let last = self.columns.last()?;
-        (last.steps[1] != FLOAT).then(|| size(&self.columns) * size(&self.sum) * 4)
+    /// The bytes that a copy of a strip of the left operand, and of the right operand, take, where they are wanted.
+    pub(super) fn copied_bytes(&self) -> [Option<usize>; 2] {
+        let [rows, columns, terms] = [&self.rows, &self.columns, &self.sum].map(|loops| size(loops));
+        let Some((column, outer)) = self.columns.split_last() else { return [None, None] };
+        let often = columns > PANEL;
+        let far = self.sum.last().is_some_and(|term| term.steps[0] != FLOAT);
+        let strip = self.row_step == FLOAT && far && terms > SHORT_SUM && rows > ROWS && often;
+        let panels = column.steps[1] != FLOAT || (rows > FEW_ROWS && often);
+        let bytes = |wanted: bool, count: usize| wanted.then_some(count * terms * 4);
+        [bytes(strip, STRIP), bytes(panels, size(outer) * column.size.next_multiple_of(PANEL))]
     }
 
     /// Writes the product.
@@ -85,92 +101,140 @@ impl Product {
             let (place, constant) = &self.operands[i];
             address_of(code, place, *constant, addresses)
         });
+        let [strip, copy] =
+            self.copies.each_ref().map(|copy| copy.as_ref().map(|copy| address_of(code, copy, 0, addresses)));
         let shared = self.batch.iter().all(|l| l.steps[1] == 0);
-        match &self.scratch {
-            None => nested(code, &self.batch, pointers, &mut |code, pointers| self.blocks(code, pointers)),
-            Some(scratch) => {
-                let copy = address_of(code, scratch, 0, addresses);
-                let packed = self.packed();
-                if shared {
-                    self.pack(code, pointers[1], copy);
-                }
-                nested(code, &self.batch, pointers, &mut |code, [lhs, rhs, out]| {
-                    if !shared {
-                        self.pack(code, rhs, copy);
-                    }
-                    packed.blocks(code, [lhs, copy, out]);
-                });
-            }
-        }
-    }
-
-    /// The product with the copy in place of the right operand.
-    fn packed(&self) -> Product {
-        let mut packed = self.clone();
-        let mut step = FLOAT;
-        for l in packed.columns.iter_mut().rev().chain(packed.sum.iter_mut().rev()) {
-            l.steps[1] = step;
-            step *= i64_of(l.size);
-        }
-        let merge = |loops: &mut Vec<Loop>| *loops = merged(std::mem::take(loops));
-        merge(&mut packed.columns);
-        merge(&mut packed.sum);
-        packed
-    }
-
-    /// Copies the right operand to `[k, n]`.
-    fn pack(&self, code: &mut Code, source: u32, copy: u32) {
-        let packed = {
-            let mut packed = self.clone();
-            let mut step = FLOAT;
-            for l in packed.columns.iter_mut().rev().chain(packed.sum.iter_mut().rev()) {
-                l.steps[0] = 0;
-                l.steps[2] = step;
-                step *= i64_of(l.size);
-            }
-            packed
+        let Some(copy) = copy else {
+            return nested(code, &self.batch, pointers, &mut |code, pointers| self.strips(code, pointers, strip));
         };
-        let (sum, columns) = (packed.sum.split_last(), packed.columns.split_last());
-        let Some((column, outer_columns)) = columns else { unreachable!("there are columns") };
-        let one = Loop { size: 1, steps: [0; 3] };
-        let (term, outer_sum) = sum.map_or((one, &[][..]), |(last, outer)| (*last, outer));
-        let outer = [outer_sum, outer_columns].concat();
-        nested(code, &outer, [source, source, copy], &mut |code, [_, source, copy]| {
-            transpose(code, source, copy, *column, term);
+        let panels = self.with_panels();
+        if shared {
+            self.copy_panels(&panels, code, pointers[1], copy);
+        }
+        nested(code, &self.batch, pointers, &mut |code, [lhs, rhs, out]| {
+            if !shared {
+                self.copy_panels(&panels, code, rhs, copy);
+            }
+            panels.strips(code, [lhs, copy, out], strip);
         });
     }
 
-    /// All blocks of rows and columns of one batch.
-    fn blocks(&self, code: &mut Code, pointers: [u32; 3]) {
-        let Some((columns, outer)) = self.columns.split_last() else { unreachable!("there are columns") };
-        nested(code, outer, pointers, &mut |code, pointers| {
-            split(code, *columns, 4 * VECTORS, pointers, &mut |code, pointers, width| {
-                self.row_blocks(code, pointers, width)
+    /// The product with a copy in panels, `[panel, k, 8]`, in place of the right operand.
+    fn with_panels(&self) -> Product {
+        let mut panels = self.clone();
+        let terms = i64_of(size(&self.sum));
+        let mut step = FLOAT * terms;
+        for (i, l) in panels.columns.iter_mut().rev().enumerate() {
+            l.steps[1] = step;
+            // The last panel has room for eight columns too.
+            step *= i64_of(if i == 0 { l.size.next_multiple_of(PANEL) } else { l.size });
+        }
+        let mut step = FLOAT * i64_of(PANEL);
+        for l in panels.sum.iter_mut().rev() {
+            l.steps[1] = step;
+            step *= i64_of(l.size);
+        }
+        panels
+    }
+
+    /// Copies the right operand to the panels of `to`.
+    fn copy_panels(&self, to: &Product, code: &mut Code, source: u32, copy: u32) {
+        let route = |from: &[Loop], to: &[Loop]| -> Vec<Loop> {
+            from.iter().zip(to).map(|(from, to)| Loop { steps: [0, from.steps[1], to.steps[1]], ..*from }).collect()
+        };
+        let (columns, sum) = (route(&self.columns, &to.columns), route(&self.sum, &to.sum));
+        let (column, outer_columns) = innermost(&columns);
+        let (term, outer_sum) = innermost(&sum);
+        nested(code, &[outer_columns, outer_sum].concat(), [source, source, copy], &mut |code, pointers| {
+            split(code, column, PANEL, pointers, &mut |code, pointers, width| {
+                split(code, term, 4, pointers, &mut |code, [_, source, copy], terms| {
+                    for first in (0..width).step_by(4) {
+                        let copy = Block { source, copy, column, term, first };
+                        copy.write(code, (width - first).min(4), terms);
+                    }
+                });
             });
         });
     }
 
-    fn row_blocks(&self, code: &mut Code, pointers: [u32; 3], width: usize) {
-        let one = Loop { size: 1, steps: [0; 3] };
-        let (rows, outer) = self.rows.split_last().map_or((one, &[][..]), |(last, outer)| (*last, outer));
+    /// The product with a copy of a strip, `[tile, k, 4]`, in place of the left operand.
+    fn with_strip(&self) -> Product {
+        let mut strip = self.clone();
+        if let Some(row) = strip.rows.last_mut() {
+            row.steps[0] = FLOAT * i64_of(size(&self.sum));
+        }
+        strip.row_step = FLOAT;
+        let mut step = FLOAT * i64_of(ROWS);
+        for l in strip.sum.iter_mut().rev() {
+            l.steps[0] = step;
+            step *= i64_of(l.size);
+        }
+        strip
+    }
+
+    /// Copies `rows` of the left operand to the strip of `to`.
+    fn copy_strip(&self, to: &Product, code: &mut Code, source: u32, copy: u32, rows: usize) {
+        let route = |from: &Loop, to: &Loop| Loop { steps: [from.steps[0], 0, to.steps[0]], ..*from };
+        let sum: Vec<Loop> = self.sum.iter().zip(&to.sum).map(|(from, to)| route(from, to)).collect();
+        let (term, outer) = innermost(&sum);
+        let row = route(&innermost(&self.rows).0, &innermost(&to.rows).0);
+        split(code, Loop { size: rows, ..row }, ROWS, [source, source, copy], &mut |code, pointers, height| {
+            nested(code, outer, pointers, &mut |code, pointers| {
+                split(code, term, UNROLL, pointers, &mut |code, [source, _, copy], terms| {
+                    for k in 0..i64_of(terms) {
+                        let (from, to) = (k * term.steps[0], k * term.steps[2]);
+                        if height == ROWS {
+                            code.i().local_get(copy).local_get(source).v128_load(at(from.cast_unsigned()));
+                            code.i().v128_store(at(to.cast_unsigned()));
+                            continue;
+                        }
+                        for row in (0..i64_of(height)).map(|row| row * FLOAT) {
+                            code.i().local_get(copy).local_get(source).f32_load(at((from + row).cast_unsigned()));
+                            code.i().f32_store(at((to + row).cast_unsigned()));
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    /// All strips of rows of one batch.
+    fn strips(&self, code: &mut Code, pointers: [u32; 3], copy: Option<u32>) {
+        let (row, outer) = innermost(&self.rows);
         nested(code, outer, pointers, &mut |code, pointers| {
-            split(code, rows, ROWS, pointers, &mut |code, pointers, height| {
-                self.tile(code, pointers, height, rows, width);
+            split(code, row, STRIP, pointers, &mut |code, [lhs, rhs, out], rows| match copy {
+                None => self.strip(code, [lhs, rhs, out], rows),
+                Some(copy) => {
+                    let strip = self.with_strip();
+                    self.copy_strip(&strip, code, lhs, copy, rows);
+                    strip.strip(code, [copy, rhs, out], rows);
+                }
+            });
+        });
+    }
+
+    /// `rows` rows by all columns.
+    fn strip(&self, code: &mut Code, pointers: [u32; 3], rows: usize) {
+        let (row, _) = innermost(&self.rows);
+        let (column, outer) = innermost(&self.columns);
+        nested(code, outer, pointers, &mut |code, pointers| {
+            split(code, column, PANEL, pointers, &mut |code, pointers, width| {
+                split(code, Loop { size: rows, ..row }, ROWS, pointers, &mut |code, pointers, height| {
+                    self.tile(code, pointers, height, width);
+                });
             });
         });
     }
 
     /// `height` rows by `width` columns.
-    fn tile(&self, code: &mut Code, [lhs, rhs, out]: [u32; 3], height: usize, rows: Loop, width: usize) {
+    fn tile(&self, code: &mut Code, [lhs, rhs, out]: [u32; 3], height: usize, width: usize) {
         let vectors = width.div_ceil(4);
         let sums: Vec<Vec<u32>> =
             (0..height).map(|_| (0..vectors).map(|_| code.local(ValType::V128)).collect()).collect();
         for &sum in sums.iter().flatten() {
             code.i().v128_const(0).local_set(sum);
         }
-        let one = Loop { size: 1, steps: [0; 3] };
-        let (term, outer) = self.sum.split_last().map_or((one, &[][..]), |(last, outer)| (*last, outer));
-        let row_step = rows.steps[0];
+        let (term, outer) = innermost(&self.sum);
         let columns: Vec<u32> = (0..vectors).map(|_| code.local(ValType::V128)).collect();
         nested(code, outer, [lhs, rhs, out], &mut |code, [lhs, rhs, _]| {
             let add = |code: &mut Code, lhs: u32, rhs: u32, terms: usize| {
@@ -180,7 +244,7 @@ impl Product {
                         code.i().local_get(rhs).v128_load(at(offset.cast_unsigned())).local_set(column);
                     }
                     for (row, sums) in sums.iter().enumerate() {
-                        let offset = at((k * term.steps[0] + i64_of(row) * row_step).cast_unsigned());
+                        let offset = at((k * term.steps[0] + i64_of(row) * self.row_step).cast_unsigned());
                         let mut i = code.i();
                         if let (&[sum], &[column]) = (&sums[..], &columns[..]) {
                             i.local_get(sum).local_get(column).local_get(lhs).v128_load32_splat(offset);
@@ -198,9 +262,9 @@ impl Product {
             };
             split(code, term, UNROLL, [lhs, rhs, rhs], &mut |code, [lhs, rhs, _], terms| add(code, lhs, rhs, terms));
         });
-        let last = self.columns.last().map_or(FLOAT, |l| l.steps[2]);
+        let (below, last) = (innermost(&self.rows).0.steps[2], innermost(&self.columns).0.steps[2]);
         for (row, sums) in sums.iter().enumerate() {
-            let begin = i64_of(row) * rows.steps[2];
+            let begin = i64_of(row) * below;
             for (v, &sum) in sums.iter().enumerate() {
                 let valid = (width - 4 * v).min(4);
                 let offset = |lane: usize| at((begin + i64_of(4 * v + lane) * last).cast_unsigned());
@@ -214,6 +278,17 @@ impl Product {
             }
         }
     }
+}
+
+/// The iterations of loops.
+fn size(loops: &[Loop]) -> usize {
+    loops.iter().map(|l| l.size).product()
+}
+
+/// The innermost loop, which runs once if there is none, and those around it.
+fn innermost(loops: &[Loop]) -> (Loop, &[Loop]) {
+    let once = Loop { size: 1, steps: [0; 3] };
+    loops.split_last().map_or((once, &[]), |(last, outer)| (*last, outer))
 }
 
 /// Merges neighbouring loops that run over all operands as one would.
@@ -269,30 +344,46 @@ fn split(code: &mut Code, l: Loop, block: usize, pointers: [u32; 3], body: &mut 
     }
 }
 
-/// Copies a matrix whose columns are `column` apart, and terms `term`, to where columns are neighbours.
-fn transpose(code: &mut Code, source: u32, copy: u32, column: Loop, term: Loop) {
-    let pointers = [source, source, copy];
-    split(code, column, 4, pointers, &mut |code, pointers, columns| {
-        split(code, term, 4, pointers, &mut |code, [_, source, copy], terms| {
-            if columns == 4 && terms == 4 && term.steps[1] == FLOAT {
-                return transpose_block(code, source, copy, column.steps[1], term.steps[2]);
-            }
-            for k in 0..i64_of(terms) {
-                for n in 0..i64_of(columns) {
-                    let from = at((n * column.steps[1] + k * term.steps[1]).cast_unsigned());
-                    let to = at((n * column.steps[2] + k * term.steps[2]).cast_unsigned());
-                    code.i().local_get(copy).local_get(source).f32_load(from).f32_store(to);
-                }
-            }
-        });
-    });
+/// Four columns of a panel, from column `first` on: the second pointers of both loops are the source's.
+struct Block {
+    source: u32,
+    copy: u32,
+    column: Loop,
+    term: Loop,
+    first: usize,
 }
 
-/// Four vectors, `from` bytes apart, to four that are `to` apart and have their lanes.
-fn transpose_block(code: &mut Code, source: u32, copy: u32, from: i64, to: i64) {
+impl Block {
+    /// Copies so many columns of so many terms; the columns that are missing are zero.
+    fn write(&self, code: &mut Code, columns: usize, terms: usize) {
+        let Block { source, copy, column, term, first } = *self;
+        let (begin, shift) = (i64_of(first) * column.steps[1], i64_of(first) * FLOAT);
+        if columns == 4 && terms == 4 && term.steps[1] == FLOAT {
+            return transpose_block(code, [source, copy], [begin, shift], column.steps[1], term.steps[2]);
+        }
+        for k in 0..i64_of(terms) {
+            let from = begin + k * term.steps[1];
+            let to = at((shift + k * term.steps[2]).cast_unsigned());
+            if columns == 4 && column.steps[1] == FLOAT {
+                code.i().local_get(copy).local_get(source).v128_load(at(from.cast_unsigned())).v128_store(to);
+                continue;
+            }
+            let vector = code.local(ValType::V128);
+            code.i().v128_const(0).local_set(vector);
+            for lane in 0..columns as u8 {
+                let from = at((from + i64::from(lane) * column.steps[1]).cast_unsigned());
+                code.i().local_get(source).local_get(vector).v128_load32_lane(from, lane).local_set(vector);
+            }
+            code.i().local_get(copy).local_get(vector).v128_store(to);
+        }
+    }
+}
+
+/// Four vectors, `from` bytes apart, to four that are `to` apart and have their lanes; both begin so far behind pointers.
+fn transpose_block(code: &mut Code, [source, copy]: [u32; 2], begin: [i64; 2], from: i64, to: i64) {
     let rows: Vec<u32> = (0..4)
         .map(|row| {
-            code.i().local_get(source).v128_load(at((row * from).cast_unsigned()));
+            code.i().local_get(source).v128_load(at((begin[0] + row * from).cast_unsigned()));
             code.set_new(ValType::V128)
         })
         .collect();
@@ -311,6 +402,6 @@ fn transpose_block(code: &mut Code, source: u32, copy: u32, from: i64, to: i64) 
         shuffled(high[0], high[1], [2, 3, 6, 7]),
     ];
     for (k, column) in columns.into_iter().enumerate() {
-        code.i().local_get(copy).local_get(column).v128_store(at((i64_of(k) * to).cast_unsigned()));
+        code.i().local_get(copy).local_get(column).v128_store(at((begin[1] + i64_of(k) * to).cast_unsigned()));
     }
 }

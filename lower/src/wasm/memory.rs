@@ -3,15 +3,15 @@
 use lmc_graph::DType;
 use wasm_encoder::ValType;
 
-use super::code::{Code, at, i32_of};
+use super::code::{Code, address_behind, at, i32_of_address};
 use super::expr::Place;
 use super::lanes::{Class, Lanes, class};
 use super::nest::Addresses;
 
 /// The address `constant` bytes behind a place, in a new local.
 pub(super) fn address_of(code: &mut Code, place: &Place, constant: i64, addresses: &Addresses) -> u32 {
-    let begin = i64::try_from(addresses[place.buffer]).unwrap_or(i64::MAX) + place.offset + constant;
-    code.i().i32_const(i32_of(usize::try_from(begin).unwrap_or_default()));
+    let begin = address_behind(addresses[place.buffer], place.offset + constant);
+    code.i().i32_const(i32_of_address(begin));
     for &(global, stride) in &place.iterations {
         code.i().global_get(global).i32_const(stride as i32).i32_mul().i32_add();
     }

@@ -27,17 +27,20 @@
 //!    and the expression (`expr`, `affine`) that compute it. A view of a tensor is other strides. The matrix product of
 //!    f32 has a kernel of its own (`kernel`).
 //! 4. `plan`: addresses, values that do not live together sharing memory.
-//! 5. `nest` and `loops`; `lanes` with `arithmetic`, `integers`, `convert`, `math`, `memory`; `functions` and `double`:
-//!    instructions.
+//! 5. `nest`, `loops` and `accesses`; `lanes` with `arithmetic`, `integers`, `convert`, `math`, `memory`; `functions` and
+//!    `double`: instructions.
 //!
 //! # Invariants
 //!
 //! - The instructions are those of WebAssembly with 128-bit vectors, which every browser has since 2023; one thread, no
 //!   flags. Results are the same bits on every device, but for the payloads of NaNs.
-//! - The meaning is the reference evaluator's, with the freedom that devices have. `exp` is exactly 0 where its result would
-//!   be below the normal numbers.
+//! - The meaning is the reference evaluator's, with the freedom that devices have. Arithmetic with numbers below the normal
+//!   ones takes up to a hundred times as long, and WebAssembly cannot turn them off, as XLA does on its threads. So they are
+//!   0 where they would stay: `exp` is exactly 0 where its result would be below the normal numbers, and so is an element of
+//!   f32 that a call leaves for the next one, computed element by element: a moment that decays, for example.
 //! - A group is a function: engines compile functions one by one, the hot ones better.
 
+mod accesses;
 mod affine;
 mod arithmetic;
 mod attention;

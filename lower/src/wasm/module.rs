@@ -7,7 +7,7 @@ use wasm_encoder::{
     GlobalType, MemorySection, MemoryType, NameMap, NameSection, TypeSection, ValType,
 };
 
-use super::code::{Code, at, i32_of};
+use super::code::{Code, at, i32_of, i32_of_address};
 use super::functions::{Functions, Signature};
 use super::layout::Layout;
 use super::memory::address_of;
@@ -76,8 +76,8 @@ pub(super) fn encode(
     let mut data = DataSection::new();
     for (buffer, &address) in buffers.all.iter().zip(addresses) {
         if let Kind::Constant(value) = &buffer.kind {
-            let address = i32_of(usize::try_from(address).unwrap_or_default());
-            data.active(0, &ConstExpr::i32_const(address), value.bytes().iter().copied());
+            let address = ConstExpr::i32_const(i32_of_address(address));
+            data.active(0, &address, value.bytes().iter().copied());
         }
     }
     module.section(&types).section(&declared).section(&memories);

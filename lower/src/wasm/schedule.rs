@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lmc_graph::{Entity, Func, Location, Node, NodeId, Op, RegionId, TensorType, ValueId};
+use lmc_graph::{DType, Entity, Func, Location, Node, NodeId, Op, RegionId, TensorType, ValueId};
 
 use super::affine::{Affine, i64_of, strides};
 use super::expr::{Address, Dag, Expr, Id, Place};
@@ -73,6 +73,8 @@ pub(super) struct Schedule<'f> {
     places: Vec<Option<Place>>,
     /// Where values will be, of those that are not computed yet.
     homes: HashMap<ValueId, Place>,
+    /// Results that the next call takes as parameters.
+    state: Vec<ValueId>,
     /// The position of the next group.
     pub(super) position: usize,
     /// The loops that the present position is in; each counts in a global.
@@ -100,6 +102,7 @@ impl<'f> Schedule<'f> {
             reuse,
             places,
             homes: HashMap::new(),
+            state: Vec::new(),
             position: 0,
             depth: 0,
             num_globals: 0,
@@ -115,6 +118,9 @@ impl<'f> Schedule<'f> {
                 replaces: params.iter().position(|param| param == place).map(|i| func.param_values()[i]),
             })
             .collect();
+        let values = func.result_values();
+        let kept = results.iter().zip(values).filter(|(target, _)| target.replaces.is_some());
+        schedule.state = kept.map(|(_, &value)| value).collect();
         schedule.region(func.body(), &results);
         (schedule.tasks, schedule.num_globals)
     }
@@ -258,45 +264,8 @@ impl<'f> Schedule<'f> {
         if !self.groups.is_stored(result) {
             return;
         }
-        match &node.op {
-            Op::Scan(op) => return control::scan(self, node, op),
-            Op::While => return control::while_loop(self, node),
-            Op::If => return control::if_else(self, node),
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Select
-            | Op::Clamp
-            | Op::DynamicUpdateSlice
-            | Op::Remat
-            | Op::StopGradient
-            | Op::OptimizationBarrier
-            | Op::Compare(_)
-            | Op::Convert(_)
-            | Op::BitcastConvert(_)
-            | Op::Constant(_)
-            | Op::Iota(_)
-            | Op::BroadcastInDim(_)
-            | Op::Reshape(_)
-            | Op::Transpose(_)
-            | Op::Reverse(_)
-            | Op::Slice(_)
-            | Op::Concatenate(_)
-            | Op::Pad(_)
-            | Op::DynamicSlice(_)
-            | Op::Gather(_)
-            | Op::Scatter(_)
-            | Op::DotGeneral(_)
-            | Op::Reduce(_)
-            | Op::Argmax(_)
-            | Op::Sort(_)
-            | Op::RngBitGenerator(_)
-            | Op::ScaledDotProductAttention(_)
-            | Op::ScaledDotProductAttentionBackward(_)
-            | Op::CachedAttention(_)
-            | Op::CacheUpdate => {}
-        }
         let homes: Vec<Place> = node.results.iter().map(|&result| self.home(result)).collect();
-        let work = self.whole(node, &homes);
+        let Some(work) = self.work(node, &homes) else { return };
         homes.iter().for_each(|home| self.touch(home));
         let sizes = node.operands.iter().chain(&node.results).map(|&value| func.ty(value).num_bytes() as u64);
         let task = Task {
@@ -328,10 +297,22 @@ impl<'f> Schedule<'f> {
         names
     }
 
-    /// The rule of every op whose results get memory.
-    fn whole(&mut self, node: &Node, homes: &[Place]) -> Vec<Work> {
+    /// The rule of every op whose results get memory. Those with regions add tasks of their own.
+    fn work(&mut self, node: &Node, homes: &[Place]) -> Option<Vec<Work>> {
         let x = &node.operands;
-        match &node.op {
+        let work = match &node.op {
+            Op::Scan(op) => {
+                control::scan(self, node, op, homes);
+                return None;
+            }
+            Op::While => {
+                control::while_loop(self, node, homes);
+                return None;
+            }
+            Op::If => {
+                control::if_else(self, node, homes);
+                return None;
+            }
             Op::Concatenate(op) => shape::concatenate(self, op, x, &homes[0]),
             Op::Pad(op) => shape::pad(self, op, node, &homes[0]),
             Op::DynamicUpdateSlice => index::dynamic_update_slice(self, x, &homes[0]),
@@ -358,21 +339,24 @@ impl<'f> Schedule<'f> {
             | Op::DynamicSlice(_)
             | Op::Gather(_) => {
                 let ty = self.func.ty(node.results[0]).clone();
-                vec![Work::Nest(self.map(&ty, &homes[0], |e, map| e.rule(node, map)))]
+                let is_state = self.state.contains(&node.results[0]) && ty.dtype == DType::F32;
+                let nest = self.map(&ty, &homes[0], |e, map| {
+                    let value = e.rule(node, map);
+                    if is_state { e.dag.without_subnormals(value) } else { value }
+                });
+                vec![Work::Nest(nest)]
             }
-            Op::Scan(_)
-            | Op::While
-            | Op::If
-            | Op::Remat
+            Op::Remat
             | Op::StopGradient
             | Op::OptimizationBarrier
             | Op::ScaledDotProductAttention(_)
             | Op::ScaledDotProductAttentionBackward(_)
             | Op::CachedAttention(_)
             | Op::CacheUpdate => {
-                unreachable!("`{}` is a loop, or not in a flat function", node.op.name())
+                unreachable!("`{}` is not in a flat function", node.op.name())
             }
-        }
+        };
+        Some(work)
     }
 }
 
