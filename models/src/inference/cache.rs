@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 
-use lmc_graph::ops::{Scatter, ScatterOp};
 use lmc_graph::{DType, TensorType, Value};
 
 use crate::architectures::sequence::Sequence;
 use crate::layers::{Attention, Keys, causal_attention, masked_attention};
 use crate::scope::Scope;
+
+/// Slots up to which a program writes to each by ops of its own; more are written to in a loop, which compiles sooner.
+const MOST_UNROLLED: usize = 8;
 
 /// What a block keeps of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,21 +145,27 @@ impl<'g> Tokens<'g> {
             }
             Tokens::Each { positions } => {
                 let [slots] = positions.dims();
-                // A slot without a token writes behind the last row, that is nowhere.
-                let outside = positions.full_like(rows as f64);
-                let row = positions.less(positions.full_like(0.0)).select(outside, positions.remainder(outside));
-                let attributes = Scatter {
-                    update_window_dims: vec![1, 2],
-                    inserted_window_dims: vec![2],
-                    input_batching_dims: vec![0],
-                    scatter_indices_batching_dims: vec![0],
-                    scatter_dims_to_operand_dims: vec![2],
-                    index_vector_dim: 1,
-                    indices_are_sorted: true,
-                    unique_indices: true,
-                    update_computation: ScatterOp::Replace,
+                let b = cache.builder();
+                let zero = b.scalar(DType::I32, 0.0);
+                // Slot by slot, and without a choice of what is written: for a scatter or a select of bf16, XLA's CPU
+                // backend makes a copy of all of the cache in f32. What a slot without a text, at a position below 0,
+                // has in row 0 is nothing that anyone looks at before the next text writes there.
+                let written = |cache: Value<'g>, slot: Value<'g>, position: Value<'g>, new: Value<'g>| {
+                    let row = position.remainder(position.full_like(rows as f64));
+                    cache.dynamic_update_slice(new.reshape(&[1, k, 1, h]), &[slot, zero, row, zero])
                 };
-                cache.scatter(row.reshape(&[slots, 1]), new.reshape(&[slots, k, h]), attributes)
+                if slots <= MOST_UNROLLED {
+                    return (0..slots).fold(cache, |cache, slot| {
+                        let position = positions.slice_dim(0, slot..slot + 1).reshape(&[]);
+                        let new = new.slice_dim(0, slot..slot + 1);
+                        written(cache, b.scalar(DType::I32, slot as f64), position, new)
+                    });
+                }
+                let all = b.iota(&TensorType::new(DType::I32, [slots]), 0);
+                let scanned = b.scan(&[cache], &[all, positions, new], slots, |cache, row| {
+                    (vec![written(cache[0], row[0], row[1], row[2])], Vec::new())
+                });
+                scanned.carries[0]
             }
         }
     }
