@@ -6,6 +6,7 @@ use lmc_graph::{DType, Literal, TensorType};
 
 use crate::client::Device;
 use crate::error::{Error, ErrorCode, PjrtError, Result};
+use crate::memory::HostMemory;
 use crate::pjrt::api::buffer_type;
 use crate::pjrt::calls::BufferHandle;
 
@@ -38,6 +39,20 @@ impl Buffer {
         }
         let dims: Vec<i64> = ty.shape.iter().map(|&size| size as i64).collect();
         let handle = device.handle.buffer_from_host(bytes, type_number(ty.dtype), ty.dtype.size(), &dims)?;
+        Ok(Buffer { handle, ty })
+    }
+
+    /// Makes a tensor of memory of this process, row-major, little-endian, one byte (0 or 1) a boolean: without a copy
+    /// where the device computes in it.
+    ///
+    /// # Errors
+    /// When the number of bytes is not that of the type, or the device is out of memory.
+    pub fn from_memory(device: &Device, ty: TensorType, memory: HostMemory) -> Result<Buffer> {
+        if memory.len() != ty.num_bytes() {
+            return Err(Error::ByteCount { ty, found: memory.len() });
+        }
+        let dims: Vec<i64> = ty.shape.iter().map(|&size| size as i64).collect();
+        let handle = device.handle.buffer_from_memory(memory, type_number(ty.dtype), ty.dtype.size(), &dims)?;
         Ok(Buffer { handle, ty })
     }
 
@@ -234,6 +249,50 @@ mod tests {
     fn a_wrong_number_of_bytes_is_refused() {
         let error = Buffer::from_bytes(client().device(), TensorType::new(DType::F32, [3]), &[0; 8]);
         assert_eq!(error.map(|_| ()).expect_err("refused").to_string(), "f32[3] takes 12 bytes, found 8");
+    }
+
+    #[test]
+    fn memory_becomes_a_buffer_where_it_is() {
+        let ty = TensorType::new(DType::F32, [1024]);
+        let mut memory = HostMemory::zeros(ty.num_bytes()).expect("memory");
+        memory[4..8].copy_from_slice(&2f32.to_le_bytes());
+        let address = memory.as_ptr() as usize;
+        let buffer = Buffer::from_memory(client().device(), ty, memory).expect("a buffer");
+        assert_eq!(buffer.device_address().expect("an address"), address);
+        // A program that is given it writes there, too.
+        let tensor = "tensor<1024xf32>";
+        let donated = format!("%a: {tensor} {{tf.aliasing_output = 0 : i32}}");
+        let body = format!("%0 = stablehlo.add %a, %a : {tensor}\n return %0 : {tensor}");
+        let doubling = compile(&donated, tensor, &body);
+        let result = doubling.execute(vec![buffer.into()]).expect("executed").remove(0);
+        assert_eq!(result.to_literal().expect("read").elements::<f32>()[..3], [0.0, 4.0, 0.0]);
+        assert_eq!(result.device_address().expect("an address"), address);
+        let none =
+            Buffer::from_memory(client().device(), TensorType::new(DType::F32, [0]), HostMemory::zeros(0).unwrap());
+        assert_eq!(none.expect("a buffer").to_literal().expect("read").bytes(), b"");
+        let error = Buffer::from_memory(
+            client().device(),
+            TensorType::new(DType::F32, [3]),
+            HostMemory::zeros(8).expect("memory"),
+        );
+        assert_eq!(error.map(|_| ()).expect_err("refused").to_string(), "f32[3] takes 12 bytes, found 8");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_of_a_buffer_is_given_back() {
+        let bytes = 64 << 20;
+        let before = crate::process_memory_bytes().expect("VmRSS");
+        for _ in 0..32 {
+            let mut memory = HostMemory::to_fill(bytes).expect("memory");
+            memory.fill(1);
+            drop(
+                Buffer::from_memory(client().device(), TensorType::new(DType::U8, [bytes]), memory).expect("a buffer"),
+            );
+        }
+        let after = crate::process_memory_bytes().expect("VmRSS");
+        // What other tests take meanwhile is less than this.
+        assert!(after < before + (16 * bytes) as u64, "{before} to {after}");
     }
 
     #[test]

@@ -54,7 +54,7 @@
 //! `plugin/manifest.rs` with `plugins.toml`, `plugin/search.rs`, `plugin/fetch.rs`: which library. `plugin/mod.rs`:
 //! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk.
 //! `deviceless/`: programs for a GPU that is not there. Below them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for
-//! `kernels`. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and `location.rs` are about the form of
+//! `kernels`. `memory.rs`: what buffers can lie in. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and `location.rs` are about the form of
 //! compile options, of a program's text and of XLA's messages.
 
 mod buffer;
@@ -66,6 +66,7 @@ mod executable;
 pub mod gpu;
 mod kernels;
 mod location;
+mod memory;
 mod mend;
 mod options;
 mod pjrt;
@@ -81,6 +82,7 @@ pub use client::{Client, ClientOptions, Device, HloDump};
 pub use error::{Error, ErrorCode, PjrtError, Result};
 pub use executable::{Argument, Executable};
 pub use kernels::has_matrix_unit;
+pub use memory::HostMemory;
 pub use options::{CompileOptions, OptionValue};
 pub use pjrt::calls::{MemoryStats, NamedValue};
 pub use pjrt::program::CompiledMemoryStats;

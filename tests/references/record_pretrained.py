@@ -47,6 +47,17 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=16,
 )
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=32)
+YARN_MORE = dict(
+    rope_type="yarn",
+    rope_theta=1000000.0,
+    factor=2.5,
+    original_max_position_embeddings=24,
+    beta_fast=8.0,
+    beta_slow=0.5,
+    attention_factor=1.3,
+    truncate=False,
+)
 GEMMA3_ROPES = dict(
     full_attention=dict(rope_type="linear", factor=8.0, rope_theta=1000000.0),
     sliding_attention=dict(rope_type="default", rope_theta=10000.0),
@@ -77,6 +88,8 @@ CASES = {
     ),
     "qwen3-0": (llama_like(Qwen3Config, tie_word_embeddings=True), False),
     "qwen3-1": (llama_like(Qwen3Config, num_key_value_heads=1, head_dim=12, attention_bias=True), True),
+    "qwen2-2": (llama_like(Qwen2Config, rope_parameters=YARN), False),
+    "qwen3-2": (llama_like(Qwen3Config, rope_parameters=YARN_MORE, tie_word_embeddings=True), False),
     "gemma2-0": (llama_like(Gemma2Config, sliding_window=8, query_pre_attn_scalar=12), False),
     "gemma2-1": (
         llama_like(

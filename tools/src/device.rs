@@ -8,7 +8,8 @@ use lmc_lower::{Lowered, Platform, PluginIdentity, Processor, Report, Target, lo
 use lmc_runtime::gpu::Machine;
 use lmc_runtime::plugin::{Found, Locations, Source, find_or_install, managed_plugin};
 use lmc_runtime::{
-    CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, ErrorCode, Executable, HloDump, Plugin,
+    CacheOutcome, Client, ClientOptions, CompileCache, CompileOptions, ErrorCode, Executable, HloDump, HostMemory,
+    Plugin,
 };
 
 use crate::config::{DeviceKind, RuntimeConfig};
@@ -131,6 +132,20 @@ impl Device {
         match &self.engine {
             Engine::Plugin(client, _) => client.buffer(literal).map(Buffer::Device).map_err(run_error),
             Engine::Wasm => Ok(Buffer::Host(literal.clone())),
+        }
+    }
+
+    /// Zeros on the device. Where that is the CPU, they take memory as they are written to.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn zeros(&self, ty: TensorType) -> Result<Buffer> {
+        match &self.engine {
+            Engine::Plugin(client, _) => {
+                let memory = HostMemory::zeros(ty.num_bytes()).map_err(|error| out_of_host_memory(&error))?;
+                lmc_runtime::Buffer::from_memory(client.device(), ty, memory).map(Buffer::Device).map_err(run_error)
+            }
+            Engine::Wasm => Ok(Buffer::Host(Literal::zeros(ty))),
         }
     }
 
@@ -296,6 +311,11 @@ pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
 /// An error of a plugin: the user's input if the user named it, else a failure of the machine.
 pub(crate) fn plugin_error(named: bool, error: &dyn std::error::Error) -> Error {
     if named { Error::input(error.to_string()) } else { Error::run(error.to_string()) }
+}
+
+/// The system has no memory for this process.
+pub(crate) fn out_of_host_memory(error: &std::io::Error) -> Error {
+    Error::run(format!("out of memory: {}", crate::error::reason(error)))
 }
 
 /// An error of the device while running.

@@ -274,6 +274,23 @@ impl DecoderConfig {
             match rope.scaling {
                 RopeScaling::None => {}
                 RopeScaling::Linear { factor } => check_positive(&[("factor", factor)])?,
+                RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention_factor, .. } => {
+                    check_positive(&[
+                        ("factor", factor),
+                        ("beta_fast", beta_fast),
+                        ("beta_slow", beta_slow),
+                        ("attention_factor", attention_factor),
+                    ])?;
+                    check_sizes(&[("original_max_position_embeddings", original)])?;
+                    if beta_slow >= beta_fast {
+                        let reason = format!("must be below beta_fast = {beta_fast}, found {beta_slow}");
+                        return Err(ConfigError { field: "beta_slow", reason });
+                    }
+                    if rope.theta <= 1.0 {
+                        let reason = format!("must be above 1 with YaRN, found {}", rope.theta);
+                        return Err(ConfigError { field: "rope_theta", reason });
+                    }
+                }
                 RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original } => {
                     check_positive(&[
                         ("factor", factor),

@@ -33,6 +33,30 @@ pub enum RopeScaling {
         /// The first length, `original_max_position_embeddings`.
         original: usize,
     },
+    /// YaRN (Peng et al. 2023, section 3): pairs that turn more than `beta_fast` times in the first length keep their
+    /// frequency, that of those that turn less than `beta_slow` times is divided by `factor`, and between them it is
+    /// interpolated by the pair's number. Cosines and sines are multiplied by `attention_factor`.
+    Yarn {
+        /// The quotient of the lengths.
+        factor: f64,
+        /// The first length, `original_max_position_embeddings`.
+        original: usize,
+        /// Turns in the first length from which on frequencies stay.
+        beta_fast: f64,
+        /// Turns in the first length up to which they are divided.
+        beta_slow: f64,
+        /// What keys and queries are multiplied by.
+        attention_factor: f64,
+        /// Whether the pairs at which interpolation begins and ends are whole numbers.
+        truncate: bool,
+    },
+}
+
+impl RopeScaling {
+    /// `attention_factor` where a config does not say: `0.1 ln factor + 1`.
+    pub fn yarn_attention_factor(factor: f64) -> f64 {
+        if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
+    }
 }
 
 impl RopeConfig {
@@ -45,8 +69,21 @@ impl RopeConfig {
     /// angles are the same.
     fn frequencies(&self, head_dim: usize) -> Vec<f32> {
         let plain = |i: usize| 1.0 / (self.theta as f32).powf((2 * i) as f32 / head_dim as f32);
-        let scaled = |frequency: f32| match self.scaling {
+        let scaled = |i: usize, frequency: f32| match self.scaling {
             RopeScaling::None => frequency,
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, truncate, .. } => {
+                let last = head_dim as f64 - 1.0;
+                let pair = |turns: f64| {
+                    head_dim as f64 * (original as f64 / (turns * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+                };
+                let (low, high) = (pair(beta_fast), pair(beta_slow));
+                let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = (low.max(0.0), high.min(last));
+                let high = if low == high { high + 0.001 } else { high };
+                let divided = ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                let interpolated = 1.0 / (factor as f32 * (self.theta as f32).powf((2 * i) as f32 / head_dim as f32));
+                interpolated * divided + frequency * (1.0 - divided)
+            }
             RopeScaling::Linear { factor } => frequency / factor as f32,
             RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original } => {
                 let wavelength = std::f32::consts::TAU / frequency;
@@ -61,7 +98,7 @@ impl RopeConfig {
                 }
             }
         };
-        (0..head_dim / 2).map(|i| scaled(plain(i))).collect()
+        (0..head_dim / 2).map(|i| scaled(i, plain(i))).collect()
     }
 }
 
@@ -111,7 +148,13 @@ impl<'g> Rope<'g> {
         let frequencies = frequencies.broadcast_in_dim(shape, &[last]);
         let angles = positions() * frequencies;
         let angles = builder.concatenate(&[angles, angles], last);
-        Rope { cos: angles.cosine(), sin: angles.sine() }
+        let (cos, sin) = (angles.cosine(), angles.sine());
+        match config.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => {
+                Rope { cos: cos * attention_factor, sin: sin * attention_factor }
+            }
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => Rope { cos, sin },
+        }
     }
 }
 

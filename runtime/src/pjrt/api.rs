@@ -133,6 +133,10 @@ pub(crate) mod buffer_type {
 /// `PJRT_HostBufferSemantics_kImmutableOnlyDuringCall`: the plugin has copied the host's bytes when the call returns.
 pub(crate) const IMMUTABLE_ONLY_DURING_CALL: c_int = 0;
 
+/// `PJRT_HostBufferSemantics_kMutableZeroCopy`: the plugin may take the host's memory as the buffer's own until
+/// `done_with_host_buffer` happens, and write to it. It copies where it cannot.
+pub(crate) const MUTABLE_ZERO_COPY: c_int = 3;
+
 /// `PJRT_Buffer_MemoryLayout_Type_Tiled`.
 pub(crate) const LAYOUT_TILED: c_int = 0;
 
@@ -186,6 +190,11 @@ args! {
     PJRT_Event_Destroy_Args { event: *mut PJRT_Event, }
     PJRT_Event_IsReady_Args { event: *mut PJRT_Event, is_ready: bool, }
     PJRT_Event_Await_Args { event: *mut PJRT_Event, }
+    PJRT_Event_OnReady_Args {
+        event: *mut PJRT_Event,
+        callback: Option<unsafe extern "C" fn(*mut PJRT_Error, *mut c_void)>,
+        user_arg: *mut c_void,
+    }
 
     PJRT_Client_Create_Args {
         create_options: *const PJRT_NamedValue,
@@ -426,7 +435,7 @@ pub(crate) struct PJRT_Api {
     pub(crate) PJRT_Event_IsReady: Call<PJRT_Event_IsReady_Args>,
     pub(crate) PJRT_Event_Error: Unused,
     pub(crate) PJRT_Event_Await: Call<PJRT_Event_Await_Args>,
-    pub(crate) PJRT_Event_OnReady: Unused,
+    pub(crate) PJRT_Event_OnReady: Call<PJRT_Event_OnReady_Args>,
     pub(crate) PJRT_Client_Create: Call<PJRT_Client_Create_Args>,
     pub(crate) PJRT_Client_Destroy: Call<PJRT_Client_Destroy_Args>,
     pub(crate) PJRT_Client_PlatformName: Call<PJRT_Client_PlatformName_Args>,
@@ -554,6 +563,7 @@ mod tests {
             ("PJRT_Event_Destroy_Args", mem::offset_of!(PJRT_Event_Destroy_Args, room), 24),
             ("PJRT_Event_IsReady_Args", mem::offset_of!(PJRT_Event_IsReady_Args, room), 32),
             ("PJRT_Event_Await_Args", mem::offset_of!(PJRT_Event_Await_Args, room), 24),
+            ("PJRT_Event_OnReady_Args", mem::offset_of!(PJRT_Event_OnReady_Args, room), 40),
             ("PJRT_Client_Create_Args", mem::offset_of!(PJRT_Client_Create_Args, room), 88),
             ("PJRT_Client_Destroy_Args", mem::offset_of!(PJRT_Client_Destroy_Args, room), 24),
             ("PJRT_Client_PlatformName_Args", mem::offset_of!(PJRT_Client_PlatformName_Args, room), 40),

@@ -21,6 +21,7 @@ use super::api::*;
 use super::program::ProgramHandle;
 use super::{ffi, ffi_abi};
 use crate::error::{ErrorCode, PjrtError};
+use crate::memory::HostMemory;
 
 /// A value of a named list: a plugin attribute, a client option or a property of the cost analysis.
 #[derive(Clone, Debug, PartialEq)]
@@ -578,6 +579,67 @@ impl DeviceHandle {
         self.client.api.destroy_event(args.done_with_host_buffer);
         Ok(BufferHandle { client: self.client.clone(), buffer: args.buffer })
     }
+
+    /// Makes `memory`, dense and row-major, a buffer of this device, without a copy where the device can use it where
+    /// it is. `element_size` is the size in bytes of an element of type `buffer_type`.
+    pub(crate) fn buffer_from_memory(
+        &self,
+        memory: HostMemory,
+        buffer_type: c_int,
+        element_size: usize,
+        dims: &[i64],
+    ) -> Result<BufferHandle, PjrtError> {
+        let elements = dims.iter().try_fold(1usize, |n, &dim| n.checked_mul(usize::try_from(dim).ok()?));
+        // The plugin reads and writes as many bytes as type and dimensions say.
+        assert_eq!(elements.and_then(|n| n.checked_mul(element_size)), Some(memory.len()), "bytes of {dims:?}");
+        let api = self.client.api;
+        let lent = Box::into_raw(Box::new(Lent { memory, api }));
+        let mut args = PJRT_Client_BufferFromHostBuffer_Args::new();
+        args.client = self.client.client;
+        // SAFETY: the box was made just now, and nothing else refers to it yet.
+        args.data = unsafe { (*lent).memory.as_mut_ptr() }.cast_const().cast();
+        args.kind = buffer_type;
+        args.dims = dims.as_ptr();
+        args.num_dims = dims.len();
+        args.host_buffer_semantics = MUTABLE_ZERO_COPY;
+        args.device = self.device;
+        // SAFETY: client and device are alive; the bytes are as many as the shape takes (checked above), nobody but the
+        // plugin refers to them, and they stay where they are until `done_with_host_buffer` happens; null strides and
+        // layouts mean dense and row-major.
+        let args = match unsafe { call!(api, PJRT_Client_BufferFromHostBuffer, args) } {
+            Ok(args) => args,
+            Err(error) => {
+                // SAFETY: the box is ours again, as the plugin has made no buffer of its memory.
+                drop(unsafe { Box::from_raw(lent) });
+                return Err(error);
+            }
+        };
+        let buffer = BufferHandle { client: self.client.clone(), buffer: args.buffer };
+        let mut ready = PJRT_Event_OnReady_Args::new();
+        ready.event = args.done_with_host_buffer;
+        ready.callback = Some(given_back);
+        ready.user_arg = lent.cast();
+        // SAFETY: the event was handed to us just now; the box lives until the callback, which comes once, frees it.
+        // Where there is no such call it is never freed, as nobody could tell when.
+        let result = unsafe { call!(api, PJRT_Event_OnReady, ready) };
+        api.destroy_event(args.done_with_host_buffer);
+        result.map(|_| buffer)
+    }
+}
+
+/// Memory that a buffer of a plugin lies in.
+struct Lent {
+    memory: HostMemory,
+    api: &'static Api,
+}
+
+/// Frees [`Lent`] memory, when the plugin no longer needs it.
+unsafe extern "C" fn given_back(error: *mut PJRT_Error, lent: *mut c_void) {
+    // SAFETY: the pointer is that of the box that was given with this callback, which is called once.
+    let lent = unsafe { Box::from_raw(lent.cast::<Lent>()) };
+    // The memory is no longer needed, whatever the plugin says of its transfer.
+    let _ = lent.api.check("PJRT_Event_OnReady", error);
+    drop(lent.memory);
 }
 
 /// A buffer on a device.

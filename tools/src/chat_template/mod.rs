@@ -95,7 +95,11 @@ impl ChatTemplate {
             .map_err(|reason| Error::input(format!("the chat template cannot write these messages: {reason}")))
     }
 
-    fn source(&self, with_tools: bool) -> Result<&str> {
+    /// The template for chats with or without tools, in Jinja.
+    ///
+    /// # Errors
+    /// If it is one of several and none is the default.
+    pub fn source(&self, with_tools: bool) -> Result<&str> {
         let named = |wanted: &str| self.templates.iter().find(|(name, _)| name == wanted);
         let tool_use = if with_tools { named(TOOL_USE) } else { None };
         match tool_use.or_else(|| named(DEFAULT)) {

@@ -79,6 +79,9 @@ pub struct ModelArgs {
     /// The longest text, prompt and new tokens together [default: the model's, at most 4096]
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<usize>,
+    /// Drop the first tokens of a prompt that does not fit the context, where it would be refused
+    #[arg(long)]
+    pub truncate_prompt: bool,
     /// Bytes that the cache of keys and values may take; a context that was not asked for is shortened to fit
     #[arg(long, value_name = "BYTES")]
     pub cache_budget: Option<u64>,
@@ -108,6 +111,7 @@ impl Default for ModelArgs {
             dtype: None,
             quantize: None,
             context: None,
+            truncate_prompt: false,
             cache_budget: None,
             launch_tokens: 1,
             min_p: None,

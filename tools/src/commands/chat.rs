@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::pretrained::{engine, load_model, say_figures};
+use super::pretrained::{engine, fitting, load_model, say_figures};
 use crate::chat_template::{Chat, ChatTemplate};
 use crate::cli::ChatArgs;
 use crate::engine::{Engine, Request, Sampling, StopStrings};
@@ -22,6 +22,8 @@ struct Talk {
     template: ChatTemplate,
     request: Request,
     stops: StopStrings,
+    /// Whether a talk that is too long loses its beginning.
+    truncate: bool,
     messages: Vec<Map<String, Value>>,
 }
 
@@ -67,7 +69,8 @@ pub(super) fn run(args: ChatArgs) -> Result<()> {
         stop_tokens: model.generation().eos.clone(),
         ..Request::default()
     };
-    let mut talk = Talk { model, engine, template, request, stops, messages: Vec::new() };
+    let truncate = args.model.truncate_prompt;
+    let mut talk = Talk { model, engine, template, request, stops, truncate, messages: Vec::new() };
     talk.begin(args.system.as_deref());
     let is_terminal = std::io::stdin().is_terminal();
     if is_terminal {
@@ -150,6 +153,7 @@ impl Talk {
         let chat = Chat { messages: self.messages.clone(), add_generation_prompt: true, ..Chat::default() };
         // The template writes the special tokens itself.
         let prompt = self.model.tokenizer()?.encode(&self.template.render(&chat)?)?;
+        let prompt = fitting(prompt, &self.engine, self.truncate, Some(self.request.max_tokens));
         let request = Request { prompt, ..self.request.clone() };
         let mut answer = String::new();
         for piece in self.engine.generate(&self.model, request, &self.stops)? {

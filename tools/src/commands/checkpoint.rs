@@ -16,8 +16,7 @@ use crate::memory::size;
 use crate::model::averaged_weights;
 use crate::output::{group_digits, print, print_json, say};
 use crate::run::RunFolder;
-
-use super::saved::with_end_of_document;
+use crate::run::saved::with_end_of_document;
 
 pub(super) fn run(command: CheckpointCommand) -> Result<()> {
     match command {

@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use super::pretrained;
-use super::saved::SavedRun;
 use crate::cli::{EvalArgs, ModelArgs};
 use crate::data::Data;
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluator;
 use crate::output::{group_digits, print, print_json};
+use crate::run::saved::SavedRun;
 
 pub(super) fn run(args: EvalArgs) -> Result<()> {
     if let Some(file) = &args.perplexity {

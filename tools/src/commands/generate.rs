@@ -3,14 +3,15 @@
 use serde_json::json;
 
 use super::pretrained;
-use super::saved::SavedRun;
 use crate::cli::{GenerateArgs, ModelArgs};
 use crate::error::{Error, Result};
 use crate::generation::{Generator, Sampling, check};
 use crate::output::{print, print_json};
+use crate::run::saved::SavedRun;
 
 pub(super) fn run(args: GenerateArgs) -> Result<()> {
-    let is_run = args.run.join("config.toml").is_file() || args.run.is_file() || !args.run.exists();
+    let is_page = args.run.is_file() && args.run.extension().is_some_and(|extension| extension == "safetensors");
+    let is_run = args.run.join("config.toml").is_file() || is_page;
     if !is_run || args.model != ModelArgs::default() {
         return pretrained::generate(&args);
     }

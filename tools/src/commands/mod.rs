@@ -21,7 +21,6 @@ mod pretrained;
 pub(crate) mod profile;
 pub(crate) mod quantize;
 mod report;
-pub(crate) mod saved;
 pub(crate) mod serve;
 mod show_attention;
 mod tokenize;

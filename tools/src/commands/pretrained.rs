@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{EvalArgs, GenerateArgs, ModelArgs, PluginArgs};
 use crate::device::DeviceOptions;
-use crate::engine::{Engine, EngineOptions, Figures, Reason, Request, Sampling, StopStrings};
+use crate::engine::{Engine, EngineOptions, Figures, Reason, Request, Sampling, StopStrings, kept_tokens};
 use crate::error::{Error, Result};
 use crate::memory::size;
 use crate::output::{group_digits, print, print_json, say};
@@ -38,6 +38,30 @@ pub(super) fn engine(model: &Arc<Model>, args: &ModelArgs, slots: usize) -> Resu
     Engine::new(Arc::clone(model), &options)
 }
 
+/// The context for a text of so many tokens: what the command line says, or a power of two, so that the programs for one
+/// text are those for another. `None` is the engine's default.
+fn context(model: &Model, args: &ModelArgs, tokens: usize) -> Option<usize> {
+    let default = model.architecture().max_context().unwrap_or(usize::MAX).min(EngineOptions::DEFAULT_CONTEXT);
+    let enough = tokens.checked_next_power_of_two().map(|tokens| tokens.max(SMALLEST_CONTEXT));
+    args.context.or(enough.filter(|&enough| enough < default))
+}
+
+/// The shortest context that `lmc generate` takes of its own accord.
+const SMALLEST_CONTEXT: usize = 512;
+
+/// The prompt, without its first tokens if it is too long and they may be left out.
+pub(super) fn fitting(mut prompt: Vec<u32>, engine: &Engine, truncate: bool, answer: Option<usize>) -> Vec<u32> {
+    if truncate && prompt.len() >= engine.max_context() {
+        let left_out = prompt.len() - kept_tokens(engine.max_context(), answer);
+        prompt.drain(..left_out);
+        say(format_args!(
+            "warning: the first {left_out} tokens of the prompt are left out, as the context is {} tokens",
+            engine.max_context()
+        ));
+    }
+    prompt
+}
+
 /// `lmc generate FOLDER`.
 pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
     let model = load_model(&args.run, &args.model, &args.plugin)?;
@@ -60,7 +84,10 @@ pub(super) fn generate(args: &GenerateArgs) -> Result<()> {
         logit_bias: Vec::new(),
         seed: args.seed.unwrap_or(0),
     };
-    let mut engine = engine(&model, &args.model, 1)?;
+    let needed = prompt.len().saturating_add(args.max_new_tokens.unwrap_or(usize::MAX));
+    let mut engine =
+        engine(&model, &ModelArgs { context: context(&model, &args.model, needed), ..args.model.clone() }, 1)?;
+    let prompt = fitting(prompt, &engine, args.model.truncate_prompt, args.max_new_tokens);
     let stops = StopStrings::new(&args.model.stop)?;
     for sample in 0..args.samples.unwrap_or(1) {
         let request = Request {

@@ -15,6 +15,7 @@ use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Result, reason};
 use crate::output::say;
 use crate::pretrained::{LoadOptions, load};
+use crate::quantization::Scheme;
 use crate::serve::{BearerToken, ServeOptions, ServedModel, Server};
 
 /// The variable of the environment with the bearer token.
@@ -61,6 +62,9 @@ pub struct ServeArgs {
     /// Texts that may wait for a slot; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub queue: u32,
+    /// Connections at once; more wait until one ends
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub connections: u32,
     /// The time from a request to the end of its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub time_limit: u32,
@@ -70,6 +74,12 @@ pub struct ServeArgs {
     /// The largest body of a request
     #[arg(long, value_name = "MB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_body_mb: u32,
+    /// Drop the first tokens of a prompt that does not fit the context, where it would be refused
+    #[arg(long)]
+    pub truncate_prompt: bool,
+    /// Keep matrices in fewer bits, in groups of 64 columns, quantized as they are read
+    #[arg(long, value_name = "int8|int4")]
+    pub quantize: Option<String>,
     /// The type in which layers compute [default: that of the weights]
     #[arg(long, value_enum)]
     pub dtype: Option<ServeDType>,
@@ -95,6 +105,9 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         token,
         queue: args.queue as usize,
         time_limit: Duration::from_secs(args.time_limit.into()),
+        connections: args.connections as usize,
+        header_time: Duration::from_secs(30),
+        write_time: Duration::from_secs(60),
         body_time: Duration::from_secs(30),
         most_body_bytes: (args.max_body_mb as usize) << 20,
         drain_time: Duration::from_secs(args.drain_time.into()),
@@ -112,8 +125,9 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         ServeDType::Float32 => DType::F32,
         ServeDType::Bfloat16 => DType::BF16,
     });
+    let quantize = args.quantize.as_deref().map(Scheme::named).transpose()?;
     let device = DeviceOptions { plugin: args.plugin.plugin, ..DeviceOptions::default() };
-    let model = Arc::new(load(&args.model, &LoadOptions { dtype, device, ..LoadOptions::default() })?);
+    let model = Arc::new(load(&args.model, &LoadOptions { dtype, quantize, device })?);
     let engine_options = EngineOptions {
         max_context: args.context,
         slots: args.slots.into(),
@@ -126,7 +140,8 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         Some(name) => name,
         None => folder_name(&args.model)?,
     };
-    let served = ServedModel::of_engine(&engine, name, template)?;
+    let truncate_prompt = args.truncate_prompt;
+    let served = ServedModel { truncate_prompt, ..ServedModel::of_engine(&engine, name, template)? };
     engine.prepare()?;
     let address = server.address()?;
     say(format_args!(

@@ -3,8 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::text::{StopStrings, StoppingText};
 use super::{Engine, EngineOptions, Reason, Request, SlotId};
+use crate::chat_template::Chat;
 use crate::error::{Error, Result};
 use crate::pretrained::Model;
 use crate::tokenizer::Tokenizer;
@@ -55,6 +58,22 @@ impl Engine {
         let text = model.tokenizer().ok().map(|tokenizer| StoppingText::new(tokenizer, &request.prompt, stops.clone()));
         let slot = self.add(request)?;
         Ok(Generation { engine: self, slot: Some(slot), waiting: VecDeque::new(), text })
+    }
+
+    /// Answers a chat, piece by piece, by the chat template of the model's folder; `request` holds everything but the
+    /// prompt. `model` is the engine's.
+    ///
+    /// # Errors
+    /// As [`Model::chat_tokens`] and [`Engine::generate`].
+    pub fn chat<'e>(
+        &'e mut self,
+        model: &'e Model,
+        chat: &Chat,
+        request: Request,
+        stops: &StopStrings,
+    ) -> Result<Generation<'e>> {
+        let prompt = model.chat_tokens(chat)?;
+        self.generate(model, Request { prompt, ..request }, stops)
     }
 
     /// Continues all requests, as many at a time as there are slots; the texts in the order of the requests.
@@ -149,6 +168,25 @@ impl Drop for Generation<'_> {
 }
 
 impl Model {
+    /// The answer to the messages of a chat, each an object with `role` and `content`. `request` holds everything but the
+    /// prompt; without stop tokens of its own, the answer ends with those of the model. For one answer after the other, and
+    /// for a stream, take [`Engine::chat`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn chat(self: &Arc<Model>, messages: Vec<Map<String, Value>>, request: &Request) -> Result<String> {
+        let chat = Chat { messages, add_generation_prompt: true, ..Chat::default() };
+        let mut request = Request { prompt: self.chat_tokens(&chat)?, ..request.clone() };
+        if request.stop_tokens.is_empty() {
+            request.stop_tokens.clone_from(&self.generation().eos);
+        }
+        let longest = request.prompt.len().saturating_add(request.max_tokens).max(2);
+        let context = self.architecture().max_context().map_or(longest, |most| longest.min(most));
+        let options = EngineOptions { max_context: Some(context), ..EngineOptions::default() };
+        let mut engine = Engine::new(Arc::clone(self), &options)?;
+        engine.generate(self, request, &StopStrings::default())?.map(|piece| piece.map(|piece| piece.text)).collect()
+    }
+
     /// Continues prompts as they are, several at a time; the texts in the order of the prompts. `request` holds everything
     /// but the prompt.
     ///

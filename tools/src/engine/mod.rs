@@ -46,7 +46,7 @@ use crate::pretrained::{Model, ProgramKey};
 
 pub use generate::{Completion, Generation, Piece};
 pub use options::{EngineOptions, Figures};
-pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId};
+pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId, kept_tokens};
 use slots::{Slot, Slots};
 pub use text::StopStrings;
 
@@ -107,7 +107,7 @@ impl Engine {
             )));
         }
         let vocab = model.architecture().vocab_size();
-        let zeros = |ty| model.device().buffer(&Literal::zeros(ty));
+        let zeros = |ty| model.device().zeros(ty);
         let counts = |dtype| zeros(TensorType::new(dtype, [slots, vocab]));
         let mut state = vec![counts(DType::Bool)?, counts(DType::F32)?, counts(DType::I32)?];
         for layer in model.architecture().layers() {

@@ -131,3 +131,10 @@ pub enum Reason {
     /// With as many tokens as were asked for, or where the context ends.
     Length,
 }
+
+/// How many of the newest tokens of a prompt that does not fit a context are kept: all but the room for an answer of so
+/// many tokens, at most half of the context, or a quarter of it where the answer's length is not known.
+pub fn kept_tokens(context: usize, answer: Option<usize>) -> usize {
+    let room = answer.unwrap_or(context / 4).min(context / 2).max(1);
+    context.saturating_sub(room).max(1)
+}

@@ -260,7 +260,7 @@ fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, St
             theta: fields.number_or("rope_theta", defaults.rope_theta)?,
             scaling: match fields.0.get("rope_scaling") {
                 None | Some(Value::Null) => RopeScaling::None,
-                Some(Value::Object(scaling)) => Fields(scaling).scaling()?,
+                Some(Value::Object(scaling)) => Fields(scaling).scaling(fields)?,
                 Some(other) => return Err(format!("`rope_scaling` must be an object, found {}", shown(other))),
             },
         },
@@ -272,7 +272,8 @@ fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, St
         num_key_value_heads: fields.optional_size("num_key_value_heads")?.unwrap_or(heads),
         head_dim,
         intermediate_size: size("intermediate_size", defaults.intermediate_size)?,
-        max_position_embeddings: fields.optional_size("max_position_embeddings")?.or(defaults.max_position_embeddings),
+        max_position_embeddings: longest(&rope, fields.optional_size("max_position_embeddings")?)
+            .or(defaults.max_position_embeddings),
         sliding_windows: vec![None; layers],
         rope,
         sliding_rope: rope,
@@ -296,6 +297,15 @@ fn decoder(fields: &Fields<'_>, defaults: &Defaults) -> Result<DecoderConfig, St
 
 /// The fields of an object, with their types.
 struct Fields<'a>(&'a Map<String, Value>);
+
+/// The longest text: what the config says, and with YaRN what it reaches, which some checkpoints do not write.
+fn longest(rope: &RopeConfig, max_position_embeddings: Option<usize>) -> Option<usize> {
+    let longest = max_position_embeddings?;
+    match rope.scaling {
+        RopeScaling::Yarn { factor, original, .. } => Some(longest.max((factor * original as f64) as usize)),
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => Some(longest),
+    }
+}
 
 impl<'a> Fields<'a> {
     fn optional_size(&self, name: &str) -> Result<Option<usize>, String> {
@@ -359,11 +369,11 @@ impl<'a> Fields<'a> {
             None => parameters,
         };
         let fields = Fields(parameters);
-        Ok(Some(RopeConfig { theta: fields.number("rope_theta")?, scaling: fields.scaling()? }))
+        Ok(Some(RopeConfig { theta: fields.number("rope_theta")?, scaling: fields.scaling(self)? }))
     }
 
-    /// The scaling that an object with a `rope_type` describes.
-    fn scaling(&self) -> Result<RopeScaling, String> {
+    /// The scaling that an object with a `rope_type` describes, in the config `model`.
+    fn scaling(&self, model: &Fields<'_>) -> Result<RopeScaling, String> {
         // An older name of the key is `type`.
         let name = if self.0.contains_key("rope_type") { "rope_type" } else { "type" };
         match self.text_or(name, "default")? {
@@ -375,7 +385,34 @@ impl<'a> Fields<'a> {
                 high_freq_factor: self.number("high_freq_factor")?,
                 original: self.size("original_max_position_embeddings")?,
             }),
-            other => Err(format!("`{name}` {other:?} is not computed by lmc; known: default, linear, llama3")),
+            "yarn" => {
+                let factor = self.number("factor")?;
+                let original = match self.optional_size("original_max_position_embeddings")? {
+                    Some(original) => original,
+                    None => model.size("max_position_embeddings")?,
+                };
+                let optional = |name: &str| match self.0.get(name) {
+                    None | Some(Value::Null) => Ok(None),
+                    Some(_) => self.number(name).map(Some),
+                };
+                // What DeepSeek's models have in place of `attention_factor`.
+                let scales = (optional("mscale")?, optional("mscale_all_dim")?);
+                let scale = |by: f64| by * (RopeScaling::yarn_attention_factor(factor) - 1.0) + 1.0;
+                let attention_factor = match (optional("attention_factor")?, scales) {
+                    (Some(given), _) => given,
+                    (None, (Some(one), Some(all))) if one != 0.0 && all != 0.0 => scale(one) / scale(all),
+                    (None, _) => RopeScaling::yarn_attention_factor(factor),
+                };
+                Ok(RopeScaling::Yarn {
+                    factor,
+                    original,
+                    beta_fast: optional("beta_fast")?.unwrap_or(32.0),
+                    beta_slow: optional("beta_slow")?.unwrap_or(1.0),
+                    attention_factor,
+                    truncate: self.0.get("truncate").is_none_or(|truncate| truncate != &Value::Bool(false)),
+                })
+            }
+            other => Err(format!("`{name}` {other:?} is not computed by lmc; known: default, linear, llama3, yarn")),
         }
     }
 

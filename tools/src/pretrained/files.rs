@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -158,9 +159,15 @@ impl SafetensorsFiles {
         let Some(place) = self.tensors.get(name) else {
             return Err(Error::input(format!("{} has no `{name}`", self.folder.display())));
         };
-        let (path, file) = &self.files[place.file];
         bytes.resize(place.ty.num_bytes(), 0);
-        read_at(file, bytes, place.begin).map_err(|error| Error::cannot_read("the weights", path, &error))
+        self.read_place(place, 0, bytes)
+    }
+
+    /// Reads a part of a tensor from the byte `at` on.
+    fn read_place(&self, place: &Place, at: usize, bytes: &mut [u8]) -> Result<()> {
+        let (path, file) = &self.files[place.file];
+        let begin = place.begin + at as u64;
+        read_at(file, bytes, begin).map_err(|error| Error::cannot_read("the weights", path, &error))
     }
 }
 
@@ -180,13 +187,26 @@ impl WeightSource for SafetensorsFiles {
         }
     }
 
-    fn read(&self, path: &str, _: usize, ty: &TensorType, bytes: &mut Vec<u8>) -> Result<()> {
-        let Some((name, place)) = self.place(path) else {
+    fn read(&self, path: &str, types: &[TensorType], parts: &mut [&mut [u8]]) -> Result<()> {
+        let rows = types[0].shape.first().copied().unwrap_or(1);
+        self.read_rows(path, 0..rows, &types[0], parts[0])
+    }
+
+    fn read_rows(&self, path: &str, rows: Range<usize>, ty: &TensorType, bytes: &mut [u8]) -> Result<()> {
+        let Some((_, place)) = self.place(path) else {
             return Err(Error::input(format!("{} has no `{path}`", self.folder.display())));
         };
-        self.read_tensor(&name, bytes)?;
-        if place.ty.dtype != ty.dtype {
-            *bytes = converted(bytes, place.ty.dtype, ty.dtype);
+        let (from, to) = (place.ty.dtype, ty.dtype);
+        let row = ty.num_elements() / ty.shape.first().copied().unwrap_or(1).max(1);
+        let first = rows.start * row;
+        if from == to {
+            return self.read_place(place, first * from.size(), bytes);
+        }
+        let mut piece = vec![0; PIECE.min(bytes.len() / to.size()) * from.size()];
+        for (i, out) in bytes.chunks_mut(PIECE * to.size()).enumerate() {
+            let piece = &mut piece[..out.len() / to.size() * from.size()];
+            self.read_place(place, (first + i * PIECE) * from.size(), piece)?;
+            convert(piece, from, out, to);
         }
         Ok(())
     }
@@ -233,22 +253,32 @@ fn is_file_name(name: &str) -> bool {
     !name.is_empty() && Path::new(name).file_name().is_some_and(|file| file == name)
 }
 
-/// Floats of one type as another, rounded to the nearest; the types are bf16, f16 or f32.
-pub(super) fn converted(bytes: &[u8], from: DType, to: DType) -> Vec<u8> {
-    let halves = || bytes.chunks_exact(2).map(|x| [x[0], x[1]]);
-    let widened: Vec<f32> = if from == DType::BF16 {
-        halves().map(|x| bf16::from_le_bytes(x).to_f32()).collect()
+/// Elements that are converted at a time.
+const PIECE: usize = 1 << 18;
+
+/// Floats of one type as another, rounded to the nearest, into `out`, which has room for as many; the types are bf16, f16
+/// or f32.
+pub(super) fn convert(bytes: &[u8], from: DType, out: &mut [u8], to: DType) {
+    let out = out.chunks_exact_mut(to.size());
+    let halves = || bytes.as_chunks::<2>().0.iter().copied();
+    if from == DType::BF16 {
+        write(halves().map(|x| bf16::from_le_bytes(x).to_f32()), out, to);
     } else if from == DType::F16 {
-        halves().map(|x| f16::from_le_bytes(x).to_f32()).collect()
+        write(halves().map(|x| f16::from_le_bytes(x).to_f32()), out, to);
     } else {
-        bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
-    };
+        write(bytes.as_chunks::<4>().0.iter().map(|x| f32::from_le_bytes(*x)), out, to);
+    }
+}
+
+/// Writes numbers as elements of a type of floats.
+fn write<'a>(numbers: impl Iterator<Item = f32>, out: impl Iterator<Item = &'a mut [u8]>, to: DType) {
+    let pairs = numbers.zip(out);
     if to == DType::BF16 {
-        widened.into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect()
+        pairs.for_each(|(x, out)| out.copy_from_slice(&bf16::from_f32(x).to_le_bytes()));
     } else if to == DType::F16 {
-        widened.into_iter().flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
+        pairs.for_each(|(x, out)| out.copy_from_slice(&f16::from_f32(x).to_le_bytes()));
     } else {
-        widened.into_iter().flat_map(f32::to_le_bytes).collect()
+        pairs.for_each(|(x, out)| out.copy_from_slice(&x.to_le_bytes()));
     }
 }
 

@@ -35,6 +35,10 @@ pub use model::{Model, ProgramKey};
 pub use scores::{AttentionOf, Perplexity};
 pub use source::WeightSource;
 
+/// What a model is loaded from.
+const MODELS: &str =
+    "name a folder of Hugging Face's (config.json and safetensors), a GGUF file, or a run folder of lmc";
+
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -88,7 +92,7 @@ pub fn open(path: &Path, dtype: Option<DType>) -> Result<Opened> {
     }
     if !path.is_dir() {
         let found = if path.exists() { "a file" } else { "not there" };
-        return Err(Error::input(format!("the folder of a model is expected, and {} is {found}", path.display())));
+        return Err(Error::input(format!("{} is {found}: {MODELS}", path.display())));
     }
     if path.join("config.toml").is_file() {
         return trained::open(path, dtype);
@@ -96,7 +100,7 @@ pub fn open(path: &Path, dtype: Option<DType>) -> Result<Opened> {
     let config = path.join("config.json");
     if !config.is_file() {
         return Err(Error::input(format!(
-            "{} is no folder of a model: it has neither config.json nor config.toml",
+            "{} is no folder of a model, as it has neither config.json nor config.toml: {MODELS}",
             path.display()
         )));
     }

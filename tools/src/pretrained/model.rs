@@ -3,18 +3,20 @@
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lmc_graph::{DType, Func};
+use lmc_graph::{DType, Func, TensorType};
 use lmc_models::inference::{self, Architecture, CacheShape, Step};
 use lmc_models::layers::Offset;
 use lmc_models::stored::{Storage, Stored};
 use lmc_models::{ParamSpec, Params, Precision};
+use lmc_runtime::HostMemory;
 
-use super::{GenerationConfig, Opened};
-use crate::device::{Argument, Buffer, Device, DeviceOptions, Program, run_error};
+use super::{GenerationConfig, Opened, WeightSource};
+use crate::chat_template::{Chat, ChatTemplate};
+use crate::device::{Argument, Buffer, Device, DeviceOptions, Program, out_of_host_memory, run_error};
 use crate::error::{Error, Result};
 use crate::quantization::GROUP_SIZES;
 use crate::tokenizer::Tokenizer;
@@ -90,16 +92,10 @@ impl Model {
             )
         })?;
         let bar = progress_bar(weight_bytes);
-        let (mut weights, mut bytes) = (HashMap::new(), Vec::new());
-        for ((path, spec), stored) in all() {
-            for (part, (suffix, ty)) in stored.parts(spec).into_iter().enumerate() {
-                source.read(path, part, &ty, &mut bytes)?;
-                bar.inc(bytes.len() as u64);
-                let buffer = lmc_runtime::Buffer::from_bytes(client.device(), ty, &bytes).map_err(run_error)?;
-                weights.insert(format!("{path}{suffix}"), Buffer::Device(buffer));
-            }
-        }
+        let parts: Vec<(&str, Parts)> = all().map(|((path, spec), stored)| (path, stored.parts(spec))).collect();
+        let weights = read_weights(source.as_ref(), &parts, client.device(), &bar);
         bar.finish_and_clear();
+        let weights = weights?;
         Ok(Model {
             folder,
             architecture,
@@ -133,6 +129,18 @@ impl Model {
         self.tokenizer.as_ref().ok_or_else(|| {
             Error::input(format!("{} has no tokenizer to read or write text with", self.folder.display()))
         })
+    }
+
+    /// The tokens of a chat, by the chat template of its folder.
+    ///
+    /// # Errors
+    /// If the folder has no chat template or no tokenizer, or the template refuses the messages.
+    pub fn chat_tokens(&self, chat: &Chat) -> Result<Vec<u32>> {
+        let Some(template) = ChatTemplate::read(&self.folder)? else {
+            return Err(Error::input(format!("{} has no chat template", self.folder.display())));
+        };
+        // The template writes what begins a text.
+        self.tokenizer()?.encode(&template.render(chat)?)
     }
 
     /// How texts are generated unless something else is asked for.
@@ -224,6 +232,64 @@ impl Model {
         }
         program.program.execute(arguments)
     }
+}
+
+/// What a weight consists of, as [`Stored::parts`] says.
+type Parts = Vec<(&'static str, TensorType)>;
+
+/// The most weights that are read at a time: what is read meanwhile is in memory, and some disks are faster if they are
+/// asked for several things at once.
+const MOST_READERS: usize = 8;
+
+/// Reads weights into memory that becomes the device's.
+fn read_weights(
+    source: &dyn WeightSource,
+    weights: &[(&str, Parts)],
+    device: &lmc_runtime::Device,
+    bar: &ProgressBar,
+) -> Result<HashMap<String, Buffer>> {
+    let readers = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_READERS);
+    let next = AtomicUsize::new(0);
+    let read = || -> Result<Vec<(String, Buffer)>> {
+        let mut buffers = Vec::new();
+        while let Some((path, parts)) = weights.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let read = read_weight(source, path, parts, device);
+            // The others have no more to do if this one fails.
+            let read = read.inspect_err(|_| next.store(weights.len(), Ordering::Relaxed))?;
+            bar.inc(parts.iter().map(|(_, ty)| ty.num_bytes() as u64).sum());
+            buffers.extend(read);
+        }
+        Ok(buffers)
+    };
+    let all: Vec<Result<Vec<_>>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
+        let joined = running.into_iter().map(|thread| thread.join());
+        joined.map(|buffers| buffers.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let mut buffers = HashMap::new();
+    for read in all {
+        buffers.extend(read?);
+    }
+    Ok(buffers)
+}
+
+fn read_weight(
+    source: &dyn WeightSource,
+    path: &str,
+    parts: &Parts,
+    device: &lmc_runtime::Device,
+) -> Result<Vec<(String, Buffer)>> {
+    let types: Vec<TensorType> = parts.iter().map(|(_, ty)| ty.clone()).collect();
+    let memory = types.iter().map(|ty| HostMemory::to_fill(ty.num_bytes()).map_err(|error| out_of_host_memory(&error)));
+    let mut memory = memory.collect::<Result<Vec<_>>>()?;
+    source.read(path, &types, &mut memory.iter_mut().map(|memory| &mut memory[..]).collect::<Vec<_>>())?;
+    let buffers = parts.iter().zip(memory).map(|((suffix, ty), memory)| {
+        let buffer = lmc_runtime::Buffer::from_memory(device, ty.clone(), memory).map_err(run_error)?;
+        // Where it is copied, this thread's memory is free before the next one is read.
+        buffer.wait().map_err(run_error)?;
+        Ok((format!("{path}{suffix}"), Buffer::Device(buffer)))
+    });
+    buffers.collect()
 }
 
 impl std::fmt::Debug for Model {

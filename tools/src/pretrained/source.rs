@@ -1,5 +1,7 @@
 //! Where weights come from: files in one format or another, behind one trait.
 
+use std::ops::Range;
+
 use lmc_graph::TensorType;
 use lmc_models::ParamSpec;
 use lmc_models::stored::Stored;
@@ -14,12 +16,24 @@ pub trait WeightSource: Send + Sync {
     /// If it is here with a shape or element type that the model cannot take.
     fn stored(&self, path: &str, spec: &ParamSpec) -> Result<Option<Stored>>;
 
-    /// Reads part `part` (see [`Stored::parts`]) of a weight that is here, of type `ty`, into `bytes`, which it replaces:
-    /// row-major and little-endian.
+    /// Reads a weight that is here into `parts`, as many as [`Stored::parts`] says, of these types: row-major and
+    /// little-endian. A large weight is read piece by piece, so that it is in memory once.
     ///
     /// # Errors
     /// If the file cannot be read.
-    fn read(&self, path: &str, part: usize, ty: &TensorType, bytes: &mut Vec<u8>) -> Result<()>;
+    fn read(&self, path: &str, types: &[TensorType], parts: &mut [&mut [u8]]) -> Result<()>;
+
+    /// Reads these rows of a weight of floats that is here; `ty` is the type of all of it.
+    ///
+    /// # Errors
+    /// As [`WeightSource::read`].
+    fn read_rows(&self, path: &str, rows: Range<usize>, ty: &TensorType, bytes: &mut [u8]) -> Result<()> {
+        let mut whole = vec![0; ty.num_bytes()];
+        self.read(path, std::slice::from_ref(ty), &mut [&mut whole])?;
+        let row = whole.len() / ty.shape.first().copied().unwrap_or(1).max(1);
+        bytes.copy_from_slice(&whole[rows.start * row..rows.end * row]);
+        Ok(())
+    }
 
     /// Names of what is here and none of the paths in `used`, but for what no model needs.
     fn unused(&self, used: &dyn Fn(&str) -> bool) -> Vec<String>;

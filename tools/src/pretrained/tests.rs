@@ -131,7 +131,7 @@ fn folders_that_cannot_be_are_refused() {
     let path = folder.path();
     let write = |name: &str, content: &[u8]| fs::write(path.join(name), content).unwrap();
     refused(&path.join("none"), "is not there");
-    refused(path, "it has neither config.json nor config.toml");
+    refused(path, "has neither config.json nor config.toml: name a folder");
     write("config.json", b"{");
     refused(path, "config.json is not JSON");
     let config =
@@ -195,14 +195,16 @@ fn folders_that_cannot_be_are_refused() {
 /// Floats become what is asked for, and keep their values where they can.
 #[test]
 fn floats_are_converted() {
-    use super::files::converted;
+    use super::files::convert;
     use lmc_graph::{DType, Literal, TensorType};
     let values = [0.5, -2.0, 3.0, f64::INFINITY];
     let floats = [DType::F32, DType::BF16, DType::F16];
     for from in floats {
         for to in floats {
             let of = |dtype| Literal::from_f64s(TensorType::new(dtype, [4]), &values);
-            assert_eq!(converted(of(from).bytes(), from, to), of(to).bytes(), "{from} to {to}");
+            let mut converted = vec![0; 4 * to.size()];
+            convert(of(from).bytes(), from, &mut converted, to);
+            assert_eq!(converted, of(to).bytes(), "{from} to {to}");
         }
     }
 }
@@ -294,5 +296,116 @@ proptest! {
         fs::remove_file(folder.path().join("model.safetensors")).unwrap();
         fs::write(folder.path().join("model.safetensors.index.json"), json!({"weight_map": index}).to_string()).unwrap();
         _ = SafetensorsFiles::open(folder.path(), None);
+    }
+}
+
+/// A header of safetensors with tensors that may be anywhere, of anything.
+fn any_header() -> impl Strategy<Value = Vec<u8>> {
+    let number = || prop_oneof![0_u64..64, any::<u64>(), Just(u64::MAX), Just(1 << 62)];
+    let dtype = prop::sample::select(vec!["F32", "F16", "BF16", "I8", "BOOL", "F64", "F8_E4M3", "F4", "X"]);
+    let shape = prop::collection::vec(number(), 0..4);
+    let names = prop::sample::select(vec!["a", "b", "__metadata__", ""]).prop_map(str::to_owned);
+    let name = prop_oneof![names, "\\PC{0,4}"];
+    let tensor = (name, dtype, shape, (number(), number()));
+    (prop::collection::vec(tensor, 0..4), any::<Option<u64>>(), 0_usize..80).prop_map(|(tensors, length, data)| {
+        let tensor = |(name, dtype, shape, (first, last)): (String, &str, Vec<u64>, (u64, u64))| {
+            let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [first, last] });
+            format!("{}:{info}", Value::from(name))
+        };
+        // Names may come twice, which a JSON value could not say.
+        let header = format!("{{{}}}", tensors.into_iter().map(tensor).collect::<Vec<_>>().join(","));
+        let length = length.unwrap_or(header.len() as u64);
+        [&length.to_le_bytes()[..], header.as_bytes(), &vec![1; data]].concat()
+    })
+}
+
+/// A text with some other bytes, and perhaps without its end.
+fn changed(text: &str, changes: &[(prop::sample::Index, u8)], end: Option<prop::sample::Index>) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for (at, byte) in changes {
+        let at = at.index(bytes.len());
+        bytes[at] = *byte;
+    }
+    if let Some(end) = end {
+        bytes.truncate(end.index(bytes.len()));
+    }
+    bytes
+}
+
+/// A tokenizer with all that those of the families have.
+fn tokenizer_json() -> String {
+    let special = |id: u32, content: &str| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true,
+        })
+    };
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "NFC" }, { "type": "Prepend", "prepend": "_" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "_" },
+        ] },
+        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
+            { "type": "Split", "pattern": { "Regex": "\\w+|\\s+(?!\\S)" }, "behavior": "Isolated", "invert": false },
+            { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        ] },
+        "post_processor": { "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+            "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+            "special_tokens": { "<s>": { "id": "<s>", "ids": [0], "tokens": ["<s>"] } } },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+        "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
+            "vocab": { "<s>": 0, "</s>": 1, "a": 2, "b": 3, "ab": 4, "Ġ": 5 }, "merges": [["a", "b"]] },
+    })
+    .to_string()
+}
+
+proptest! {
+    #[test]
+    fn no_header_of_weights_panics(header in any_header()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        fs::write(&path, &header).unwrap();
+        if let Ok(files) = SafetensorsFiles::open(folder.path(), None) {
+            let tensors: Vec<_> = files.tensors().map(|(name, ty)| (name.to_owned(), ty.num_bytes())).collect();
+            for (name, bytes) in tensors {
+                // What is accepted is in the file.
+                prop_assert!(bytes <= header.len());
+                files.read_tensor(&name, &mut Vec::new()).unwrap();
+            }
+        }
+        _ = crate::checkpoint::load_safetensors(&path);
+    }
+
+    #[test]
+    fn no_tokenizer_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        end in prop::option::weighted(0.1, any::<prop::sample::Index>()),
+        text in "[ab \\PC]{0,12}",
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        fs::write(&path, changed(&tokenizer_json(), &changes, end)).unwrap();
+        if let Ok(tokenizer) = crate::tokenizer::Tokenizer::read(&path) {
+            if let Ok(ids) = tokenizer.encode_beginning(&text) {
+                tokenizer.decode(&ids.into_iter().map(u32::cast_signed).collect::<Vec<_>>());
+            }
+            tokenizer.vocab_size();
+        }
+    }
+
+    #[test]
+    fn no_generation_config_panics(config in json_value(), more in json_value()) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut given = json!({ "do_sample": true });
+        for key in ["eos_token_id", "bos_token_id", "temperature", "top_k", "top_p", "repetition_penalty"] {
+            given[key] = if key.len() % 2 == 0 { config.clone() } else { more.clone() };
+        }
+        for text in [given.to_string(), config.to_string()] {
+            fs::write(folder.path().join("generation_config.json"), text).unwrap();
+            _ = super::GenerationConfig::read(folder.path(), &more.to_string(), 64);
+        }
     }
 }

@@ -7,12 +7,12 @@ use lmc_models::ParamSpec;
 use lmc_models::inference::Architecture;
 use lmc_models::stored::Stored;
 
-use super::files::converted;
+use super::files::convert;
 use super::{GenerationConfig, Opened, WeightSource};
 use crate::checkpoint::Tensors;
-use crate::commands::saved::SavedRun;
 use crate::engine::Sampling;
 use crate::error::{Error, Result};
+use crate::run::saved::SavedRun;
 
 /// Opens a run folder: averaged weights if the run keeps an average, else those that were trained.
 pub(super) fn open(run: &Path, dtype: Option<DType>) -> Result<Opened> {
@@ -45,9 +45,9 @@ impl WeightSource for TrainedWeights {
         }
     }
 
-    fn read(&self, path: &str, _: usize, ty: &TensorType, bytes: &mut Vec<u8>) -> Result<()> {
+    fn read(&self, path: &str, types: &[TensorType], parts: &mut [&mut [u8]]) -> Result<()> {
         let tensor = self.tensors.get(path).ok_or_else(|| Error::input(format!("the checkpoint has no `{path}`")))?;
-        *bytes = converted(tensor.bytes(), tensor.ty().dtype, ty.dtype);
+        convert(tensor.bytes(), tensor.ty().dtype, parts[0], types[0].dtype);
         Ok(())
     }
 

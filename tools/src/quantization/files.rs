@@ -1,14 +1,14 @@
 //! Folders of safetensors with weights in few bits: lmc's own, MLX's, GPTQ's and AWQ's.
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
 
 use lmc_graph::{DType, TensorType};
 use lmc_models::ParamSpec;
 use lmc_models::stored::Stored;
 use serde_json::Value;
 
+use super::Scheme;
 use super::layouts::{Layout, Tensors};
-use super::{QuantizedMatrix, Scheme};
 use crate::error::{Error, Result};
 use crate::pretrained::WeightSource;
 use crate::pretrained::files::SafetensorsFiles;
@@ -94,14 +94,12 @@ pub fn described(config: &Value) -> Result<Option<Described>, String> {
 pub struct QuantizedFiles {
     files: SafetensorsFiles,
     described: Described,
-    /// The weight that was read last: its parts are read one after the other.
-    last: Mutex<Option<(String, QuantizedMatrix)>>,
 }
 
 impl QuantizedFiles {
     /// The weights in files that are described so.
     pub fn new(files: SafetensorsFiles, described: Described) -> QuantizedFiles {
-        QuantizedFiles { files, described, last: Mutex::default() }
+        QuantizedFiles { files, described }
     }
 
     /// The tensor of this name, or of the weight at `path` with another ending than `weight`.
@@ -173,49 +171,42 @@ impl WeightSource for QuantizedFiles {
         Ok(Some(Stored::Quantized(layout.quantization(group_size, tensors[1].1.dtype))))
     }
 
-    fn read(&self, path: &str, part: usize, ty: &TensorType, bytes: &mut Vec<u8>) -> Result<()> {
+    fn read(&self, path: &str, types: &[TensorType], parts: &mut [&mut [u8]]) -> Result<()> {
         let (layout, group_size) = match self.described {
+            Described::Own(_) if types.len() == 1 => return self.files.read(path, types, parts),
             Described::Own(_) => {
-                let names = [path.to_owned(), format!("{path}.scales"), format!("{path}.zeros")];
-                return match self.files.named(&names[1]) {
-                    Some(_) => match self.files.named(&names[part]) {
-                        Some((name, _)) => self.files.read_tensor(&name, bytes),
-                        None => Err(Error::input(format!("there is no `{}`", names[part]))),
-                    },
-                    None => self.files.read(path, part, ty, bytes),
-                };
+                for ((suffix, ty), bytes) in ["", ".scales", ".zeros"].into_iter().zip(types).zip(parts) {
+                    self.files.read(&format!("{path}{suffix}"), std::slice::from_ref(ty), &mut [bytes])?;
+                }
+                return Ok(());
             }
             Described::Foreign { layout, group_size } => (layout, group_size),
         };
-        let Some(tensors) = self.foreign(layout, path) else { return self.files.read(path, part, ty, bytes) };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let matrix = match last.take() {
-            Some((name, matrix)) if name == path => matrix,
-            Some(_) | None => {
-                let read = |name: &str| {
-                    let mut bytes = Vec::new();
-                    self.files.read_tensor(name, &mut bytes).map(|()| bytes)
-                };
-                let [codes, scales, offsets] = &tensors;
-                let groups = self.named(path, "g_idx").map(|(name, _)| read(&name)).transpose()?;
-                let (rows, columns) = match layout {
-                    Layout::Mlx { .. } => (codes.1.shape[0], scales.1.shape[1] * group_size),
-                    Layout::Gptq { .. } => (codes.1.shape[1], codes.1.shape[0] * 8),
-                    Layout::Awq => (codes.1.shape[1] * 8, codes.1.shape[0]),
-                };
-                let quantization = layout.quantization(group_size, scales.1.dtype);
-                let tensors =
-                    Tensors { codes: read(&codes.0)?, scales: read(&scales.0)?, offsets: read(&offsets.0)?, groups };
-                let matrix = layout.matrix(tensors, [rows, columns], quantization);
-                matrix.map_err(|reason| Error::input(format!("`{}`: {reason}", codes.0)))?
-            }
+        let Some([codes, scales, offsets]) = self.foreign(layout, path) else {
+            return self.files.read(path, types, parts);
         };
-        bytes.clear();
-        bytes.extend_from_slice(&matrix.parts[part]);
-        if part + 1 < matrix.parts.len() {
-            *last = Some((path.to_owned(), matrix));
+        let read = |name: &str| {
+            let mut bytes = Vec::new();
+            self.files.read_tensor(name, &mut bytes).map(|()| bytes)
+        };
+        let groups = self.named(path, "g_idx").map(|(name, _)| read(&name)).transpose()?;
+        let (rows, columns) = match layout {
+            Layout::Mlx { .. } => (codes.1.shape[0], scales.1.shape[1] * group_size),
+            Layout::Gptq { .. } => (codes.1.shape[1], codes.1.shape[0] * 8),
+            Layout::Awq => (codes.1.shape[1] * 8, codes.1.shape[0]),
+        };
+        let quantization = layout.quantization(group_size, scales.1.dtype);
+        let tensors = Tensors { codes: read(&codes.0)?, scales: read(&scales.0)?, offsets: read(&offsets.0)?, groups };
+        let matrix = layout.matrix(tensors, [rows, columns], quantization);
+        let matrix = matrix.map_err(|reason| Error::input(format!("`{}`: {reason}", codes.0)))?;
+        for (part, bytes) in matrix.parts.iter().zip(parts) {
+            bytes.copy_from_slice(part);
         }
         Ok(())
+    }
+
+    fn read_rows(&self, path: &str, rows: Range<usize>, ty: &TensorType, bytes: &mut [u8]) -> Result<()> {
+        self.files.read_rows(path, rows, ty, bytes)
     }
 
     fn unused(&self, used: &dyn Fn(&str) -> bool) -> Vec<String> {

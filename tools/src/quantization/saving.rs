@@ -51,7 +51,7 @@ pub fn save(folder: &Path, out: &Path, scheme: Scheme) -> Result<Saved> {
     let specs = opened.architecture.specs();
     let source = Quantizing::new(opened.weights, scheme);
     let mut saved = Saved { bytes_before: 0, bytes: 0, quantized: 0, weights: specs.len() };
-    let mut parts: Vec<(String, String, usize, TensorType)> = Vec::new();
+    let mut weights: Vec<(&str, Vec<(String, TensorType)>)> = Vec::new();
     for (path, spec) in specs.iter() {
         let Some(stored) = source.stored(path, spec)? else {
             return Err(Error::input(format!("{} has no `{path}`", folder.display())));
@@ -63,8 +63,8 @@ pub fn save(folder: &Path, out: &Path, scheme: Scheme) -> Result<Saved> {
             saved.bytes_before += stored.num_bytes(spec) as u64;
         }
         saved.bytes += stored.num_bytes(spec) as u64;
-        let of = stored.parts(spec).into_iter().enumerate();
-        parts.extend(of.map(|(part, (suffix, ty))| (format!("{path}{suffix}"), path.to_string(), part, ty)));
+        let parts = stored.parts(spec).into_iter();
+        weights.push((path, parts.map(|(suffix, ty)| (format!("{path}{suffix}"), ty)).collect()));
     }
     // `--group-size` may fit none of the columns.
     if saved.quantized == 0 {
@@ -74,15 +74,17 @@ pub fn save(folder: &Path, out: &Path, scheme: Scheme) -> Result<Saved> {
     let cannot_write = |error: &std::io::Error| Error::cannot_write("the folder", out, error);
     let temporary = tempfile::Builder::new().prefix(".lmc-quantize-").tempdir_in(parent);
     let temporary = temporary.map_err(|error| cannot_write(&error))?;
-    let header = header_of(parts.iter().map(|(name, _, _, ty)| (name.as_str(), ty)));
+    let parts = weights.iter().flat_map(|(_, parts)| parts);
+    let header = header_of(parts.map(|(name, ty)| (name.as_str(), ty)));
     let file = File::create(temporary.path().join("model.safetensors")).map_err(|error| cannot_write(&error))?;
     let mut file = BufWriter::new(file);
-    let mut bytes = Vec::new();
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(|error| cannot_write(&error))?;
     file.write_all(header.as_bytes()).map_err(|error| cannot_write(&error))?;
-    for (_, path, part, ty) in &parts {
-        source.read(path, *part, ty, &mut bytes)?;
-        file.write_all(&bytes).map_err(|error| cannot_write(&error))?;
+    for (path, parts) in &weights {
+        let types: Vec<TensorType> = parts.iter().map(|(_, ty)| ty.clone()).collect();
+        let mut bytes: Vec<Vec<u8>> = types.iter().map(|ty| vec![0; ty.num_bytes()]).collect();
+        source.read(path, &types, &mut bytes.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+        bytes.iter().try_for_each(|bytes| file.write_all(bytes)).map_err(|error| cannot_write(&error))?;
     }
     let file = file.into_inner().map_err(|error| cannot_write(error.error()))?;
     file.sync_all().map_err(|error| cannot_write(&error))?;

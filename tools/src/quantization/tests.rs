@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use lmc_graph::TensorType;
 use lmc_models::ParamSpec;
 use lmc_models::params::Init;
 use lmc_models::stored::Stored;
@@ -192,15 +193,9 @@ fn a_file_by_gguf_s_writer() {
     let (recorded, specs) = (recorded(), architecture.specs());
     for (path, spec) in specs.iter() {
         let stored = file.stored(path, spec).unwrap().unwrap();
-        let parts = stored.parts(spec).into_iter().enumerate();
-        let parts: Vec<Vec<u8>> = parts
-            .map(|(part, (_, ty))| {
-                let mut bytes = Vec::new();
-                file.read(path, part, &ty, &mut bytes).unwrap();
-                assert_eq!(bytes.len(), ty.num_bytes());
-                bytes
-            })
-            .collect();
+        let types: Vec<TensorType> = stored.parts(spec).into_iter().map(|(_, ty)| ty).collect();
+        let mut parts: Vec<Vec<u8>> = types.iter().map(|ty| vec![0; ty.num_bytes()]).collect();
+        file.read(path, &types, &mut parts.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>()).unwrap();
         let found = match stored {
             Stored::Plain(dtype) => floats(&parts[0], dtype),
             Stored::Quantized(quantization) => {
@@ -237,6 +232,38 @@ fn damaged_headers() {
 }
 
 proptest! {
+    /// A whole file with other bytes here and there: what is accepted is read.
+    #[test]
+    fn no_gguf_file_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..5),
+        in_header in prop::collection::vec((0_usize..1200, any::<u8>()), 0..4),
+    ) {
+        let mut bytes = std::fs::read(references().join("quantized.gguf")).unwrap();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        for (at, byte) in in_header {
+            bytes[at] = byte;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        let Ok(file) = GgufFile::open(&path) else { return Ok(()) };
+        let Ok(config) = file.config() else { return Ok(()) };
+        let Ok(model) = crate::pretrained::config::architecture(&path, &config.to_string()) else { return Ok(()) };
+        if model.layers().len() > 4 || model.vocab_size() > 1 << 12 || model.hidden_size() > 1 << 12 {
+            return Ok(());
+        }
+        for (path, spec) in model.specs().iter() {
+            if let Ok(Some(stored)) = file.stored(path, spec) {
+                let types: Vec<TensorType> = stored.parts(spec).into_iter().map(|(_, ty)| ty).collect();
+                let mut parts: Vec<Vec<u8>> = types.iter().map(|ty| vec![0; ty.num_bytes()]).collect();
+                _ = file.read(path, &types, &mut parts.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>());
+            }
+        }
+    }
+
     #[test]
     fn no_header_panics(changes in prop::collection::vec((0usize..600, any::<u8>()), 0..6), length in 0usize..2000) {
         let mut bytes = std::fs::read(references().join("quantized.gguf")).unwrap();

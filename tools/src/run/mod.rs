@@ -12,6 +12,7 @@ mod plot;
 mod progress;
 pub(crate) mod quantity;
 pub mod report;
+pub(crate) mod saved;
 pub mod tensorboard;
 
 pub use account::{Activity, TimeAccount, TimeSpent};

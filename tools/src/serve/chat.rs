@@ -6,11 +6,11 @@ use super::error::ApiError;
 use super::fields::{Fields, kind_of, missing, wrong};
 use super::generation::{Delta, FinishReason, Generation, TokenLogprob};
 use super::model::ServedModel;
-use super::sampling::{Common, most_logprobs};
+use super::sampling::{Asked, Common, most_logprobs};
 use super::streaming::Chunks;
+use super::tool_calls::{ToolCall, ToolReading};
 use super::{Answer, Head};
 use crate::chat_template::Chat;
-use crate::engine::Request;
 
 /// Who a message may be from. The last two are older and newer words for the first two.
 const ROLES: [&str; 6] = ["tool", "system", "user", "assistant", "function", "developer"];
@@ -19,8 +19,9 @@ const ROLES: [&str; 6] = ["tool", "system", "user", "assistant", "function", "de
 #[derive(Debug)]
 pub(super) struct ChatCompletion {
     pub(super) common: Common,
-    pub(super) requests: Vec<Request>,
-    pub(super) prompt_tokens: usize,
+    pub(super) asked: Asked,
+    /// How calls of tools are read, if any were offered to a model whose calls are known.
+    pub(super) tools: Option<ToolReading>,
 }
 
 impl ChatCompletion {
@@ -59,9 +60,10 @@ impl ChatCompletion {
         let text = template.render(&chat).map_err(|error| ApiError::field("messages", error.message()))?;
         // The template wrote what begins a text.
         let prompt = model.tokenizer.encode(&text).map_err(|error| ApiError::field("messages", error.message()))?;
-        let prompt_tokens = prompt.len();
-        let requests = common.requests(&[prompt], model, None, logprobs, "messages")?;
-        Ok(ChatCompletion { common, requests, prompt_tokens })
+        let asked = common.requests(&[prompt], model, None, logprobs, "messages")?;
+        let tools = chat.tools.as_deref().zip(model.tool_form);
+        let tools = tools.map(|(tools, form)| ToolReading::new(form, tools, &model.tokenizer));
+        Ok(ChatCompletion { common, asked, tools })
     }
 }
 
@@ -213,9 +215,16 @@ impl ChatAnswer {
 impl Answer for ChatAnswer {
     fn whole(self, choices: &[Delta], generation: &Generation) -> Value {
         let write = |(index, came): (usize, &Delta)| {
+            let mut message = json!({ "role": "assistant", "content": came.text, "refusal": null });
+            if !came.calls.is_empty() {
+                message["tool_calls"] = came.calls.iter().map(ToolCall::object).collect();
+                if came.text.is_empty() {
+                    message["content"] = Value::Null;
+                }
+            }
             json!({
                 "index": index,
-                "message": { "role": "assistant", "content": came.text, "refusal": null },
+                "message": message,
                 "logprobs": self.logprobs(&came.logprobs),
                 "finish_reason": came.finish.map(FinishReason::word),
             })
@@ -236,6 +245,10 @@ impl Chunks for ChatAnswer {
         if !came.text.is_empty() || !came.logprobs.is_empty() {
             let rest = Delta { finish: None, ..came.clone() };
             chunks.push(self.chunk(index, &json!({ "content": came.text }), &rest));
+        }
+        if !came.calls.is_empty() {
+            let calls: Value = came.calls.iter().map(ToolCall::chunk).collect();
+            chunks.push(self.chunk(index, &json!({ "tool_calls": calls }), &Delta::default()));
         }
         if came.finish.is_some() {
             let finish = Delta { finish: came.finish, ..Delta::default() };

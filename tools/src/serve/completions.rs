@@ -6,7 +6,7 @@ use super::error::ApiError;
 use super::fields::{Fields, missing, wrong};
 use super::generation::{Delta, Generation, TokenLogprob};
 use super::model::ServedModel;
-use super::sampling::{Common, most_logprobs, token_id};
+use super::sampling::{Asked, Common, most_logprobs, token_id};
 use super::streaming::Chunks;
 use super::{Answer, Head};
 use crate::engine::Request;
@@ -21,8 +21,7 @@ const MOST_PROMPTS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Completion {
     pub(super) common: Common,
-    pub(super) requests: Vec<Request>,
-    pub(super) prompt_tokens: usize,
+    pub(super) asked: Asked,
     /// What is written before each choice.
     pub(super) echoed: Vec<String>,
 }
@@ -52,17 +51,16 @@ impl Completion {
             ));
         }
         fields.finish()?;
-        let requests = common.requests(&prompts, model, Some(DEFAULT_TOKENS), logprobs, "prompt")?;
-        let text = |tokens: &Vec<u32>| {
-            let tokens: Vec<i32> = tokens.iter().copied().map(u32::cast_signed).collect();
-            model.tokenizer.decode(&tokens)
+        let asked = common.requests(&prompts, model, Some(DEFAULT_TOKENS), logprobs, "prompt")?;
+        let text = |request: &Request| match echo {
+            true => {
+                let tokens: Vec<i32> = request.prompt.iter().copied().map(u32::cast_signed).collect();
+                model.tokenizer.decode(&tokens)
+            }
+            false => String::new(),
         };
-        let echoed = match echo {
-            true => prompts.iter().flat_map(|prompt| vec![text(prompt); common.n]).collect(),
-            false => vec![String::new(); requests.len()],
-        };
-        let prompt_tokens = prompts.iter().map(Vec::len).sum();
-        Ok(Completion { common, requests, prompt_tokens, echoed })
+        let echoed = asked.requests.iter().map(text).collect();
+        Ok(Completion { common, asked, echoed })
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::error::ApiError;
 use super::queue::{Event, Queue, Text, Work};
+use super::tool_calls::{CallReader, ToolCall, ToolReading};
 use crate::engine::text::{StopStrings, StoppingText};
 use crate::engine::{Emitted, Reason, Request};
 use crate::error::{Error, ErrorKind};
@@ -20,6 +21,8 @@ pub(super) enum FinishReason {
     Stop,
     /// With as many tokens as were asked for, or at the end of the context.
     Length,
+    /// As [`FinishReason::Stop`], with calls of tools.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -27,6 +30,7 @@ impl FinishReason {
         match self {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
+            FinishReason::ToolCalls => "tool_calls",
         }
     }
 }
@@ -43,6 +47,8 @@ pub(super) struct TokenLogprob {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Delta {
     pub(super) text: String,
+    /// The calls of tools that are complete.
+    pub(super) calls: Vec<ToolCall>,
     /// The tokens that came, if log-probabilities were asked for; their text may be held back still.
     pub(super) logprobs: Vec<TokenLogprob>,
     pub(super) finish: Option<FinishReason>,
@@ -52,6 +58,10 @@ pub(super) struct Delta {
 #[derive(Debug)]
 struct Choice {
     text: StoppingText<Arc<Tokenizer>>,
+    /// What reads calls of tools, if any were offered.
+    calls: Option<CallReader>,
+    /// The token of the mark before calls, if it has no text.
+    mark: Option<u32>,
     done: Arc<AtomicBool>,
     finished: bool,
 }
@@ -63,6 +73,8 @@ pub(super) struct Generation {
     choices: Vec<Choice>,
     /// Tokens of the prompts, each counted once.
     pub(super) prompt_tokens: usize,
+    /// Tokens that were cut from the beginnings of prompts.
+    pub(super) truncated_tokens: usize,
     /// Tokens that were generated.
     pub(super) completion_tokens: usize,
 }
@@ -77,6 +89,7 @@ impl Generation {
         tokenizer: &Arc<Tokenizer>,
         requests: Vec<Request>,
         stops: &StopStrings,
+        tools: Option<&ToolReading>,
         deadline: Instant,
     ) -> Result<Generation, ApiError> {
         let (sender, events) = mpsc::unbounded_channel();
@@ -86,12 +99,13 @@ impl Generation {
         for (choice, request) in requests.into_iter().enumerate() {
             let done = Arc::new(AtomicBool::new(false));
             let text = StoppingText::new(Arc::clone(tokenizer), &request.prompt, stops.clone());
-            choices.push(Choice { text, done: Arc::clone(&done), finished: false });
+            let (calls, mark) = (tools.map(CallReader::new), tools.and_then(|tools| tools.mark));
+            choices.push(Choice { text, calls, mark, done: Arc::clone(&done), finished: false });
             let events = sender.clone();
             work.push(Work::Text(Text { request, choice, events, done, asked, deadline }));
         }
         queue.add(work)?;
-        Ok(Generation { events, choices, prompt_tokens: 0, completion_tokens: 0 })
+        Ok(Generation { events, choices, prompt_tokens: 0, truncated_tokens: 0, completion_tokens: 0 })
     }
 
     /// What comes next, to the text of that index; `None` when all are finished.
@@ -148,6 +162,19 @@ impl Generation {
                 (None, Reason::Length) => FinishReason::Length,
             });
         }
+        if let Some(reader) = &mut choice.calls {
+            let mut read = reader.push(&delta.text);
+            if choice.mark == Some(emitted.token) && emitted.finished != Some(Reason::StopToken) {
+                read.extend(reader.push_mark());
+            }
+            if delta.finish.is_some() {
+                read.extend(reader.finish());
+            }
+            (delta.text, delta.calls) = (read.text, read.calls);
+            if delta.finish == Some(FinishReason::Stop) && reader.calls > 0 {
+                delta.finish = Some(FinishReason::ToolCalls);
+            }
+        }
         if delta.finish.is_some() {
             choice.finished = true;
             choice.done.store(true, Ordering::Relaxed);
@@ -164,6 +191,7 @@ impl Generation {
         while let Some(next) = self.next().await {
             let (index, delta) = next?;
             whole[index].text += &delta.text;
+            whole[index].calls.extend(delta.calls);
             whole[index].logprobs.extend(delta.logprobs);
             whole[index].finish = delta.finish;
         }

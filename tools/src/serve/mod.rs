@@ -7,6 +7,7 @@
 mod batching;
 mod chat;
 mod completions;
+mod connections;
 mod embeddings;
 mod error;
 mod fields;
@@ -21,6 +22,7 @@ mod sampling;
 mod streaming;
 #[cfg(test)]
 mod tests;
+mod tool_calls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -34,6 +36,7 @@ use tokio::net::TcpListener;
 pub use batching::TokenEngine;
 pub use model::ServedModel;
 pub use options::{BearerToken, ServeOptions};
+pub use tool_calls::ToolForm;
 
 use crate::error::{Error, Result, reason};
 use generation::{Delta, Generation};
@@ -124,13 +127,14 @@ impl Server {
             }
             _ = drain.send(());
         };
-        let serve = axum::serve(self.listener, routes::router(Arc::clone(&shared))).with_graceful_shutdown(stopping);
+        let router = routes::router(Arc::clone(&shared));
+        let serve = connections::serve(self.listener, router, &shared.options, stopping);
         let late = async {
             _ = drained.await;
             tokio::time::sleep(drain_time).await;
         };
         tokio::select! {
-            _ = async { serve.await } => {}
+            () = serve => {}
             () = late => tracing::warn!("giving up what is not finished after {} s", drain_time.as_secs()),
         }
         shared.queue.abort();
@@ -172,12 +176,16 @@ impl Head {
     }
 
     fn usage(&self, generation: &Generation) -> Value {
-        let Generation { prompt_tokens, completion_tokens, .. } = generation;
-        json!({
+        let Generation { prompt_tokens, truncated_tokens, completion_tokens, .. } = generation;
+        let mut usage = json!({
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
-        })
+        });
+        if *truncated_tokens > 0 {
+            usage["truncated_prompt_tokens"] = json!(truncated_tokens);
+        }
+        usage
     }
 }
 

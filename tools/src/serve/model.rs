@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ToolForm;
 use crate::chat_template::ChatTemplate;
 use crate::engine::Sampling;
 use crate::error::Result;
@@ -20,6 +21,10 @@ pub struct ServedModel {
     pub sampling: Sampling,
     /// Its chat template; without one there are no chats.
     pub template: Option<Arc<ChatTemplate>>,
+    /// How it writes calls of tools; `None` leaves them in its text.
+    pub tool_form: Option<ToolForm>,
+    /// Whether a prompt that is too long loses its first tokens, and is not refused.
+    pub truncate_prompt: bool,
     /// Tokens that end a text.
     pub stop_tokens: Vec<u32>,
     /// Ids are below this.

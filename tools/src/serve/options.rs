@@ -19,6 +19,12 @@ pub struct ServeOptions {
     pub queue: usize,
     /// The time from a request to the end of its answer.
     pub time_limit: Duration,
+    /// Connections at once; more wait until one ends.
+    pub connections: usize,
+    /// The time in which the head of a request must arrive, from the connection or the end of the answer before it on.
+    pub header_time: Duration,
+    /// The time that a client may read nothing of what is written to it.
+    pub write_time: Duration,
     /// The time in which the body of a request must arrive.
     pub body_time: Duration,
     /// Bytes that the body of a request may have.

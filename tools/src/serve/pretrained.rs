@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ServedModel, TokenEngine, unix_seconds};
+use super::{ServedModel, TokenEngine, ToolForm, unix_seconds};
 use crate::chat_template::ChatTemplate;
 use crate::engine::{Emitted, Engine, Figures, Request, Sampling, SlotId};
 use crate::error::Result;
@@ -60,6 +60,8 @@ impl ServedModel {
             tokenizer: Arc::new(tokenizer),
             begins_with,
             sampling: if says_how { generation.sampling.clone() } else { Sampling::default() },
+            tool_form: template.as_ref().and_then(|template| ToolForm::of_template(template.source(true).ok()?)),
+            truncate_prompt: false,
             template: template.map(Arc::new),
             stop_tokens: generation.eos.clone(),
             vocab_size: model.architecture().vocab_size(),

@@ -21,8 +21,9 @@ use super::fields::Fields;
 use super::generation::{Generation, refusal};
 use super::model::ServedModel;
 use super::queue::{Embedding, Work, elapsed};
-use super::sampling::Common;
+use super::sampling::{Asked, Common};
 use super::streaming::{self, Chunks};
+use super::tool_calls::ToolReading;
 use super::{Answer, Head, Shared};
 
 /// The paths.
@@ -159,14 +160,15 @@ async fn read<T: Send + 'static>(
 async fn generate(
     shared: &Shared,
     common: &Common,
-    requests: Vec<crate::engine::Request>,
-    prompt_tokens: usize,
+    asked: Asked,
+    tools: Option<&ToolReading>,
     answer: impl Answer + Chunks,
 ) -> Result<Response, ApiError> {
     let deadline = Instant::now() + shared.options.time_limit;
     let tokenizer = &shared.model.tokenizer;
-    let mut generation = Generation::start(&shared.queue, tokenizer, requests, &common.stops, deadline)?;
-    generation.prompt_tokens = prompt_tokens;
+    let Asked { requests, prompt_tokens, truncated_tokens } = asked;
+    let mut generation = Generation::start(&shared.queue, tokenizer, requests, &common.stops, tools, deadline)?;
+    (generation.prompt_tokens, generation.truncated_tokens) = (prompt_tokens, truncated_tokens);
     shared.metrics.prompt_tokens.add(prompt_tokens as u64);
     if common.stream {
         return streaming::respond(generation, answer).await;
@@ -176,15 +178,15 @@ async fn generate(
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let Completion { common, requests, prompt_tokens, echoed } = read(&shared, request, Completion::read).await?;
+    let Completion { common, asked, echoed } = read(&shared, request, Completion::read).await?;
     let answer = CompletionAnswer::new(Head::new("cmpl", &shared.model), &common, echoed);
-    generate(&shared, &common, requests, prompt_tokens, answer).await
+    generate(&shared, &common, asked, None, answer).await
 }
 
 async fn chat_completions(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let ChatCompletion { common, requests, prompt_tokens } = read(&shared, request, ChatCompletion::read).await?;
-    let answer = ChatAnswer::new(Head::new("chatcmpl", &shared.model), &common, requests.len());
-    generate(&shared, &common, requests, prompt_tokens, answer).await
+    let ChatCompletion { common, asked, tools } = read(&shared, request, ChatCompletion::read).await?;
+    let answer = ChatAnswer::new(Head::new("chatcmpl", &shared.model), &common, asked.requests.len());
+    generate(&shared, &common, asked, tools.as_ref(), answer).await
 }
 
 async fn embeddings(State(shared): State<Arc<Shared>>, request: Request) -> Result<Json<Value>, ApiError> {

@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::fields::{Fields, kind_of, wrong};
 use super::model::ServedModel;
 use crate::engine::text::StopStrings;
-use crate::engine::{MOST_LOGPROBS, Request, Sampling};
+use crate::engine::{MOST_LOGPROBS, Request, Sampling, kept_tokens};
 
 /// Choices for one prompt.
 const MOST_CHOICES: u32 = 128;
@@ -34,6 +34,17 @@ const NO_MATTER: [&str; 8] = [
     "parallel_tool_calls",
     "verbosity",
 ];
+
+/// What a request asks of the engine.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// `n` for each prompt.
+    pub(super) requests: Vec<Request>,
+    /// Tokens of the prompts, each counted once.
+    pub(super) prompt_tokens: usize,
+    /// Tokens that were cut from the beginnings of prompts.
+    pub(super) truncated_tokens: usize,
+}
 
 /// What completions and chats have in common.
 #[derive(Debug)]
@@ -118,13 +129,21 @@ impl Common {
         otherwise: Option<usize>,
         logprobs: Option<usize>,
         param: &str,
-    ) -> Result<Vec<Request>, ApiError> {
+    ) -> Result<Asked, ApiError> {
         let seed = self.seed.unwrap_or_else(random);
         let mut requests = Vec::with_capacity(prompts.len() * self.n);
+        let (mut prompt_tokens, mut truncated_tokens) = (0, 0);
         for prompt in prompts {
             if prompt.is_empty() {
                 return Err(ApiError::field(param, format!("`{param}` has no tokens")));
             }
+            let mut prompt = prompt.as_slice();
+            if model.truncate_prompt && prompt.len() >= model.max_context {
+                let kept = kept_tokens(model.max_context, self.max_tokens.or(otherwise));
+                truncated_tokens += prompt.len() - kept;
+                prompt = &prompt[prompt.len() - kept..];
+            }
+            prompt_tokens += prompt.len();
             let room = model.max_context.saturating_sub(prompt.len());
             if room == 0 {
                 let message = format!(
@@ -138,7 +157,7 @@ impl Common {
                 // Each choice has a seed of its own, so that they differ, and the same request gives the same ones.
                 let seed = seed.wrapping_add(requests.len() as u64);
                 requests.push(Request {
-                    prompt: prompt.clone(),
+                    prompt: prompt.to_vec(),
                     sampling: Sampling { seed, ..self.sampling.clone() },
                     max_tokens: self.max_tokens.or(otherwise).unwrap_or(room).min(room),
                     stop_tokens: self.stop_tokens.clone(),
@@ -146,7 +165,7 @@ impl Common {
                 });
             }
         }
-        Ok(requests)
+        Ok(Asked { requests, prompt_tokens, truncated_tokens })
     }
 }
 

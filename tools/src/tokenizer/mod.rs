@@ -113,6 +113,14 @@ impl Tokenizer {
         }
     }
 
+    /// The id of a token of Hugging Face's, by its text in the file.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        match self {
+            Tokenizer::HuggingFace(tokenizer) => tokenizer.whole().token_to_id(token),
+            Tokenizer::Char(_) | Tokenizer::Byte => None,
+        }
+    }
+
     /// The ids of a text, without document ends.
     ///
     /// # Errors

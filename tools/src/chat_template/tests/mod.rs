@@ -190,3 +190,72 @@ fn templates_are_where_checkpoints_have_them() {
         assert!(error.contains(expected), "expected {expected:?} in {error}");
     }
 }
+
+/// Pieces that templates are made of.
+const PIECES: [&str; 35] = [
+    "{{ ",
+    " }}",
+    "{% ",
+    " %}",
+    "{%- ",
+    " -%}",
+    "for m in messages",
+    "endfor",
+    "if m.role == 'user'",
+    "else",
+    "endif",
+    "messages",
+    "messages[0]",
+    "m.content",
+    "range(1000000000)",
+    "'a' * 1000000000",
+    "~",
+    "|tojson",
+    "|join(', ')",
+    "|trim",
+    "set x = [1] * 100000000",
+    "macro f(x)",
+    "endmacro",
+    "f(f)",
+    "loop.index0",
+    "raise_exception('no')",
+    "x",
+    "namespace(a=1)",
+    "strftime_now('%Y')",
+    ".split('')",
+    "[::-1]",
+    "break",
+    "(",
+    ")",
+    "{",
+];
+
+proptest::proptest! {
+    /// Whatever a template is made of, it is refused, fails or ends.
+    #[test]
+    fn no_template_panics(pieces in proptest::collection::vec(proptest::sample::select(&PIECES[..]), 0..14)) {
+        let source = pieces.concat();
+        if let Ok(template) = ChatTemplate::new(&source, Vec::new()) {
+            _ = template.render(&hello());
+        }
+    }
+
+    /// A template of a family with some changed bytes.
+    #[test]
+    fn no_changed_template_panics(
+        which in 0..3_usize,
+        changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0..128_u8), 1..6),
+    ) {
+        let sources = [include_str!("qwen3.jinja"), include_str!("llama3.jinja"), include_str!("mistral.jinja")];
+        let mut source = sources[which].as_bytes().to_vec();
+        for (at, byte) in changes {
+            let at = at.index(source.len());
+            source[at] = byte;
+        }
+        if let Ok(source) = String::from_utf8(source)
+            && let Ok(template) = ChatTemplate::new(&source, Vec::new())
+        {
+            _ = template.render(&hello());
+        }
+    }
+}

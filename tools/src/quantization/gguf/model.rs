@@ -59,6 +59,9 @@ const BEFORE_MLP: [(&str, &str); 1] = [("ffn_norm", "post_attention_layernorm")]
 const AROUND_MLP: [(&str, &str); 2] =
     [("post_attention_norm", "post_attention_layernorm"), ("ffn_norm", "pre_feedforward_layernorm")];
 
+/// Rows of a matrix in few bits that are reordered at a time.
+const ROWS_AT_A_TIME: usize = 256;
+
 /// A file whose header was read.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -281,29 +284,49 @@ impl WeightSource for GgufFile {
         }))
     }
 
-    fn read(&self, path: &str, part: usize, ty: &TensorType, bytes: &mut Vec<u8>) -> Result<()> {
+    fn read(&self, path: &str, types: &[TensorType], parts: &mut [&mut [u8]]) -> Result<()> {
         let Some((name, info)) = self.tensor(path) else {
             return Err(wrong(&self.path, &format!("it has no tensor for `{path}`")));
         };
-        bytes.resize(info.bytes, 0);
-        read_at(&self.file, bytes, info.begin).map_err(|error| Error::cannot_read("the model", &self.path, &error))?;
+        let cannot_read = |error: std::io::Error| Error::cannot_read("the model", &self.path, &error);
         let rows = info.shape.first().copied().unwrap_or(1).max(1);
-        if let Some(heads) = self.interleaved_heads(path) {
-            *bytes = uninterleaved(bytes, heads, rows);
+        let interleaved = self.interleaved_heads(path);
+        if info.ty.quantization().is_none() {
+            read_at(&self.file, parts[0], info.begin).map_err(cannot_read)?;
+            if let Some(heads) = interleaved {
+                let reordered = uninterleaved(parts[0], heads, rows);
+                parts[0].copy_from_slice(&reordered);
+            }
+            if self.is_one_higher(path) {
+                let dtype = types[0].dtype;
+                let higher = floats(parts[0], dtype);
+                let lower = higher.into_iter().map(|x| x - 1.0);
+                let lower: Vec<u8> = if dtype == DType::F32 {
+                    lower.flat_map(f32::to_le_bytes).collect()
+                } else if dtype == DType::BF16 {
+                    lower.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect()
+                } else {
+                    lower.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
+                };
+                parts[0].copy_from_slice(&lower);
+            }
+            return Ok(());
         }
-        if info.ty.quantization().is_some() {
-            let matrix = matrix(info.ty, bytes, rows, info.shape.last().copied().unwrap_or(1));
+        // Rows are whole blocks. Those of a rotation are reordered together; others are read piece by piece.
+        let step = if interleaved.is_some() { rows } else { ROWS_AT_A_TIME.min(rows) };
+        let (row, columns) = (info.bytes / rows, info.shape.last().copied().unwrap_or(1));
+        let mut bytes = vec![0; step * row];
+        for first in (0..rows).step_by(step) {
+            let count = step.min(rows - first);
+            let bytes = &mut bytes[..count * row];
+            read_at(&self.file, bytes, info.begin + (first * row) as u64).map_err(cannot_read)?;
+            let reordered = interleaved.map(|heads| uninterleaved(bytes, heads, rows));
+            let matrix = matrix(info.ty, reordered.as_deref().unwrap_or(bytes), count, columns);
             let matrix = matrix.ok_or_else(|| wrong(&self.path, &format!("`{name}` is not of whole blocks")))?;
-            *bytes = matrix.parts.into_iter().nth(part).unwrap_or_default();
-        } else if self.is_one_higher(path) {
-            let lower = floats(bytes, ty.dtype).into_iter().map(|x| x - 1.0);
-            *bytes = if ty.dtype == DType::F32 {
-                lower.flat_map(f32::to_le_bytes).collect()
-            } else if ty.dtype == DType::BF16 {
-                lower.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect()
-            } else {
-                lower.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect()
-            };
+            for (piece, part) in matrix.parts.iter().zip(parts.iter_mut()) {
+                let row = part.len() / rows;
+                part[first * row..(first + count) * row].copy_from_slice(piece);
+            }
         }
         Ok(())
     }

@@ -237,3 +237,64 @@ fn the_other_paths() {
         assert!(metrics.lines().any(|found| found == line), "expected {line} in\n{metrics}");
     }
 }
+
+#[test]
+fn calls_of_tools_are_read() {
+    let server = Setup::default().start();
+    let call = "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}</tool_call>";
+    let tool = json!({ "type": "function", "function": { "name": "add" } });
+    // The parrot says all of its prompt but the first token; behind the message stand the tools.
+    let body = json!({
+        "messages": [{ "role": "user", "content": format!("{call}{call}") }], "tools": [tool], "stop": "[{", "seed": 0,
+    });
+    let found = server.chat(body.clone()).json();
+    let choice = &found["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{found}");
+    assert_eq!(choice["message"]["content"], "user]");
+    let calls = choice["message"]["tool_calls"].as_array().unwrap();
+    assert_eq!(calls.len(), 2);
+    for call in calls {
+        assert_eq!(call["type"], "function");
+        assert_eq!(call["function"], json!({ "name": "add", "arguments": "{\"a\":1}" }));
+    }
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+    let mut streamed = body.clone();
+    streamed["stream"] = json!(true);
+    let (mut text, mut calls, mut finish) = (String::new(), Vec::new(), Value::Null);
+    for event in server.chat(streamed).events() {
+        let choice = &event["choices"][0];
+        text += choice["delta"]["content"].as_str().unwrap_or_default();
+        calls.extend(choice["delta"]["tool_calls"].as_array().cloned().unwrap_or_default());
+        finish = choice["finish_reason"].clone();
+    }
+    assert_eq!((text.as_str(), finish), ("user]", json!("tool_calls")));
+    let indices: Vec<&Value> = calls.iter().map(|call| &call["index"]).collect();
+    assert_eq!(indices, [0, 1]);
+    assert!(calls.iter().all(|call| call["function"]["arguments"] == "{\"a\":1}"));
+    // Without tools, it is text; so it is where nothing but a call would be.
+    let mut without = body;
+    without["tool_choice"] = json!("none");
+    without["stop"] = json!("[ass");
+    let choice = server.chat(without).json()["choices"][0].clone();
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(format!("user]{call}{call}")), &json!("stop"))
+    );
+}
+
+#[test]
+fn a_long_prompt_loses_its_beginning_if_it_may() {
+    let server = Setup { truncate_prompt: true, ..Setup::default() }.start();
+    let prompt = format!("{}{}", "a".repeat(1000), "b".repeat(900));
+    let answer = server.complete(json!({ "prompt": prompt, "max_tokens": 100, "seed": 0 })).json();
+    let expected = json!({
+        "prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000, "truncated_prompt_tokens": 1001,
+    });
+    assert_eq!(answer["usage"], expected);
+    assert_eq!(server.watch.requests.lock().unwrap()[0].prompt, vec![u32::from(b'b'); 900]);
+    // What fits is whole.
+    let answer = server.complete(json!({ "prompt": "a".repeat(998), "max_tokens": 100 })).json();
+    assert_eq!(answer["usage"], json!({ "prompt_tokens": 999, "completion_tokens": 1, "total_tokens": 1000 }));
+    assert_eq!(crate::engine::kept_tokens(1000, None), 750);
+    assert_eq!(crate::engine::kept_tokens(1000, Some(4000)), 500);
+}

@@ -156,6 +156,9 @@ fn other_machines_need_a_token() {
         token,
         queue: 1,
         time_limit: Duration::from_secs(1),
+        connections: 1,
+        header_time: Duration::from_secs(1),
+        write_time: Duration::from_secs(1),
         body_time: Duration::from_secs(1),
         most_body_bytes: 1,
         drain_time: Duration::ZERO,
@@ -170,4 +173,63 @@ fn other_machines_need_a_token() {
         let error = runtime.block_on(Server::bind(options(&address, None))).unwrap_err();
         assert!(error.message().contains("cannot listen at"), "{error}");
     }
+}
+
+fn connect(server: &Running) -> TcpStream {
+    TcpStream::connect(server.base.strip_prefix("http://").unwrap()).unwrap()
+}
+
+/// Neither a head that does not come nor a client that asks for nothing more keeps a connection.
+#[test]
+fn idle_connections_are_closed() {
+    let server = Setup { header_time: Duration::from_millis(100), ..Setup::default() }.start();
+    for sent in ["", "GET /health HTTP/1.1\r\nHo", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut stream = connect(&server);
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut answer = String::new();
+        // Ends where the server closes; what it has not read may break the connection.
+        _ = stream.read_to_string(&mut answer);
+        assert_eq!(answer.starts_with("HTTP/1.1 200"), sent.ends_with("\r\n\r\n"), "{answer}");
+    }
+    // A long answer is no idleness.
+    let answer = server.complete(json!({ "prompt": "a", "max_tokens": 900, "stream": true }));
+    assert!(answer.text.ends_with("data: [DONE]\n\n"));
+}
+
+#[test]
+fn more_connections_than_allowed_wait() {
+    let server = Setup { connections: 1, ..Setup::default() }.start();
+    let first = connect(&server);
+    let mut second = connect(&server);
+    second.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    second.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut begin = [0; 12];
+    assert!(second.read_exact(&mut begin).is_err(), "there is one already");
+    drop(first);
+    second.set_read_timeout(None).unwrap();
+    second.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_left() {
+    let server = Setup {
+        slots: 128,
+        queue: 128,
+        step_time: Duration::ZERO,
+        write_time: Duration::from_millis(100),
+        ..Setup::default()
+    }
+    .start();
+    // More than the system takes for the client.
+    let body = json!({ "prompt": "a", "max_tokens": 900, "n": 128, "stream": true, "logprobs": 5 }).to_string();
+    let mut stream = send(&server, &body);
+    wait_until("begun", || server.busy() > 0);
+    wait_until("done", || server.busy() == 0);
+    // Its connection is the only one but that of this question.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut answer = Vec::new();
+    _ = stream.read_to_end(&mut answer);
+    assert!(!answer.ends_with(b"data: [DONE]\n\n\r\n0\r\n\r\n"), "{} bytes came", answer.len());
+    assert!(!String::from_utf8_lossy(&answer).contains("[DONE]"), "{} bytes came", answer.len());
 }

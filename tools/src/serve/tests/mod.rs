@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{BearerToken, ServeOptions, ServedModel, Server};
+use super::{BearerToken, ServeOptions, ServedModel, Server, ToolForm};
 use crate::chat_template::ChatTemplate;
 use crate::error::Result;
 use crate::tokenizer::Tokenizer;
@@ -32,6 +32,10 @@ struct Setup {
     drain_time: Duration,
     token: Option<&'static str>,
     template: Option<&'static str>,
+    truncate_prompt: bool,
+    header_time: Duration,
+    write_time: Duration,
+    connections: usize,
 }
 
 impl Default for Setup {
@@ -44,6 +48,10 @@ impl Default for Setup {
             drain_time: Duration::from_secs(60),
             token: None,
             template: Some(TEMPLATE),
+            truncate_prompt: false,
+            header_time: Duration::from_secs(60),
+            write_time: Duration::from_secs(60),
+            connections: 1000,
         }
     }
 }
@@ -89,6 +97,8 @@ impl Setup {
             template,
             begins_with: None,
             sampling: crate::engine::Sampling::default(),
+            tool_form: Some(ToolForm::Hermes),
+            truncate_prompt: self.truncate_prompt,
             stop_tokens: vec![256],
             vocab_size: 257,
             max_context: 1000,
@@ -99,6 +109,9 @@ impl Setup {
             token: self.token.map(|token| BearerToken::new(token).unwrap()),
             queue: self.queue,
             time_limit: self.time_limit,
+            connections: self.connections,
+            header_time: self.header_time,
+            write_time: self.write_time,
             body_time: Duration::from_secs(2),
             most_body_bytes: 10_000,
             drain_time: self.drain_time,

@@ -240,6 +240,8 @@ proptest! {
             template: Some(Arc::new(ChatTemplate::new(TEMPLATE, Vec::new()).unwrap())),
             begins_with: None,
             sampling: crate::engine::Sampling::default(),
+            tool_form: Some(ToolForm::Hermes),
+            truncate_prompt: false,
             stop_tokens: vec![256],
             vocab_size: 257,
             max_context: 100,
