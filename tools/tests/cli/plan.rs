@@ -87,7 +87,7 @@ fn a_card_is_answered_for_in_the_first_lines_without_data() {
     std::fs::remove_file(folder.path("names.txt")).expect("a file");
     let ran = folder.lmc(&["plan", "run.toml"]);
     assert_eq!(ran.code, 2);
-    has(&ran.stderr, &["names.txt", "`model.vocab_size` in the config plans without the data"]);
+    has(&ran.stderr, &["names.txt", "without the data, say the size: --set model.vocab_size=N"]);
     folder.ok(&["plan", "run.toml", "--estimate", "--set", "model.vocab_size=30"]);
 }
 
