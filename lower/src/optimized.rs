@@ -420,7 +420,7 @@ ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
             let q = b.param("q", TensorType::new(DType::BF16, [1, 4, 2, 8]));
             let (mask, rows) = (AttentionMask::Causal, AttentionRows::Whole);
             let op = ScaledDotProductAttention { scale: 0.5, mask, sliding_window: None, rows };
-            let attend = |scope: &str| b.scope(scope, || q.scaled_dot_product_attention(q, q, op)).0;
+            let attend = |scope: &str| b.scope(scope, || q.scaled_dot_product_attention(q, q, op.clone())).0;
             vec![attend("attn"), attend("remat(attn)")]
         });
         let report = lower(&func, &Target::named("h100").expect("there is an H100")).report;

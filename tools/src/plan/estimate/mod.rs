@@ -69,6 +69,8 @@ pub(crate) struct Rules {
     takes_transposed: bool,
     /// The order in which kernels run.
     order: Order,
+    /// Whether barriers are still there when that is chosen.
+    barriers_hold: bool,
     /// Functions that are written where several loops read them, rather than computed in each.
     slow_functions: &'static [&'static str],
     /// Bytes below which a function is computed in each loop, and a product's operand turned, all the same.
@@ -101,6 +103,7 @@ impl Rules {
                 widens_products: true,
                 takes_transposed: false,
                 order: Order::BreadthFirst,
+                barriers_hold: false,
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,
@@ -113,6 +116,7 @@ impl Rules {
                 widens_products: false,
                 takes_transposed: true,
                 order: Order::LeastMemory,
+                barriers_hold: true,
                 slow_functions: &SLOW_ON_GPUS,
                 // What starting a kernel costs decides.
                 small_result: 8 << 20,
@@ -124,6 +128,7 @@ impl Rules {
                 widens_products: false,
                 takes_transposed: false,
                 order: Order::Program,
+                barriers_hold: false,
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,

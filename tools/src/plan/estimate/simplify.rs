@@ -68,10 +68,12 @@ impl Pass<'_> {
                 continue;
             }
             if &*op.name == "optimization_barrier" {
-                // It moves nothing, but what uses its results waits for all of its operands, each in a buffer.
-                self.program.held.extend(&op.operands);
-                let behind: Rc<[Value]> = op.operands.iter().chain(&op.after).copied().collect();
-                self.behind.extend(op.results.iter().map(|&result| (result, behind.clone())));
+                // It moves nothing, but what uses its results may wait for all of its operands, each in a buffer.
+                if self.rules.barriers_hold {
+                    self.program.held.extend(&op.operands);
+                    let behind: Rc<[Value]> = op.operands.iter().chain(&op.after).copied().collect();
+                    self.behind.extend(op.results.iter().map(|&result| (result, behind.clone())));
+                }
                 self.same_as.extend(op.results.iter().copied().zip(op.operands));
                 continue;
             }
