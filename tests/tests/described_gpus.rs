@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Failed, Trial};
 use lmc::DeviceOptions;
 use lmc::config::Config;
+use lmc::device::compile_options;
 use lmc::model::step_config;
 use lmc::plan::{PlanOptions, plan};
 use lmc::target::TargetDevice;
@@ -94,7 +95,7 @@ fn check_step(plugin: &Path, name: &str, config: &StepConfig, limits: &Limits) -
     let step = train_step(config).map_err(|error| error.to_string())?;
     let Lowered { text, report } = lower(&step.func, &gpu.target());
     assert!(report.rows.iter().all(|row| row.refused.is_none()), "{report}");
-    let program = described(plugin, &gpu, &text, &CompileOptions::default())?;
+    let program = described(plugin, &gpu, &text, &compile_options(&gpu.target()))?;
     let found = Optimized::read(&program.optimized_hlo)?;
     let memory = program.memory;
     eprintln!(
@@ -282,7 +283,7 @@ fn estimates_are_near_what_is_compiled(plugin: &Path) -> Result<(), Failed> {
         let estimated = plan(&config, &options)?.estimated_peak_bytes as f64;
         let step = train_step(&step_config(&config)?).map_err(|error| error.to_string())?;
         let text = lower(&step.func, &gpu.target()).text;
-        let compiled = described(plugin, &gpu, &text, &CompileOptions::default())?.memory.peak as f64;
+        let compiled = described(plugin, &gpu, &text, &compile_options(&gpu.target()))?.memory.peak as f64;
         eprintln!("{name} {settings:?}: {estimated} estimated, {compiled} compiled, {:.3}", estimated / compiled);
         assert!((estimated / compiled - 1.0).abs() < TOLERANCE, "{name} {settings:?}: {estimated}, {compiled}");
         Ok(())
@@ -292,5 +293,6 @@ fn estimates_are_near_what_is_compiled(plugin: &Path) -> Result<(), Failed> {
     check("shakespeare.toml", &["model.vocab_size=65"])?;
     check("lm-100m.toml", &[])?;
     check("lm-100m.toml", &["train.micro_batch_size=32", "train.grad_accum_steps=2"])?;
-    check("lm-100m.toml", &["train.layers=\"scan\""])
+    check("lm-100m.toml", &["train.layers=\"scan\""])?;
+    check("lm-100m.toml", &["train.remat=\"layer\""])
 }

@@ -241,11 +241,14 @@ impl Device {
 pub fn compile_options(target: &Target) -> CompileOptions {
     let options = match target.platform {
         Platform::Generic => return CompileOptions::default(),
-        // Not `xla_gpu_exclude_nondeterministic_ops`, which refuses a program where it knows no other way.
-        Platform::Cuda(cuda) if cuda.deterministic => {
-            return CompileOptions::default().with("xla_gpu_deterministic_ops", true);
+        Platform::Cuda(cuda) => {
+            // What hides the latency of transfers between devices moves kernels, and on one device hides nothing. It heeds
+            // no memory short of all that the device has, and keeps what the gradients of weights are made of to the end
+            // of the backward pass (openxla/xla#45753, jax-ml/jax#20763): `remat = "layer"` saves little then.
+            let options = CompileOptions::default().with("xla_gpu_enable_latency_hiding_scheduler", false);
+            // Not `xla_gpu_exclude_nondeterministic_ops`, which refuses a program where it knows no other way.
+            return if cuda.deterministic { options.with("xla_gpu_deterministic_ops", true) } else { options };
         }
-        Platform::Cuda(_) => return CompileOptions::default(),
         Platform::Cpu => CompileOptions::default()
             // The default of 256 bits leaves half of an AVX-512 unit idle; machines without it are not harmed.
             .with("xla_cpu_prefer_vector_width", 512_i64)

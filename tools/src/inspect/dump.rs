@@ -20,10 +20,10 @@ use super::graph_cost::attention_flops;
 use super::hlo::Module;
 use super::stage::Stage;
 use crate::config::Config;
-use crate::data::Data;
 use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::model::{differentiation_error, step_config};
+use crate::plan::with_vocabulary;
 use crate::run::replace_file;
 
 /// The graphs of a training step.
@@ -70,10 +70,7 @@ impl Graphs {
 /// # Errors
 /// As [`Graphs::of`].
 pub fn sized_step_config(config: &Config) -> Result<StepConfig> {
-    match config.model.vocab_size() {
-        Some(_) => step_config(config),
-        None => step_config(&Data::open(config, None)?.0),
-    }
+    step_config(&with_vocabulary(config)?)
 }
 
 /// How a stage is written.

@@ -215,11 +215,12 @@ fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Ve
         let flops: f64 = decomposed.iter().map(|row| row.total_flops() as f64).sum();
         let why = first.refused.as_deref().unwrap_or("no reason was given");
         let why = why.strip_prefix("decomposed: ").unwrap_or(why);
+        let mend = if why.contains("found f32") { " (train.precision = \"bfloat16\")" } else { "" };
         found.push((
             flops,
             format!(
-                "attention is {} of the work in products, and its scores go through memory: {why}; its cost falls with \
-                 the square of train.seq_len",
+                "attention is {} of the work in products, and its scores go through memory: {why}{mend}; its cost falls \
+                 with the square of train.seq_len",
                 percent(flops)
             ),
         ));

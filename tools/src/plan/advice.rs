@@ -147,8 +147,14 @@ fn what_fits(config: &Config, target: &Target, available: u64) -> Result<Option<
     let chunk: Vec<Setting> = smaller_chunk(&apply(config, &smallest)).into_iter().collect();
     candidates.push([&smallest[..], &chunk].concat());
     if config.train.layers == Layers::Unroll {
-        candidates.push([&smallest[..], &[setting("layers", "\"scan\"")]].concat());
-        candidates.push([&smallest[..], &chunk, &[setting("layers", "\"scan\"")]].concat());
+        let mut again = vec![setting("layers", "\"scan\"")];
+        if config.train.remat == Remat::None {
+            again.insert(0, setting("remat", "\"layer\""));
+        }
+        for one in again {
+            candidates.push([&smallest[..], std::slice::from_ref(&one)].concat());
+            candidates.push([&smallest[..], &chunk, &[one]].concat());
+        }
     }
     for settings in candidates.into_iter().filter(|settings| !settings.is_empty()) {
         let peak = Built::new(&apply(config, &settings))?.estimate(target)?.1.peak();

@@ -208,7 +208,7 @@ pub(crate) fn with_vocabulary(config: &Config) -> Result<Config> {
         Some(TokenizerKind::Char) | None => {
             let opened = Data::open(config, None).map(|(config, _)| config);
             opened.map_err(|error| {
-                Error::input(format!("{}\n(`model.vocab_size` in the config plans without the data)", error.message()))
+                Error::input(format!("{}\n(without the data, say the size: --set model.vocab_size=N)", error.message()))
             })
         }
     }

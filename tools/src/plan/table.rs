@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use super::advice::Setting;
+use super::advice::{Advice, Setting};
 use super::parts::Parts;
 use super::{Plan, Source, UTILIZATION};
 use crate::memory::size;
@@ -23,11 +23,15 @@ impl Display for Plan {
             Some(available) => writeln!(f, ": it fits, {} are there", size(available.into()))?,
             None => writeln!(f)?,
         }
+        if let Some(advice) = self.least_change() {
+            let (settings, peak) = (settings_text(&advice.settings), size(advice.peak_bytes.into()));
+            writeln!(f, "  with {settings} in [train] it takes {peak}, which fits")?;
+        }
         if self.card_peak_bytes != self.peak_bytes {
             writeln!(f, "on a GPU about {} (lmc's estimate; --target names one)", size(self.card_peak_bytes.into()))?;
         }
         if self.card_attention_composed {
-            writeln!(f, "  without fused attention: all scores of a micro-batch are in memory")?;
+            writeln!(f, "  without fused attention: all scores of a micro-batch are in memory (lmc explain says why)")?;
         }
         let verdicts = self.verdicts.iter().map(|verdict| {
             let margin = size(verdict.margin_bytes.unsigned_abs().into());
@@ -51,8 +55,10 @@ impl Display for Plan {
         match (self.step_seconds, self.run_hours, self.peak_flops) {
             (Some(seconds), Some(hours), Some(peak)) => writeln!(
                 f,
-                "about {seconds:.3} s a step and {} for the run, at {:.0} % of the peak of {}",
-                duration(hours * 3600.0),
+                "{} a step and {} for the run, at {:.0} % of the peak of {}",
+                // Of less than that the most is what it takes to start kernels, which is not counted.
+                if seconds < 1e-3 { "less than 1 ms".to_owned() } else { format!("about {seconds:.3} s") },
+                duration((hours * 3600.0).max(1.0)),
                 UTILIZATION * 100.0,
                 with_unit(peak, "FLOP/s"),
             )?,
@@ -83,6 +89,16 @@ impl Display for Plan {
             writeln!(f, "  {settings:width$}  {peak:>9}, {saved} less, {work}")?;
         }
         Ok(())
+    }
+}
+
+impl Plan {
+    /// Where the run does not fit, the advice with which it does and that costs least work; of equal ones the one that
+    /// changes least.
+    fn least_change(&self) -> Option<&Advice> {
+        let available = self.available_bytes.filter(|available| *available < self.peak_bytes)?;
+        let fitting = self.advice.iter().filter(|advice| advice.peak_bytes <= available);
+        fitting.min_by(|a, b| a.work.total_cmp(&b.work).then_with(|| b.peak_bytes.cmp(&a.peak_bytes)))
     }
 }
 

@@ -75,6 +75,14 @@ fn a_card_is_answered_for_in_the_first_lines_without_data() {
         &ran.stdout,
         &["on rtx4090 a step takes", "lmc's estimate", "optimizer state", "to take less", "the run, at 40 %"],
     );
+    // What does not fit says at once with what it does.
+    let large = ["--set", "train.micro_batch_size=64", "--set", "train.grad_accum_steps=1"];
+    let ran = folder.ok(&[&["plan", example, "--target", "rtx3090", "--estimate"], &large[..]].concat());
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    has(lines[0], &["on rtx3090 a step takes", "it does not fit, 25.8 GB are there"]);
+    has(lines[1], &["with `micro_batch_size = 32` and `grad_accum_steps = 2` in [train] it takes", "which fits"]);
+    let ran = folder.ok(&["plan", "run.toml", "--target", "rtx3090", "--estimate"]);
+    has(&ran.stdout, &["less than 1 ms a step", "without fused attention"]);
     let ran = folder.ok(&["plan", example, "--estimate", "--json"]);
     let plan: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!((&plan["source"], &plan["num_parameters"]), (&"estimated".into(), &100_092_672.into()));
@@ -87,7 +95,7 @@ fn a_card_is_answered_for_in_the_first_lines_without_data() {
     std::fs::remove_file(folder.path("names.txt")).expect("a file");
     let ran = folder.lmc(&["plan", "run.toml"]);
     assert_eq!(ran.code, 2);
-    has(&ran.stderr, &["names.txt", "`model.vocab_size` in the config plans without the data"]);
+    has(&ran.stderr, &["names.txt", "without the data, say the size: --set model.vocab_size=N"]);
     folder.ok(&["plan", "run.toml", "--estimate", "--set", "model.vocab_size=30"]);
 }
 

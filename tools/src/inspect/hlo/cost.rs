@@ -229,7 +229,7 @@ const ELEMENTWISE: [&str; 32] = [
 /// to `[.., M, N]`, so that `K` is the size of the left one over the size of the result without `N`.
 fn library_product(computation: &Computation, instruction: &Instruction) -> f64 {
     let target = instruction.custom_call_target().unwrap_or_default();
-    let is_product = ["matmul", "gemm"].iter().any(|word| target.contains(word));
+    let is_product = target == "lmc.dot_general" || ["matmul", "gemm"].iter().any(|word| target.contains(word));
     // Some return a workspace besides.
     let result = match &instruction.shape {
         Shape::Tuple(parts) => parts.first(),
@@ -414,7 +414,10 @@ ENTRY %m (s: (s32[], f32[8,4], f32[4])) -> (s32[], f32[8,4], f32[4]) {
         // XLA says how often, where it knows better.
         let known = "body=%body, backend_config={\"known_trip_count\":{\"n\":\"3\"}}";
         check(&LOOP.replace("body=%body", known), [3.0 * 5.0, 0.0, bytes * 3.0 / 8.0, 5.0]);
-        check(LIBRARY, [2.0 * 4.0 * 8.0 * 6.0, 0.0, 2.0 * (32.0 + 48.0 + 24.0), 0.0]);
+        for library in ["__onednn$matmul", "__cublas$lt$matmul", "__cublas$gemm", "lmc.dot_general"] {
+            let text = LIBRARY.replace("__onednn$matmul", library);
+            check(&text, [2.0 * 4.0 * 8.0 * 6.0, 0.0, 2.0 * (32.0 + 48.0 + 24.0), 0.0]);
+        }
     }
     #[test]
     fn fused_attentions_are_the_products_that_they_compute() {

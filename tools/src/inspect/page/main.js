@@ -164,6 +164,8 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 const input = document.querySelector("#search input");
 input.addEventListener("input", () => search(input.value));
+// What search looks at is made before the first letter.
+input.addEventListener("focus", () => stage(state.stage).haystack);
 addEventListener("keydown", (event) => {
   if (event.target === input) {
     if (event.key === "Escape") {

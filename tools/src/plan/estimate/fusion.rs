@@ -11,6 +11,8 @@ pub(super) struct Kernel<'p> {
     pub(super) op: &'p Op,
     /// The buffers it reads, through the ops that are fused into it.
     pub(super) reads: Vec<Value>,
+    /// Those that it waits for without reading them.
+    pub(super) waits: Vec<Value>,
 }
 
 /// The ops of `ops` with buffers, in order; `results` are what the block returns.
@@ -37,7 +39,7 @@ pub(super) fn kernels<'p>(program: &'p Program, rules: &'p Rules, ops: &'p [Op],
     }
     let returned: HashSet<Value> = results.iter().copied().collect();
     let mut fusion =
-        Fusion { program, rules, ops, inputs, producer, written: vec![false; ops.len()], read: HashMap::new() };
+        Fusion { program, rules, ops, inputs, producer, written: vec![false; ops.len()], needs: HashMap::new() };
     for &index in alive.iter().rev() {
         let no_users = Vec::new();
         let users = ops[index].results.first().and_then(|result| users.get(result)).unwrap_or(&no_users);
@@ -47,9 +49,13 @@ pub(super) fn kernels<'p>(program: &'p Program, rules: &'p Rules, ops: &'p [Op],
     written
         .into_iter()
         .map(|index| {
-            let mut reads: Vec<Value> = fusion.reads(index).iter().copied().collect();
-            reads.sort_unstable();
-            Kernel { op: &ops[index], reads }
+            let needs = fusion.needs(index);
+            let [reads, waits] = [&needs.reads, &needs.waits].map(|values| {
+                let mut values: Vec<Value> = values.iter().copied().collect();
+                values.sort_unstable();
+                values
+            });
+            Kernel { op: &ops[index], reads, waits }
         })
         .collect()
 }
@@ -89,7 +95,16 @@ struct Fusion<'p> {
     inputs: Vec<Vec<Value>>,
     producer: HashMap<Value, usize>,
     written: Vec<bool>,
-    read: HashMap<usize, Rc<HashSet<Value>>>,
+    needs: HashMap<usize, Rc<Needs>>,
+}
+
+/// What computing an op takes.
+#[derive(Default)]
+struct Needs {
+    /// The buffers that it reads.
+    reads: HashSet<Value>,
+    /// Those that it waits for.
+    waits: HashSet<Value>,
 }
 
 impl Fusion<'_> {
@@ -104,7 +119,7 @@ impl Fusion<'_> {
         if &*op.name == "constant" && bytes <= SHORT_REDUCTION {
             return false;
         }
-        if returned.contains(&result) || &*op.name == "constant" {
+        if returned.contains(&result) || self.program.held.contains(&result) || &*op.name == "constant" {
             return true;
         }
         // Kernels that do not take another op into their loop.
@@ -146,31 +161,40 @@ impl Fusion<'_> {
         self.program.bytes(value) <= SCALAR
     }
 
-    /// The buffers that computing an op reads. An op with a buffer that is as easily computed from its one operand is
-    /// not read by other loops.
-    fn reads(&mut self, index: usize) -> Rc<HashSet<Value>> {
-        if let Some(reads) = self.read.get(&index) {
-            return reads.clone();
+    /// What computing an op takes. An op with a buffer that is as easily computed from its one operand is not read by
+    /// other loops.
+    fn needs(&mut self, index: usize) -> Rc<Needs> {
+        if let Some(needs) = self.needs.get(&index) {
+            return needs.clone();
         }
-        let mut reads = HashSet::new();
+        let mut needs = Needs::default();
         let op = &self.ops[index];
         let heavy = self.is_heavy(op) && !(self.rules.fuses_into_reductions && &*op.name == "reduce");
         for value in self.inputs[index].clone() {
             match self.producer.get(&value) {
                 Some(&producer) if !self.written[producer] || (!heavy && self.is_computed_again(producer)) => {
-                    reads.extend(self.reads(producer).iter());
+                    let others = self.needs(producer);
+                    needs.reads.extend(&others.reads);
+                    needs.waits.extend(&others.waits);
                 }
-                Some(_) | None => _ = reads.insert(value),
+                Some(_) | None => _ = needs.reads.insert(value),
             }
         }
-        let reads = Rc::new(reads);
-        self.read.insert(index, reads.clone());
-        reads
+        for &value in &op.after {
+            match self.producer.get(&value) {
+                Some(&producer) if !self.written[producer] => needs.waits.extend(&self.needs(producer).reads),
+                Some(_) | None => _ = needs.waits.insert(value),
+            }
+        }
+        let needs = Rc::new(needs);
+        self.needs.insert(index, needs.clone());
+        needs
     }
 
     fn is_computed_again(&self, index: usize) -> bool {
         let op = &self.ops[index];
-        if self.is_heavy(op) || self.takes_long(op) || NEVER_AGAIN.contains(&&*op.name) {
+        let held = op.results.iter().any(|result| self.program.held.contains(result));
+        if held || self.is_heavy(op) || self.takes_long(op) || NEVER_AGAIN.contains(&&*op.name) {
             return false;
         }
         let made_of = |value: &&Value| {

@@ -6,12 +6,13 @@
 //! are the general ones.
 
 mod fusion;
+mod order;
 mod program;
 mod simplify;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lmc_graph::TensorType;
@@ -68,6 +69,8 @@ pub(crate) struct Rules {
     takes_transposed: bool,
     /// The order in which kernels run.
     order: Order,
+    /// Whether barriers are still there when that is chosen.
+    barriers_hold: bool,
     /// Functions that are written where several loops read them, rather than computed in each.
     slow_functions: &'static [&'static str],
     /// Bytes below which a function is computed in each loop, and a product's operand turned, all the same.
@@ -87,6 +90,8 @@ enum Order {
     Program,
     /// Each as soon as those that it reads of have run.
     BreadthFirst,
+    /// That of the program, or the one that frees most at every step, whichever takes less.
+    LeastMemory,
 }
 
 impl Rules {
@@ -98,18 +103,20 @@ impl Rules {
                 widens_products: true,
                 takes_transposed: false,
                 order: Order::BreadthFirst,
+                barriers_hold: false,
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,
                 carries_in_place: false,
                 product_workspace: 0,
             },
-            // Its GPU backend takes the best of several orders for memory; that of the program is as good, but for blocks
-            // that are computed again, for which XLA's takes more. cuBLAS gets 4 MiB once XLA has chosen its algorithm.
+            // Its GPU backend takes the best of several orders for memory, and stays with it where nothing is told to hide
+            // latencies (`device::compile_options`). cuBLAS gets 4 MiB once XLA has chosen its algorithm.
             Platform::Cuda(_) => Rules {
                 widens_products: false,
                 takes_transposed: true,
-                order: Order::Program,
+                order: Order::LeastMemory,
+                barriers_hold: true,
                 slow_functions: &SLOW_ON_GPUS,
                 // What starting a kernel costs decides.
                 small_result: 8 << 20,
@@ -121,6 +128,7 @@ impl Rules {
                 widens_products: false,
                 takes_transposed: false,
                 order: Order::Program,
+                barriers_hold: false,
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,
@@ -201,14 +209,48 @@ impl<'p> Alive<'p> {
     }
 }
 
+/// A block that is to run.
+struct Running<'p> {
+    kernels: Vec<Kernel<'p>>,
+    /// What each takes beside its results while it runs, and what that is.
+    inside: Vec<(u64, Vec<Buffer>)>,
+    params: &'p [Value],
+    results: &'p [Value],
+}
+
 impl Simulation<'_> {
     /// The most that the buffers of a block take at a time, and what they are. `params` are what a loop's body is given.
     fn peak(&self, ops: &[Op], params: &[Value], results: &[Value]) -> (u64, Vec<Buffer>) {
         let kernels = kernels(self.program, self.rules, ops, results);
-        let order = match self.rules.order {
-            Order::Program => (0..kernels.len()).collect(),
-            Order::BreadthFirst => breadth_first(&kernels),
+        let inside = kernels.iter().map(|kernel| match &kernel.op.body {
+            Some(body) => self.peak(&body.block.ops, &body.params, &body.block.results),
+            None => (self.workspace(kernel.op), Vec::new()),
+        });
+        let block = Running { inside: inside.collect(), kernels, params, results };
+        let in_order = || (0..block.kernels.len()).collect::<Vec<usize>>();
+        let orders = match self.rules.order {
+            Order::Program => vec![in_order()],
+            Order::BreadthFirst => vec![order::breadth_first(&block.kernels)],
+            Order::LeastMemory => vec![in_order(), self.freeing_most(&block)],
         };
+        let peaks = orders.iter().map(|order| self.peak_in_order(&block, order));
+        peaks.min_by_key(|(bytes, _)| *bytes).unwrap_or_default()
+    }
+
+    /// The order that frees most at every step.
+    fn freeing_most(&self, block: &Running<'_>) -> Vec<usize> {
+        let is_written_over = |op: &Op, result: Value| {
+            let carried = block.params.iter().zip(block.results).any(|(_, &carried)| carried == result);
+            self.elsewhere.contains(&result) || (carried && self.rules.carries_in_place && writes_in_place(op))
+        };
+        let bytes = |op: &Op, value: Value| if is_written_over(op, value) { 0 } else { self.program.bytes(value) };
+        let wants: Vec<u64> = block.inside.iter().map(|(bytes, _)| *bytes).collect();
+        order::freeing_most(&block.kernels, block.results, &wants, bytes)
+    }
+
+    /// The same in one order.
+    fn peak_in_order(&self, block: &Running<'_>, order: &[usize]) -> (u64, Vec<Buffer>) {
+        let Running { kernels, inside, params, results } = block;
         let mut last: HashMap<Value, usize> = HashMap::new();
         for (time, &index) in order.iter().enumerate() {
             last.extend(kernels[index].reads.iter().map(|&value| (value, time)));
@@ -217,15 +259,13 @@ impl Simulation<'_> {
         let mut alive = Alive::default();
         let (mut most, mut snapshot) = (0, Vec::new());
         for (time, &index) in order.iter().enumerate() {
-            let Kernel { op, reads } = &kernels[index];
+            let (Kernel { op, reads, waits: _ }, (wanted, within)) = (&kernels[index], &inside[index]);
             let mut dying: Vec<Value> = reads
                 .iter()
                 .copied()
                 .filter(|value| last.get(value) == Some(&time) && alive.buffers.contains_key(value))
                 .collect();
-            let mut inside = (0, Vec::new());
-            if let Some(body) = &op.body {
-                inside = self.peak(&body.block.ops, &body.params, &body.block.results);
+            if op.body.is_some() {
                 // What goes round takes over the memory of what it starts from.
                 for (&start, &result) in op.operands.iter().zip(&op.results) {
                     if let Some(place) = dying.iter().position(|&value| value == start) {
@@ -238,7 +278,7 @@ impl Simulation<'_> {
                     let over = |param: &Value| reads.contains(param) && last.get(param) == Some(&time);
                     let is_in_place = self.rules.carries_in_place
                         && writes_in_place(op)
-                        && params.iter().zip(results).any(|(param, carried)| *carried == result && over(param));
+                        && params.iter().zip(*results).any(|(param, carried)| *carried == result && over(param));
                     let is_elsewhere = is_in_place || self.elsewhere.contains(&result);
                     let bytes = if is_elsewhere { 0 } else { self.program.bytes(result) };
                     let same = |value: &Value| alive.buffers.get(value).is_some_and(|(size, _)| *size == bytes);
@@ -249,11 +289,10 @@ impl Simulation<'_> {
                     }
                     alive.add(result, bytes, op);
                 }
-                inside.0 = self.workspace(op);
             }
-            if alive.total + inside.0 > most {
-                most = alive.total + inside.0;
-                snapshot = self.snapshot(&alive, &kernels, &inside.1);
+            if alive.total + wanted > most {
+                most = alive.total + wanted;
+                snapshot = self.snapshot(&alive, kernels, within);
             }
             let unread =
                 op.results.iter().copied().filter(|result| last.get(result).is_none_or(|&until| until <= time));
@@ -333,31 +372,4 @@ fn writes_in_place(op: &Op) -> bool {
         "custom_call",
     ];
     !ELSEWHERE.contains(&&*op.name)
-}
-
-/// The order in which each kernel runs as soon as those that it reads of have run.
-fn breadth_first(kernels: &[Kernel<'_>]) -> Vec<usize> {
-    let mut place: HashMap<Value, usize> = HashMap::new();
-    for (index, kernel) in kernels.iter().enumerate() {
-        place.extend(kernel.op.results.iter().map(|&result| (result, index)));
-    }
-    let mut waits_for = vec![0; kernels.len()];
-    let mut users: Vec<Vec<usize>> = vec![Vec::new(); kernels.len()];
-    for (index, kernel) in kernels.iter().enumerate() {
-        let before: HashSet<usize> = kernel.reads.iter().filter_map(|value| place.get(value).copied()).collect();
-        waits_for[index] = before.len();
-        before.into_iter().for_each(|before| users[before].push(index));
-    }
-    let mut ready: VecDeque<usize> = (0..kernels.len()).filter(|&index| waits_for[index] == 0).collect();
-    let mut order = Vec::with_capacity(kernels.len());
-    while let Some(index) = ready.pop_front() {
-        order.push(index);
-        for &user in &users[index] {
-            waits_for[user] -= 1;
-            if waits_for[user] == 0 {
-                ready.push_back(user);
-            }
-        }
-    }
-    order
 }

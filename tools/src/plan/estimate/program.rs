@@ -1,7 +1,7 @@
 //! The program that lowering makes, read from its StableHLO: ops, what they read, what they make, and where the model
 //! made them. It is read from the text, so that whatever form lowering chooses for a target is what is estimated.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use lmc_graph::{DType, TensorType};
@@ -23,6 +23,8 @@ pub(super) struct Program {
     pub(super) types: Vec<TensorType>,
     pub(super) params: Vec<Param>,
     pub(super) body: Block,
+    /// What barriers take, which has a buffer for that.
+    pub(super) held: HashSet<Value>,
 }
 
 /// A parameter of the function.
@@ -56,6 +58,8 @@ pub(super) struct Op {
     pub(super) line: Arc<str>,
     /// The body of a `while`.
     pub(super) body: Option<Box<Loop>>,
+    /// What must be there before it runs, though it does not read it.
+    pub(super) after: Vec<Value>,
 }
 
 /// The body of a loop; it may use values around it.
@@ -246,7 +250,7 @@ impl<'t> Reader<'t> {
         place: Option<&str>,
     ) -> Op {
         let (scope, line) = place.and_then(|number| self.locations.get(number)).cloned().unwrap_or_default();
-        Op { name: name.into(), attributes, operands, results, scope, line, body: None }
+        Op { name: name.into(), attributes, operands, results, scope, line, body: None, after: Vec::new() }
     }
 
     /// The known values that a text names, each time.

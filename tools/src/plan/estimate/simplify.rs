@@ -2,6 +2,7 @@
 //! their kernels take, and what a loop computes anew in every iteration moves out of it.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use lmc_graph::{DType, TensorType};
@@ -13,13 +14,15 @@ use super::{Rules, is_cudnn};
 /// Simplifies the whole program.
 pub(super) fn simplify(program: &mut Program, rules: &Rules) {
     let body = std::mem::take(&mut program.body);
-    let mut pass = Pass { program, rules, same_as: HashMap::new(), of_cudnn: HashSet::new() };
+    let (same_as, behind, of_cudnn) = (HashMap::new(), HashMap::new(), HashSet::new());
+    let mut pass = Pass { program, rules, same_as, behind, of_cudnn };
     let body = pass.block(body, &HashMap::new());
     program.body = body;
 }
 
-/// What makes ops equal; what is computed again is not equal to what it repeats, as barriers see to.
-type Key = (Arc<str>, Arc<str>, Vec<Value>, bool);
+/// What makes ops equal: name, attributes, operands, whether it is computed again, and the barriers that it is behind. What
+/// is computed again is not equal to what it repeats, as barriers see to.
+type Key = (Arc<str>, Arc<str>, Vec<Value>, bool, Vec<Value>);
 
 /// Whether a scope is that of an op that is computed again in the backward pass.
 fn is_repeated(scope: &str) -> bool {
@@ -31,6 +34,8 @@ struct Pass<'p> {
     rules: &'p Rules,
     /// Values that are others.
     same_as: HashMap<Value, Value>,
+    /// What must be there before a value is, though it is another that is there already.
+    behind: HashMap<Value, Rc<[Value]>>,
     /// What calls of cuDNN write, laid out as it is transposed to.
     of_cudnn: HashSet<Value>,
 }
@@ -48,14 +53,27 @@ impl Pass<'_> {
         let mut ops = Vec::with_capacity(block.ops.len());
         for mut op in block.ops {
             let types: Vec<TensorType> = op.operands.iter().map(|&value| self.program.ty(value).clone()).collect();
+            for value in &op.operands {
+                let more = self.behind.get(value).into_iter().flat_map(|behind| behind.iter());
+                op.after.extend(more.filter(|value| !op.operands.contains(value)));
+            }
             op.operands.iter_mut().for_each(|value| *value = self.find(*value));
             if let [result] = op.results[..]
                 && self.moves_nothing(&op, &types)
             {
                 self.same_as.insert(result, op.operands[0]);
+                if !op.after.is_empty() {
+                    self.behind.insert(result, op.after.into());
+                }
                 continue;
             }
             if &*op.name == "optimization_barrier" {
+                // It moves nothing, but what uses its results may wait for all of its operands, each in a buffer.
+                if self.rules.barriers_hold {
+                    self.program.held.extend(&op.operands);
+                    let behind: Rc<[Value]> = op.operands.iter().chain(&op.after).copied().collect();
+                    self.behind.extend(op.results.iter().map(|&result| (result, behind.clone())));
+                }
                 self.same_as.extend(op.results.iter().copied().zip(op.operands));
                 continue;
             }
@@ -66,7 +84,8 @@ impl Pass<'_> {
                 ops.push(op);
                 continue;
             }
-            let key: Key = (op.name.clone(), op.attributes.clone(), op.operands.clone(), is_repeated(&op.scope));
+            let (operands, again) = (op.operands.clone(), is_repeated(&op.scope));
+            let key: Key = (op.name.clone(), op.attributes.clone(), operands, again, op.after.clone());
             if let Some(same) = known.get(&key) {
                 self.same_as.extend(op.results.iter().copied().zip(same.iter().copied()));
                 continue;
@@ -114,7 +133,8 @@ impl Pass<'_> {
         let sums_columns = batching[0].is_empty() && contracting[0].first() == Some(&0);
         let widen = self.rules.widens_products && narrow && (result.dtype == DType::BF16 || sums_columns);
         let mut make = |pass: &mut Self, name: &str, attributes: String, operand: Value, ty: TensorType| -> Value {
-            let key: Key = (name.into(), attributes.as_str().into(), vec![operand], is_repeated(&op.scope));
+            let again = is_repeated(&op.scope);
+            let key: Key = (name.into(), attributes.as_str().into(), vec![operand], again, op.after.clone());
             if let Some(same) = known.get(&key) {
                 return same[0];
             }
@@ -127,6 +147,7 @@ impl Pass<'_> {
                 scope: op.scope.clone(),
                 line: op.line.clone(),
                 body: None,
+                after: op.after.clone(),
             });
             known.insert(key, vec![value]);
             value
@@ -171,7 +192,7 @@ impl Pass<'_> {
         let mut copies: HashMap<Value, Value> = HashMap::new();
         let (mut kept, mut moved) = (Vec::new(), Vec::new());
         for mut op in block.ops {
-            let invariant = op.operands.iter().all(|value| !inside.contains(value))
+            let invariant = op.operands.iter().chain(&op.after).all(|value| !inside.contains(value))
                 && !matches!(&*op.name, "while" | "rng_bit_generator" | "custom_call");
             if invariant && NOT_WORTH_MOVING.contains(&&*op.name) {
                 cheap.extend(op.results.iter().map(|&result| (result, op.clone())));

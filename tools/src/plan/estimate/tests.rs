@@ -148,3 +148,59 @@ fn other_texts_are_refused() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn what_is_behind_a_barrier_waits_for_all_that_goes_in() {
+    fn block<'g>(x: lmc_graph::Value<'g>, w: lmc_graph::Value<'g>) -> lmc_graph::Value<'g> {
+        (0..2).fold(x, |x, _| x + x.dot(w).tanh())
+    }
+    // Blocks on a residual stream, computed again in the backward pass; the gradients of their weights go round in a loop.
+    let blocks = |count: usize| {
+        let loss = Builder::build("loss", |b| {
+            let mut x = b.param("x", matrix(64, 64));
+            for _ in 0..count {
+                let (before, w) = (x, b.param("w", matrix(64, 64)));
+                x = b.remat(|| vec![block(before, w)])[0];
+            }
+            vec![x.square().sum(&[0, 1])]
+        });
+        let wrt: Vec<usize> = (1..=count).collect();
+        let gradients = lmc_autodiff::grad(&loss, &wrt).expect("it has a derivative");
+        on_a_gpu(&Builder::build("f", |b| {
+            let xs = b.param("xs", TensorType::new(DType::F32, [3, 64, 64]));
+            let weights: Vec<lmc_graph::Value<'_>> = (0..count).map(|_| b.param("w", matrix(64, 64))).collect();
+            let zeros: Vec<lmc_graph::Value<'_>> = weights.iter().map(|w| w.full_like(0.0)).collect();
+            let scanned = b.scan(&zeros, &[xs], 3, |sums, slices| {
+                let terms = b.call(&gradients, &[slices, &weights[..]].concat());
+                (sums.iter().zip(terms).map(|(&sum, term)| sum + term).collect(), vec![])
+            });
+            scanned.carries
+        }))
+    };
+    // A block more has its sum, and keeps its input in one piece and nothing of its inside.
+    assert_eq!(blocks(6) - blocks(5), 2 * SQUARE);
+}
+
+#[test]
+fn gradients_of_weights_are_added_where_they_are_made() {
+    // The program adds the terms of all weights to what goes round at the end of the loop's body.
+    let blocks = |count: usize| {
+        let func = Builder::build("f", |b| {
+            let xs = b.param("xs", TensorType::new(DType::F32, [3, 64, 64]));
+            let weights: Vec<lmc_graph::Value<'_>> = (0..count).map(|_| b.param("w", matrix(64, 64))).collect();
+            let zeros: Vec<lmc_graph::Value<'_>> = weights.iter().map(|w| w.full_like(0.0)).collect();
+            let scanned = b.scan(&zeros, &[xs], 3, |sums, slices| {
+                let (mut y, mut terms) = (slices[0], Vec::new());
+                for &w in &weights {
+                    y = y.dot(w);
+                    terms.push(y.dot(slices[0]));
+                }
+                (sums.iter().zip(terms).map(|(&sum, term)| sum + term).collect(), vec![])
+            });
+            scanned.carries
+        });
+        on_a_gpu(&func)
+    };
+    // What goes round, and no term beside it.
+    assert_eq!(blocks(6) - blocks(5), SQUARE);
+}
