@@ -54,8 +54,8 @@
 //! `plugin/manifest.rs` with `plugins.toml`, `plugin/search.rs`, `plugin/fetch.rs`: which library. `plugin/mod.rs`:
 //! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk.
 //! `deviceless/`: programs for a GPU that is not there. Below them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for
-//! `kernels`. `memory.rs`: what buffers can lie in. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and `location.rs` are about the form of
-//! compile options, of a program's text and of XLA's messages.
+//! `kernels`. `memory.rs`: what buffers can lie in. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and
+//! `location.rs` are about the form of compile options, of a program's text and of XLA's messages.
 
 mod buffer;
 pub mod cache;

@@ -90,7 +90,7 @@ fn configs_that_cannot_be_are_refused() {
         (sizes("llama", json!({"head_dim": 3})), "`head_dim` must be even"),
         (sizes("llama", json!({"hidden_act": "mish"})), "`hidden_act` \"mish\" is not known"),
         (sizes("llama", json!({"rope_theta": 0})), "`rope_theta` must be a finite number above 0"),
-        (sizes("llama", json!({"rope_scaling": {"rope_type": "yarn"}})), "\"yarn\" is not computed by lmc"),
+        (sizes("llama", json!({"rope_scaling": {"rope_type": "dynamic"}})), "\"dynamic\" is not computed by lmc"),
         (sizes("llama", json!({"rope_scaling": {"rope_type": "linear"}})), "it has no `factor`"),
         (sizes("qwen2", json!({"layer_types": ["full_attention"]})), "`layer_types` has 1 entries"),
         (sizes("qwen2", json!({"layer_types": [1, 2, 3, 4]})), "an entry of `layer_types` is 1"),

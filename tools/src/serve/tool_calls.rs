@@ -4,7 +4,7 @@
 //! |---|---|
 //! | Hermes, Qwen | `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, as often as there are calls |
 //! | Mistral | `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` for each |
-//! | Llama 3 | `{"name": …, "parameters": {…}}` and nothing else, several with semicolons; perhaps behind `<\|python_tag\|>` |
+//! | Llama 3 | `{"name": …, "parameters": {…}}` alone, several with semicolons; perhaps behind `<\|python_tag\|>` |
 //!
 //! What looks like a call and is none, or is of a tool that was not offered, is text.
 
