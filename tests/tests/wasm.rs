@@ -215,8 +215,8 @@ fn products_of_all_shapes() {
         ];
         // Some dimensions are two, which need not lie beside each other.
         let mut split = |size: usize| match pick(&[0, 1]) {
-            0 if size % 2 == 0 => vec![2, size / 2],
-            0 if size % 3 == 0 => vec![size / 3, 3],
+            0 if size.is_multiple_of(2) => vec![2, size / 2],
+            0 if size.is_multiple_of(3) => vec![size / 3, 3],
             _ => vec![size],
         };
         let (rows, columns, terms) = (split(rows), split(columns), split(terms));
