@@ -409,7 +409,32 @@ def apply(node, env):
         case "scaled_dot_product_attention_backward":
             q, k, v, _, _, ct, *rows = x
             return list(jax.vjp(lambda q, k, v: attention(q, k, v, *rows, a=a)[0], q, k, v)[1](ct))
+        case "cached_attention":
+            return [cached_attention(*x, a=a)]
+        case "cache_update":
+            cache, new, slot, start, count = x
+            for text in range(new.shape[0]):
+                for token in range(new.shape[1]):
+                    position = start[text] + token
+                    written = cache.at[slot + text, :, position % cache.shape[2]].set(new[text, token])
+                    cache = jnp.where((token < count[text]) & (position >= 0), written, cache)
+            return [cache]
     raise NotImplementedError(op)
+
+
+def cached_attention(q, k, v, start, count, *, a):
+    """JAX's own attention with a mask: of the row that holds the latest position that is its number modulo the rows."""
+    rows, window = k.shape[2], a["sliding_window"]
+    row, last = jnp.arange(rows)[None, None, :], (start + count - 1)[:, None, None]
+    held = last - (last - row) % rows
+    query = (start[:, None] + jnp.arange(q.shape[1]))[:, :, None]
+    seen = (held >= 0) & (held <= query) & (row < a["visible_rows"])
+    if window is not None:
+        seen &= held > query - window
+    if a["soft_cap"] is not None:
+        raise NotImplementedError("a cap")
+    k, v = (jnp.swapaxes(x, 1, 2) for x in (k, v))
+    return jax.nn.dot_product_attention(q, k, v, scale=a["scale"], mask=seen[:, None], implementation="xla")
 
 
 def last(indices, index_vector_dim):

@@ -248,7 +248,7 @@ fn run_folders() {
         (&["train", "run.toml", "--out", "/proc/lmc/run"], &["cannot make the run folder /proc/lmc/run"]),
         (&["train", "run.toml", "--out", "/sys"], &["/sys"]),
         (&["train", "run.toml", "--out", "mine"], &["mine", "config.toml that is not of a run"]),
-        (&["generate", "none"], &["none is not a run folder"]),
+        (&["generate", "none"], &["none is not there", "config.json", "run folder"]),
         (&["generate", "file"], &["file is not a run folder", "it is a file"]),
         (&["eval", "empty"], &["empty is not a run folder", "config.toml"]),
         (&["eval", "mine"], &["config.toml"]),
