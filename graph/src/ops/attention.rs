@@ -192,10 +192,11 @@ attributes! {
     /// heads, rows of the cache, head sizes. Query head `n` reads key and value head `n / (N / K)`. Scores and softmax are
     /// computed as in [`ScaledDotProductAttention`].
     ///
-    /// Token `t` of text `b` stands at position `start[b] + t`. The last position in the cache is `l = start[b] + count[b]
-    /// - 1`; row `r` holds the latest position up to `l` that is `r` modulo `R`, if there is one from 0 on. A query sees
-    /// the positions up to its own, with a window of `w` those above its own minus `w`. What a query gets that sees none
-    /// has no meaning: of a text with `l` below 0, or of a token beyond `count` that looks past what a window kept.
+    /// Token `t` of text `b` stands at position `start[b] + t`. The last position in the cache is `l`, which is
+    /// `start[b] + count[b] - 1`; row `r` holds the latest position up to `l` that is `r` modulo `R`, if there is one from
+    /// 0 on. A query sees the positions up to its own, with a window of `w` those above its own minus `w`. What a query
+    /// gets that sees none has no meaning: of a text with `l` below 0, or of a token beyond `count` that looks past what a
+    /// window kept.
     ///
     /// *Constraints*: (I1) floats of rank 4, then `i32` of rank 1. (C1) one element type of `query`, `key` and `value`.
     /// (C2) one number of texts. (C3) `query` and `key` have one head size. (C4) `key` and `value` have the same heads and
