@@ -249,7 +249,7 @@ fn run_folders() {
         (&["train", "run.toml", "--out", "/sys"], &["/sys"]),
         (&["train", "run.toml", "--out", "mine"], &["mine", "config.toml that is not of a run"]),
         (&["generate", "none"], &["none is not there", "config.json", "run folder"]),
-        (&["generate", "file"], &["file is not a run folder", "it is a file"]),
+        (&["generate", "file"], &["file is a file", "config.json", "run folder"]),
         (&["eval", "empty"], &["empty is not a run folder", "config.toml"]),
         (&["eval", "mine"], &["config.toml"]),
         (&["dump", "run.toml", "--stage", "graph", "-o", "none/graph.txt"], &["cannot write none/graph.txt"]),
