@@ -90,6 +90,10 @@ pub(crate) fn every_op() -> Func {
         let (out, lse) = q.scaled_dot_product_attention(q, q, attention.clone());
         let backward = Op::ScaledDotProductAttentionBackward(attention.backward());
         used.extend(b.push(backward, &[q, q, q, lse, out, out], &[]));
+        let places = [i.reshape(&[1]); 2];
+        let cache = q.cache_update(q, i, places);
+        let cached = CachedAttention { scale: 0.1, sliding_window: None, soft_cap: Some(30.0), visible_rows: 1 };
+        used.extend([cache, q.cached_attention([cache, cache], places, cached)]);
         used.push(b.constant(Literal::new([2, 2], &[true, false, true, true])));
         used
     });
