@@ -142,15 +142,19 @@ const MOST_BLOCKS: usize = 8;
 /// Queries that make a product large enough to be fast.
 const SMALLEST_BLOCK: usize = 128;
 
+/// Whether there are kernels of lmc's for attention and caches of this element type, or why not.
+fn kernels_take(target: &Target, dtype: DType) -> Result<(), &'static str> {
+    match (target.has_kernels, matches!(dtype, DType::F32 | DType::BF16)) {
+        (true, true) => Ok(()),
+        (false, _) => Err("lmc's kernel does not fit this plugin"),
+        (true, false) => Err("lmc's kernel is for f32 and bf16"),
+    }
+}
+
 /// Whether lmc's kernel for the CPU computes this attention, or why not.
 fn kernel_fits(target: &Target, op: &ScaledDotProductAttention, operands: &[TensorType]) -> Result<(), &'static str> {
     let (query, key) = (&operands[0], &operands[1]);
-    if !target.has_kernels {
-        return Err("lmc's kernel does not fit this plugin");
-    }
-    if !matches!(query.dtype, DType::F32 | DType::BF16) {
-        return Err("lmc's kernel is for f32 and bf16");
-    }
+    kernels_take(target, query.dtype)?;
     if op.rows != AttentionRows::Whole {
         return Err("lmc's kernel is for rows without padding and documents");
     }

@@ -1,6 +1,7 @@
 //! A device that is ready to run graphs: the plugin found and loaded, functions lowered for it and compiled.
 
 use std::path::PathBuf;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lmc_graph::{Func, Literal, TensorType};
@@ -60,15 +61,15 @@ impl Default for DeviceOptions {
 /// thousand steps of microgpt are 0.4e9, and take 0.1 s longer for compiling 1.3 s less.
 const LITTLE_WORK: u64 = 5_000_000_000;
 
-/// What runs programs, and the target that functions are lowered for.
-#[derive(Debug)]
+/// What runs programs, and the target that functions are lowered for. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Device {
     engine: Engine,
     target: Target,
 }
 
 /// What runs programs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Engine {
     /// A plugin, and the programs compiled for it before.
     Plugin(Client, CompileCache),
@@ -184,8 +185,7 @@ impl Device {
         let lowered = self.lower(func);
         let lower_time = start.elapsed();
         let mut options = compile_options(&self.target);
-        let little = lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK;
-        if little && self.target.platform == Platform::Cpu {
+        if self.is_little(&lowered, executions) {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time. XLA's emitters of fusions by way of
             // MLIR set up a context and a pipeline for each fusion, three times what the emitters before them take; and
             // every module apart, of 32, has a description of the processor of its own.
@@ -198,6 +198,20 @@ impl Device {
         let elapsed = start.elapsed();
         tracing::info!("{}: {outcome} in {:.2} s", func.name, elapsed.as_secs_f64());
         Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
+    }
+
+    /// As [`Device::compile_for`], on a thread of its own, if the program is a little one for a CPU: such a one is made by
+    /// one thread. `None` for others, which would keep from the device, or from the other cores, what runs meanwhile.
+    pub fn compile_aside(&self, func: Func, executions: u64) -> Option<Compiling> {
+        let is_little = self.is_little(&self.lower(&func), executions);
+        let device = self.clone();
+        is_little.then(|| Compiling(Some(std::thread::spawn(move || device.compile_for(&func, executions)))))
+    }
+
+    /// Whether a program is so little work in all that plain machine code does for it.
+    fn is_little(&self, lowered: &Lowered, executions: u64) -> bool {
+        self.target.platform == Platform::Cpu
+            && lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK
     }
 
     /// Compiles a function lowered for any target, with the options of this device or with XLA's own, past the compile
@@ -336,6 +350,31 @@ enum Code {
     Plugin(Executable),
     /// A module that is interpreted.
     Wasm(Box<wasm::Program>),
+}
+
+/// A program that a thread compiles. Dropping it waits for the thread, as a process cannot end in the middle of XLA's work.
+#[derive(Debug)]
+pub struct Compiling(Option<JoinHandle<Result<Program>>>);
+
+impl Compiling {
+    /// Waits for the program.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    ///
+    /// # Panics
+    /// If the thread did.
+    pub fn wait(mut self) -> Result<Program> {
+        let thread = self.0.take().expect("only this takes the thread");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Compiling {
+    fn drop(&mut self) {
+        // Nobody asks any more how it ended.
+        self.0.take().map(JoinHandle::join);
+    }
 }
 
 /// A function compiled for a device.

@@ -1,11 +1,11 @@
 //! Text from a trained model.
 
-use lmc_graph::{DType, Literal, TensorType};
+use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_models::sample::{GenerateShape, generate_func};
 use lmc_models::{ModelConfig, StepConfig};
 
 use crate::config::SampleConfig;
-use crate::device::{Argument, Buffer, Device, Program, run_error};
+use crate::device::{Argument, Buffer, Compiling, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tokenizer::Tokenizer;
@@ -74,7 +74,12 @@ pub struct Generator {
     sampling: Sampling,
     /// Compiled when it is first needed.
     program: Option<Program>,
+    /// It is being compiled.
+    compiling: Option<Compiling>,
 }
+
+/// How often the program runs: as if once, however often it does, for a text depends on its prompt and seed alone.
+const EXECUTIONS: u64 = 1;
 
 impl Generator {
     /// A generator for `sampling`.
@@ -84,7 +89,14 @@ impl Generator {
     pub fn new(step_config: &StepConfig, tokenizer: &Tokenizer, sampling: &Sampling) -> Result<Generator> {
         check(step_config, tokenizer, sampling)?;
         let (step_config, tokenizer, sampling) = (step_config.clone(), tokenizer.clone(), sampling.clone());
-        Ok(Generator { step_config, tokenizer, sampling, program: None })
+        Ok(Generator { step_config, tokenizer, sampling, program: None, compiling: None })
+    }
+
+    /// Begins to compile what texts need, beside what goes on, where that disturbs little.
+    pub fn compile_aside(&mut self, device: &Device) {
+        if self.program.is_none() && self.compiling.is_none() && !self.is_trivial() {
+            self.compiling = device.compile_aside(self.func(), EXECUTIONS);
+        }
     }
 
     /// For each prompt, `sampling.count` texts that continue it, the prompt included, each up to a document end if the
@@ -104,7 +116,7 @@ impl Generator {
 
     fn continue_prompt(&mut self, device: &Device, weights: &[Buffer], prompt: &str) -> Result<Vec<String>> {
         let Sampling { count, max_new_tokens, temperature, top_k, top_p, seed, .. } = self.sampling;
-        if count == 0 || max_new_tokens == 0 {
+        if self.is_trivial() {
             return Ok(vec![prompt.to_owned(); count]);
         }
         let context = self.step_config.seq_len;
@@ -136,16 +148,22 @@ impl Generator {
         Ok(tokens.chunks_exact(max_new_tokens).map(text).collect())
     }
 
+    /// Whether there is nothing to compute.
+    fn is_trivial(&self) -> bool {
+        self.sampling.count == 0 || self.sampling.max_new_tokens == 0
+    }
+
+    fn func(&self) -> Func {
+        let Sampling { count, max_new_tokens, .. } = self.sampling;
+        let shape = GenerateShape { batch: count, context: self.step_config.seq_len, max_new_tokens };
+        generate_func(&self.step_config.model, shape, self.step_config.compute).0
+    }
+
     fn program(&mut self, device: &Device) -> Result<&Program> {
-        let program = match self.program.take() {
-            Some(program) => program,
-            None => {
-                let Sampling { count, max_new_tokens, .. } = self.sampling;
-                let shape = GenerateShape { batch: count, context: self.step_config.seq_len, max_new_tokens };
-                let (func, _) = generate_func(&self.step_config.model, shape, self.step_config.compute);
-                // As if it ran once, however often it does: a text depends on its prompt and seed alone.
-                device.compile_for(&func, 1)?
-            }
+        let program = match (self.program.take(), self.compiling.take()) {
+            (Some(program), _) => program,
+            (None, Some(compiling)) => compiling.wait()?,
+            (None, None) => device.compile_for(&self.func(), EXECUTIONS)?,
         };
         Ok(self.program.insert(program))
     }

@@ -1,9 +1,9 @@
 //! The forms of attention to a cache, and of writing into one.
 
+use lmc_graph::TensorType;
 use lmc_graph::ops::CachedAttention;
-use lmc_graph::{DType, TensorType};
 
-use super::AttentionForm;
+use super::{AttentionForm, kernels_take};
 use crate::target::{Platform, Target};
 
 /// Queries of a text that the kernel takes. It computes with vectors, a row of the cache at a time, which is as fast as the
@@ -28,12 +28,7 @@ pub(crate) fn cached_attention(target: &Target, op: &CachedAttention, operands: 
 
 /// Whether lmc's kernel for the CPU computes this attention, or why not.
 fn kernel_fits(target: &Target, op: &CachedAttention, operands: &[TensorType]) -> Result<(), &'static str> {
-    if !target.has_kernels {
-        return Err("lmc's kernel does not fit this plugin");
-    }
-    if !matches!(operands[0].dtype, DType::F32 | DType::BF16) {
-        return Err("lmc's kernel is for f32 and bf16");
-    }
+    kernels_take(target, operands[0].dtype)?;
     if operands[0].shape[1] > MOST_QUERIES {
         return Err("lmc's kernel for a cache is for few queries");
     }
@@ -52,7 +47,6 @@ fn kernel_fits(target: &Target, op: &CachedAttention, operands: &[TensorType]) -
 /// Whether lmc's kernel for the CPU writes into a cache of these operands.
 pub(crate) fn cache_kernel_fits(target: &Target, operands: &[TensorType]) -> bool {
     target.platform == Platform::Cpu
-        && target.has_kernels
-        && matches!(operands[0].dtype, DType::F32 | DType::BF16)
+        && kernels_take(target, operands[0].dtype).is_ok()
         && operands.iter().all(|ty| ty.num_elements() > 0)
 }

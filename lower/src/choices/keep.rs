@@ -53,6 +53,10 @@ impl Uses {
 /// Elements from which computing a sum again costs more than a call.
 const LEAST_ELEMENTS: usize = 1 << 14;
 
+/// Of the sums of a chain with fewer elements, each that ends so many links more. The chain of a text's newest token is
+/// short work, but a fusion that has all of it is much machine code: with 56 links a program took 15 s to compile.
+const LINKS: usize = 4;
+
 /// Whether the value is kept in memory for its users on this target.
 pub(crate) fn keeps(target: &Target, func: &Func, uses: &Uses, value: ValueId) -> bool {
     match target.platform {
@@ -61,26 +65,32 @@ pub(crate) fn keeps(target: &Target, func: &Func, uses: &Uses, value: ValueId) -
         Platform::Cpu => match op(func, value) {
             // By the C library, an element at a time.
             Some(Op::Unary(UnaryOp::Sine | UnaryOp::Cosine)) => true,
-            Some(Op::Binary(BinaryOp::Add)) => {
-                func.ty(value).num_elements() >= LEAST_ELEMENTS
-                    && func.ty(value).dtype.is_float()
-                    && ends_chain(func, uses, value)
+            Some(Op::Binary(BinaryOp::Add)) if func.ty(value).dtype.is_float() => {
+                let every = if func.ty(value).num_elements() >= LEAST_ELEMENTS { 1 } else { LINKS };
+                let links = links(func, uses, value);
+                links > 0 && links % every == 0
             }
             Some(_) | None => false,
         },
     }
 }
 
-/// Whether a sum's operand is another sum with several users.
-fn ends_chain(func: &Func, uses: &Uses, sum: ValueId) -> bool {
-    operands(func, sum).iter().any(|&operand| {
-        let mut value = operand;
-        // Between two sums there may be a change of type or shape.
-        while let Some(Op::Convert(_) | Op::Reshape(_)) = op(func, value) {
-            value = operands(func, value)[0];
-        }
-        matches!(op(func, value), Some(Op::Binary(BinaryOp::Add))) && uses.are_many(value)
-    })
+/// How many sums with several users stand one behind the other before this one.
+fn links(func: &Func, uses: &Uses, mut sum: ValueId) -> usize {
+    let mut links = 0;
+    while let Some(before) = operands(func, sum).iter().find_map(|&operand| link(func, uses, operand)) {
+        sum = before;
+        links += 1;
+    }
+    links
+}
+
+/// The sum with several users that a value is; between two sums there may be a change of type or shape.
+fn link(func: &Func, uses: &Uses, mut value: ValueId) -> Option<ValueId> {
+    while let Some(Op::Convert(_) | Op::Reshape(_)) = op(func, value) {
+        value = operands(func, value)[0];
+    }
+    (matches!(op(func, value), Some(Op::Binary(BinaryOp::Add))) && uses.are_many(value)).then_some(value)
 }
 
 /// The op that makes a value; `None` for a parameter.

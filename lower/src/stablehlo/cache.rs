@@ -23,7 +23,8 @@ pub(super) fn cached_attention(
     let whole = Op::CachedAttention(op.clone());
     match form {
         AttentionForm::Decomposed { block, .. } => decomposed(e, &whole, x, block, row),
-        AttentionForm::Kernel | AttentionForm::Cudnn => {
+        AttentionForm::Cudnn => unreachable!("cuDNN has no attention to a cache"),
+        AttentionForm::Kernel => {
             let rows = format!("{} : i64", op.visible_rows);
             let attributes = [("sliding_window", window(op.sliding_window)), ("visible_rows", rows)];
             kernel(e, &whole, op.scale, &attributes, x, result_types)

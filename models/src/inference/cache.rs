@@ -104,10 +104,10 @@ impl<'g> Sequence<'g> for Cached<'g> {
         [query, key, value]: [Value<'g>; 3],
         attention: &Attention,
     ) -> Value<'g> {
-        let cached = self.layers.borrow()[layer];
+        let (cached, places) = (self.layers.borrow()[layer], self.tokens.places());
         let cached = scope.sub("cache", |_| {
             let new = [key, value];
-            std::array::from_fn(|i| self.tokens.written(cached[i], new[i]))
+            std::array::from_fn(|i| self.tokens.written(cached[i], new[i], places))
         });
         self.layers.borrow_mut()[layer] = cached;
         if let Tokens::Chunk { start: None, .. } = self.tokens {
@@ -123,19 +123,19 @@ impl<'g> Sequence<'g> for Cached<'g> {
             visible_rows,
         };
         let cached = cached.map(|cached| self.tokens.slots_of(cached, visible_rows));
-        query.cached_attention(cached, self.tokens.places(), attributes)
+        query.cached_attention(cached, places, attributes)
     }
 }
 
 impl<'g> Tokens<'g> {
     /// The cache `S K R H` with `new`, `B T K H`, in it.
     #[track_caller]
-    fn written(self, cache: Value<'g>, new: Value<'g>) -> Value<'g> {
+    fn written(self, cache: Value<'g>, new: Value<'g>, places: [Value<'g>; 2]) -> Value<'g> {
         let slot = match self {
             Tokens::Chunk { slot, .. } => slot,
             Tokens::Each { .. } => cache.builder().scalar(DType::I32, 0.0),
         };
-        cache.cache_update(new.convert(cache.dtype()), slot, self.places())
+        cache.cache_update(new.convert(cache.dtype()), slot, places)
     }
 
     /// Rows of these tokens' slots, at least the first `visible_rows`, which are all or hold all positions: `B K R' H`.

@@ -102,7 +102,7 @@ impl RopeConfig {
     }
 }
 
-/// The cosines and sines of a rotation by position, each f32 `[T, 1, H]`, or `[B, T, 1, H]` where rows differ.
+/// The cosines and sines of a rotation by position, each f32 `[T, 1, 1, H / 2]`, or `[B, T, 1, 1, H / 2]` where rows differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Rope<'g> {
     cos: Value<'g>,
@@ -117,7 +117,7 @@ impl<'g> Rope<'g> {
     /// If `head_dim` is odd or 0.
     #[track_caller]
     pub fn new(builder: Builder<'g>, length: usize, head_dim: usize, config: &RopeConfig) -> Rope<'g> {
-        let shape = [length, 1, head_dim / 2];
+        let shape = [length, 1, 1, head_dim / 2];
         Rope::of(builder, &shape, head_dim, config, || builder.iota(&TensorType::new(DType::F32, shape), 0))
     }
 
@@ -128,7 +128,7 @@ impl<'g> Rope<'g> {
     #[track_caller]
     pub fn at(positions: Value<'g>, head_dim: usize, config: &RopeConfig) -> Rope<'g> {
         let [b, t] = positions.dims();
-        let shape = [b, t, 1, head_dim / 2];
+        let shape = [b, t, 1, 1, head_dim / 2];
         let spread = || positions.convert(DType::F32).broadcast_in_dim(&shape, &[0, 1]);
         Rope::of(positions.builder(), &shape, head_dim, config, spread)
     }
@@ -147,7 +147,6 @@ impl<'g> Rope<'g> {
         let frequencies = builder.constant(Literal::new([head_dim / 2], &config.frequencies(head_dim)));
         let frequencies = frequencies.broadcast_in_dim(shape, &[last]);
         let angles = positions() * frequencies;
-        let angles = builder.concatenate(&[angles, angles], last);
         let (cos, sin) = (angles.cosine(), angles.sine());
         match config.scaling {
             RopeScaling::Yarn { attention_factor, .. } => {
@@ -161,13 +160,17 @@ impl<'g> Rope<'g> {
 /// `x` rotated by position, `B T N H → B T N H`: element `i` of a head is paired with element `i + H / 2`, as in Hugging
 /// Face's models (`rotate_half`). Computed in f32; the result has the type of `x`.
 ///
+/// Heads are taken as their two halves, which change places by a `reverse`: unlike a `concatenate` of the halves, that is
+/// part of the same loop as the rest.
+///
 /// # Panics
 /// If the length or the head size of `x` is not that of `rope`.
 #[track_caller]
 pub fn rotate<'g>(x: Value<'g>, rope: Rope<'g>) -> Value<'g> {
-    let [_, _, _, h] = x.dims();
-    let wide = x.convert(DType::F32);
-    let (low, high) = (wide.slice_dim(3, 0..h / 2), wide.slice_dim(3, h / 2..h));
-    let swapped = x.builder().concatenate(&[-high, low], 3);
-    (wide * rope.cos + swapped * rope.sin).convert(x.dtype())
+    let [b, t, n, h] = x.dims();
+    let halves = x.reshape(&[b, t, n, 2, h / 2]).convert(DType::F32);
+    // (low, high) becomes (low cos - high sin, high cos + low sin).
+    let signs = x.builder().constant(Literal::new([2, 1], &[-1.0_f32, 1.0]));
+    let rotated = halves * rope.cos + halves.reverse(&[3]) * (rope.sin * signs);
+    rotated.convert(x.dtype()).reshape(&[b, t, n, h])
 }

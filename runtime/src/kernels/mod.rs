@@ -51,6 +51,14 @@ fn dims(call: &Call<'_>, i: usize) -> Result<[usize; 4], String> {
     sizes.ok().and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| format!("operand {i} has dimensions {dims:?}"))
 }
 
+/// Whether every key head serves as many query heads.
+fn check_heads(heads: usize, key_heads: usize) -> Result<(), String> {
+    match key_heads > 0 && heads.is_multiple_of(key_heads) {
+        true => Ok(()),
+        false => Err(format!("{heads} query heads are not a multiple of {key_heads} key heads")),
+    }
+}
+
 /// Sizes from operands 0 to 2 (query, key and value) and the attributes `scale`, `causal` and `sliding_window` (0 for
 /// none).
 fn attention(call: &Call<'_>) -> Result<Attention, String> {
@@ -60,9 +68,7 @@ fn attention(call: &Call<'_>) -> Result<Attention, String> {
     if dims(1)? != [batch, keys, key_heads, head_size] || dims(2)? != [batch, keys, key_heads, value_size] {
         return Err("query, key and value do not fit together".to_string());
     }
-    if key_heads == 0 || !heads.is_multiple_of(key_heads) {
-        return Err(format!("{heads} query heads are not a multiple of {key_heads} key heads"));
-    }
+    check_heads(heads, key_heads)?;
     let (scale, causal) = (call.f64("scale")? as f32, call.bool("causal")?);
     let window = usize::try_from(call.i64("sliding_window")?).ok().filter(|&window| window > 0);
     if scale <= 0.0 || window.is_some() && !(causal && queries <= keys) {
@@ -128,9 +134,7 @@ fn cached_attention(call: &Call<'_>) -> Result<(), String> {
     if dims(call, 1)? != [batch, key_heads, rows, head_size] || dims(call, 2)? != [batch, key_heads, rows, value_size] {
         return Err("query, key and value do not fit together".to_string());
     }
-    if key_heads == 0 || !heads.is_multiple_of(key_heads) {
-        return Err(format!("{heads} query heads are not a multiple of {key_heads} key heads"));
-    }
+    check_heads(heads, key_heads)?;
     let scale = call.f64("scale")? as f32;
     let number = |name: &str| call.i64(name).and_then(|x| usize::try_from(x).map_err(|_| format!("`{name}` is {x}")));
     let (window, visible_rows) =

@@ -17,6 +17,7 @@ use minijinja::Value;
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
 
 /// The chat templates of a checkpoint, with the special tokens that they write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +94,14 @@ impl ChatTemplate {
         let input_bytes = text_bytes(&variables);
         program::render(source, Value::from_serialize(&variables), input_bytes)
             .map_err(|reason| Error::input(format!("the chat template cannot write these messages: {reason}")))
+    }
+
+    /// The tokens of a chat. The template writes what begins a text itself.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], and if the text is one that the tokenizer does not take.
+    pub fn encode(&self, chat: &Chat, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        tokenizer.encode(&self.render(chat)?)
     }
 
     /// The template for chats with or without tools, in Jinja.

@@ -151,8 +151,7 @@ impl Talk {
 
     fn reply(&mut self) -> Result<String> {
         let chat = Chat { messages: self.messages.clone(), add_generation_prompt: true, ..Chat::default() };
-        // The template writes the special tokens itself.
-        let prompt = self.model.tokenizer()?.encode(&self.template.render(&chat)?)?;
+        let prompt = self.template.encode(&chat, self.model.tokenizer()?)?;
         let prompt = fitting(prompt, &self.engine, self.truncate, Some(self.request.max_tokens));
         let request = Request { prompt, ..self.request.clone() };
         let mut answer = String::new();

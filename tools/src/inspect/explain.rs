@@ -1,8 +1,8 @@
 //! The lowering report, explained: what each product and each attention became, why, and what would make it faster.
 
 use lmc_lower::report::{Direction, Kind, Row};
-use lmc_lower::{Lowered, Report, lower};
-use lmc_models::{Layers, Remat, StepConfig};
+use lmc_lower::{Lowered, Report, Target, lower};
+use lmc_models::{Compute, Layers, Precision, Remat, StepConfig};
 
 use super::attribution::Attribution;
 use super::backend::Backend;
@@ -208,14 +208,13 @@ fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Ve
     let total = attribution.total().flops.max(1.0);
     let percent = |flops: f64| format!("{:.1} %", 100.0 * flops / total);
     let mut found: Vec<(f64, String)> = Vec::new();
-    let decomposed: Vec<&Row> = (report.rows.iter())
-        .filter(|row| row.kind == Kind::Attention && row.form.name().contains("decomposed"))
-        .collect();
+    let decomposed: Vec<&Row> = report.rows.iter().filter(|row| is_decomposed_attention(row)).collect();
     if let Some(first) = decomposed.first() {
         let flops: f64 = decomposed.iter().map(|row| row.total_flops() as f64).sum();
         let why = first.refused.as_deref().unwrap_or("no reason was given");
         let why = why.strip_prefix("decomposed: ").unwrap_or(why);
-        let mend = if why.contains("found f32") { " (train.precision = \"bfloat16\")" } else { "" };
+        let mend =
+            if is_fused_in_bf16(config, &report.target) { " (train.precision = \"bfloat16\" has it fused)" } else { "" };
         found.push((
             flops,
             format!(
@@ -275,6 +274,18 @@ fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Ve
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.into_iter().map(|(_, text)| text).collect()
+}
+
+fn is_decomposed_attention(row: &Row) -> bool {
+    row.kind == Kind::Attention && row.form.name().contains("decomposed")
+}
+
+/// Whether a step in f32 would have all of its attention fused if it were in bf16.
+fn is_fused_in_bf16(config: &StepConfig, target: &Target) -> bool {
+    let compute = Compute { precision: Precision::BFloat16, ..config.compute };
+    config.compute.precision == Precision::Float32
+        && lmc_models::train_step(&StepConfig { compute, ..config.clone() })
+            .is_ok_and(|step| !lower(&step.func, target).report.rows.iter().any(is_decomposed_attention))
 }
 
 /// Operations of what is computed again outside of blocks.

@@ -139,8 +139,7 @@ impl Model {
         let Some(template) = ChatTemplate::read(&self.folder)? else {
             return Err(Error::input(format!("{} has no chat template", self.folder.display())));
         };
-        // The template writes what begins a text.
-        self.tokenizer()?.encode(&template.render(chat)?)
+        template.encode(chat, self.tokenizer()?)
     }
 
     /// How texts are generated unless something else is asked for.

@@ -48,7 +48,7 @@ fn quantize_groups(elements: &[f32], quantization: Quantization) -> Vec<Vec<u8>>
             Codes::U4 => (0.0, 15.0),
         };
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let code = |x: f32| ((x * inverse).round_ties_even() + zero).clamp(least, most) as i32;
+        let code = |x: f32| (nearest_integer(x * inverse) + zero).clamp(least, most) as i32;
         match codes {
             Codes::I8 | Codes::U8 => bytes.extend(group.iter().map(|&x| code(x) as u8)),
             Codes::I4 | Codes::U4 => {
@@ -79,7 +79,7 @@ fn symmetric_scale(group: &[f32], dtype: DType) -> f32 {
     let largest = largest(group);
     let error = |scale: f32| -> f32 {
         let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let off = |x: f32| x - (x * inverse).round_ties_even().clamp(-8.0, 7.0) * scale;
+        let off = |x: f32| x - nearest_integer(x * inverse).clamp(-8.0, 7.0) * scale;
         group.iter().map(|&x| off(x) * off(x)).sum()
     };
     let (whole, symmetric) = (nearest(largest / -8.0, dtype), rounded_up(largest.abs() / 7.0, dtype));
@@ -92,6 +92,14 @@ fn scale_and_zero(group: &[f32], most: f32, dtype: DType) -> (f32, f32) {
     let (low, high) = group.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
     let scale = rounded_up((high - low) / most, dtype);
     if scale == 0.0 { (0.0, 0.0) } else { (scale, (-low / scale).round_ties_even().clamp(0.0, most)) }
+}
+
+/// The nearest integer, ties to even, of a number below 2^22: by the rounding of an addition, as processors without an
+/// instruction for it would call a function for each.
+fn nearest_integer(x: f32) -> f32 {
+    // 1.5 * 2^23, above which f32 has integers alone.
+    const INTEGERS: f32 = 12_582_912.0;
+    (x + INTEGERS) - INTEGERS
 }
 
 /// The nearest number of the type.

@@ -57,9 +57,8 @@ impl ChatCompletion {
             let message = format!("the model {:?} has no chat template; use /v1/completions", model.name);
             return Err(ApiError::field("model", message));
         };
-        let text = template.render(&chat).map_err(|error| ApiError::field("messages", error.message()))?;
-        // The template wrote what begins a text.
-        let prompt = model.tokenizer.encode(&text).map_err(|error| ApiError::field("messages", error.message()))?;
+        let prompt = template.encode(&chat, &model.tokenizer);
+        let prompt = prompt.map_err(|error| ApiError::field("messages", error.message()))?;
         let asked = common.requests(&[prompt], model, None, logprobs, "messages")?;
         let tools = chat.tools.as_deref().zip(model.tool_form);
         let tools = tools.map(|(tools, form)| ToolReading::new(form, tools, &model.tokenizer));

@@ -207,13 +207,14 @@ impl CallReader {
         let calls = match self.reading.form {
             ToolForm::Hermes => {
                 let inner = whole.trim_start().trim_start_matches(mark);
-                one(&parse(inner.trim_end().trim_end_matches(HERMES_END)))
+                call(&parse(inner.trim_end().trim_end_matches(HERMES_END))).map(|call| vec![call])
             }
-            ToolForm::Mistral => whole.split(mark).filter(|part| !part.trim().is_empty()).map(mistral).collect(),
+            ToolForm::Mistral => {
+                let parts = whole.split(mark).filter(|part| !part.trim().is_empty()).map(mistral);
+                parts.collect::<Option<Vec<_>>>().map(|parts| parts.concat())
+            }
             ToolForm::Llama3 => llama3(whole.trim_start().trim_start_matches(mark)),
         };
-        let calls: Option<Vec<(String, String)>> =
-            calls.map(|calls: Vec<Vec<_>>| calls.into_iter().flatten().collect());
         match calls {
             Some(calls) if !calls.is_empty() && calls.iter().all(|(name, _)| self.reading.names.contains(name)) => {
                 for (name, arguments) in calls {
@@ -260,10 +261,6 @@ fn call(value: &Value) -> Option<(String, String)> {
     Some((name, arguments))
 }
 
-fn one(value: &Value) -> Option<Vec<Vec<(String, String)>>> {
-    call(value).map(|call| vec![vec![call]])
-}
-
 /// What stands between two of Mistral's marks: a list of calls, or a name with arguments.
 fn mistral(part: &str) -> Option<Vec<(String, String)>> {
     let part = part.trim();
@@ -277,7 +274,7 @@ fn mistral(part: &str) -> Option<Vec<(String, String)>> {
 }
 
 /// Objects one behind the other.
-fn llama3(text: &str) -> Option<Vec<Vec<(String, String)>>> {
+fn llama3(text: &str) -> Option<Vec<(String, String)>> {
     let mut calls = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
@@ -286,7 +283,7 @@ fn llama3(text: &str) -> Option<Vec<Vec<(String, String)>>> {
         let end = values.byte_offset();
         rest = rest[end..].trim_start_matches([' ', '\n', '\t', '\r', ';']);
     }
-    Some(vec![calls])
+    Some(calls)
 }
 
 #[cfg(test)]

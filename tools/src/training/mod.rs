@@ -136,6 +136,9 @@ fn train_recorded(config: &Config, options: &TrainOptions, recorder: &mut Option
         let start = start(&config, &device, &step_config, &step_graph, done, changed);
         let recorder = recorder.insert(Recorder::begin(&config, &run, start, account)?);
         recorder.watch(&device);
+        if let Some(generator) = &mut generator {
+            generator.compile_aside(&device);
+        }
         let step =
             recorder.time(Activity::Compile, || compile(&device, &step_graph, config.train.steps, graph_time))?;
         recorder.lowered(step.report());

@@ -45,6 +45,8 @@ pub(super) struct Recorder {
     pace: Pace,
     /// What tells the peak of memory, if it keeps count.
     device: Option<lmc_runtime::Device>,
+    /// That peak, and when it was read.
+    peak_memory: (u64, Instant),
 }
 
 /// A step on the device: its number, the tokens it learns from, and its metrics, not read yet.
@@ -71,6 +73,9 @@ impl Running {
         }
     }
 }
+
+/// The least time between two readings of the peak of memory: one takes the kernel as long as a small model's products.
+const PEAK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The least time between two reports of a run that goes on.
 const REPORT_INTERVAL: Duration = Duration::from_secs(30);
@@ -104,12 +109,14 @@ impl Recorder {
             last_end: now,
             pace: Pace::default(),
             device: None,
+            peak_memory: (0, now),
         })
     }
 
     /// Takes the figure of peak memory from this device, if it keeps count.
     pub(super) fn watch(&mut self, device: &Device) {
         self.device = device.client().map(|client| client.device().clone());
+        self.peak_memory = (peak_bytes(self.device.as_ref()), Instant::now());
     }
 
     /// Where the metrics are written.
@@ -163,7 +170,11 @@ impl Recorder {
             *value = f64::from(buffer.to_literal().map_err(run_error)?.elements::<f32>()[0]);
         }
         let [loss, grad_norm, learning_rate, _] = values;
-        let end = ended.unwrap_or_else(Instant::now);
+        let now = Instant::now();
+        if now - self.peak_memory.1 >= PEAK_INTERVAL {
+            self.peak_memory = (peak_bytes(self.device.as_ref()), now);
+        }
+        let end = ended.unwrap_or(now);
         let seconds = end.saturating_duration_since(self.last_end).as_secs_f64();
         self.last_end = end;
         let tokens_per_s = self.pace.tokens_per_s(tokens as f64, seconds);
@@ -174,7 +185,7 @@ impl Recorder {
             learning_rate,
             tokens_per_s,
             step_ms: seconds * 1e3,
-            peak_memory_bytes: peak_bytes(self.device.as_ref()),
+            peak_memory_bytes: self.peak_memory.0,
             mfu: self.mfu_per_rate.map(|each| each * tokens_per_s),
         };
         self.metrics.record(&Event::Train(train))?;

@@ -1,8 +1,10 @@
 //! Attention of a few queries to a cache of keys and values, which is read once, as it is stored.
 
 use super::super::pack::{Element, Pack};
+use super::super::product::Single;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
+use super::forward::softmax_row;
 use super::{HIDDEN, write_row};
 
 /// Sizes and attributes: query `B T N H`, key `B K R H`, value `B K R V`.
@@ -189,7 +191,9 @@ impl<E: Element> Task for Parts<'_, E> {
                     }
                     let result = &mut partial[i * self.stride..][..self.stride];
                     let (sums, state) = result.split_at_mut(columns);
-                    let factor = weights::<S>(scores, s.scale, state);
+                    let mut largest_and_sum = (state[0], state[1]);
+                    let factor = softmax_row::<S, Single>(scores, &mut [], s.scale, &mut largest_and_sum);
+                    (state[0], state[1]) = largest_and_sum;
                     if factor != 1.0 {
                         for x in &mut *sums {
                             *x *= factor;
@@ -245,35 +249,6 @@ unsafe fn row_products<S: Simd, E: Element>(query: &[f32], key: &[E], h: usize, 
                 *score += query[i] * row[i].to_f32();
             }
         }
-    }
-}
-
-/// Turns scores, of which at least one is not hidden, into the exponentials of the scaled scores above the largest of the
-/// query so far. Brings the state, the largest score and the sum, up to date, and returns what sums before are multiplied
-/// with.
-///
-/// # Safety
-/// That of [`Simd`].
-#[inline(always)]
-unsafe fn weights<S: Simd>(scores: &mut [f32], scale: f32, state: &mut [f32]) -> f32 {
-    // SAFETY: whole vectors; the rest is the caller's.
-    unsafe {
-        let mut largest = S::splat(HIDDEN);
-        for scores in scores.as_chunks::<LANES>().0 {
-            largest = S::max(largest, S::load(scores.as_ptr()));
-        }
-        let new = state[0].max(S::maximum(largest) * scale);
-        let (scale, offset) = (S::splat(scale), S::splat(-new));
-        let mut total = S::splat(0.0);
-        for scores in scores.as_chunks_mut::<LANES>().0 {
-            let weight = S::exp(S::mul_add(S::load(scores.as_ptr()), scale, offset));
-            total = S::add(total, weight);
-            S::store(scores.as_mut_ptr(), weight);
-        }
-        let factor = (state[0] - new).exp();
-        state[1] = state[1] * factor + S::sum(total);
-        state[0] = new;
-        factor
     }
 }
 

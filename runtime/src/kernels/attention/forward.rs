@@ -150,7 +150,7 @@ impl<E: Element> Task for Blocks<'_, E> {
 /// # Safety
 /// That of [`Simd`].
 #[inline(always)]
-unsafe fn softmax_row<S: Simd, W: Pack>(
+pub(super) unsafe fn softmax_row<S: Simd, W: Pack>(
     scores: &mut [f32],
     pairs: &mut [f32],
     scale: f32,

@@ -234,7 +234,7 @@ impl Simulation<'_> {
             Order::LeastMemory => vec![in_order(), self.freeing_most(&block)],
         };
         let peaks = orders.iter().map(|order| self.peak_in_order(&block, order));
-        peaks.min_by_key(|(bytes, _)| *bytes).unwrap_or_default()
+        peaks.min_by_key(|(bytes, _)| *bytes).expect("there is an order")
     }
 
     /// The order that frees most at every step.
