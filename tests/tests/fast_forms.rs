@@ -269,8 +269,9 @@ fn products_of_few_rows_with_a_weight_of_floats() {
                     };
                     vec![x.dot_general(w, op)]
                 });
-                // A weight of f16 is not rounded to bf16.
-                let tolerance = if (dtype, stored) == (DType::BF16, DType::F16) { 4e-3 } else { 2e-6 };
+                // A weight of f16 is not rounded to bf16. Sums of 256 products in f32, with AVX2 one behind the other, are
+                // off by some 16 roundings.
+                let tolerance = if (dtype, stored) == (DType::BF16, DType::F16) { 4e-3 } else { 4e-6 };
                 assert_eq!(check(&func, &cpu_target(), tolerance), [Form::WeightKernel], "{stored} {contracting}");
             }
         }

@@ -1,7 +1,6 @@
 //! A device that is ready to run graphs: the plugin found and loaded, functions lowered for it and compiled.
 
 use std::path::PathBuf;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lmc_graph::{Func, Literal, TensorType};
@@ -13,6 +12,7 @@ use lmc_runtime::{
     Plugin,
 };
 
+use crate::aside::Aside;
 use crate::config::{DeviceKind, RuntimeConfig};
 use crate::cuda::{self, CudaOptions};
 use crate::error::{Error, Result};
@@ -202,16 +202,15 @@ impl Device {
 
     /// As [`Device::compile_for`], on a thread of its own, if the program is a little one for a CPU: such a one is made by
     /// one thread. `None` for others, which would keep from the device, or from the other cores, what runs meanwhile.
-    pub fn compile_aside(&self, func: Func, executions: u64) -> Option<Compiling> {
+    pub fn compile_aside(&self, func: Func, executions: u64) -> Option<Aside<Result<Program>>> {
         let is_little = self.is_little(&self.lower(&func), executions);
         let device = self.clone();
-        is_little.then(|| Compiling(Some(std::thread::spawn(move || device.compile_for(&func, executions)))))
+        is_little.then(|| Aside::begin(move || device.compile_for(&func, executions)))
     }
 
     /// Whether a program is so little work in all that plain machine code does for it.
     fn is_little(&self, lowered: &Lowered, executions: u64) -> bool {
-        self.target.platform == Platform::Cpu
-            && lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK
+        self.target.platform == Platform::Cpu && lowered.report.total_flops().saturating_mul(executions) < LITTLE_WORK
     }
 
     /// Compiles a function lowered for any target, with the options of this device or with XLA's own, past the compile
@@ -350,31 +349,6 @@ enum Code {
     Plugin(Executable),
     /// A module that is interpreted.
     Wasm(Box<wasm::Program>),
-}
-
-/// A program that a thread compiles. Dropping it waits for the thread, as a process cannot end in the middle of XLA's work.
-#[derive(Debug)]
-pub struct Compiling(Option<JoinHandle<Result<Program>>>);
-
-impl Compiling {
-    /// Waits for the program.
-    ///
-    /// # Errors
-    /// As [`Device::compile`].
-    ///
-    /// # Panics
-    /// If the thread did.
-    pub fn wait(mut self) -> Result<Program> {
-        let thread = self.0.take().expect("only this takes the thread");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Compiling {
-    fn drop(&mut self) {
-        // Nobody asks any more how it ended.
-        self.0.take().map(JoinHandle::join);
-    }
 }
 
 /// A function compiled for a device.

@@ -4,8 +4,9 @@ use lmc_graph::{DType, Func, Literal, TensorType};
 use lmc_models::sample::{GenerateShape, generate_func};
 use lmc_models::{ModelConfig, StepConfig};
 
+use crate::aside::Aside;
 use crate::config::SampleConfig;
-use crate::device::{Argument, Buffer, Compiling, Device, Program, run_error};
+use crate::device::{Argument, Buffer, Device, Program, run_error};
 use crate::error::{Error, Result};
 use crate::memory;
 use crate::tokenizer::Tokenizer;
@@ -75,7 +76,7 @@ pub struct Generator {
     /// Compiled when it is first needed.
     program: Option<Program>,
     /// It is being compiled.
-    compiling: Option<Compiling>,
+    compiling: Option<Aside<Result<Program>>>,
 }
 
 /// How often the program runs: as if once, however often it does, for a text depends on its prompt and seed alone.

@@ -42,6 +42,7 @@
 //! [`mod@bench`] times its parts, [`web`] makes a page of it. [`cli`] and [`commands`] are the command line, [`error`]
 //! how all of it fails.
 
+pub mod aside;
 pub mod bench;
 pub mod chat_template;
 pub mod checkpoint;

@@ -68,7 +68,7 @@ pub(crate) fn keeps(target: &Target, func: &Func, uses: &Uses, value: ValueId) -
             Some(Op::Binary(BinaryOp::Add)) if func.ty(value).dtype.is_float() => {
                 let every = if func.ty(value).num_elements() >= LEAST_ELEMENTS { 1 } else { LINKS };
                 let links = links(func, uses, value);
-                links > 0 && links % every == 0
+                links > 0 && links.is_multiple_of(every)
             }
             Some(_) | None => false,
         },

@@ -159,10 +159,11 @@ pub(super) fn say_figures(figures: &Figures) {
     let peak =
         figures.peak_memory_bytes.map_or_else(String::new, |bytes| format!(", peak memory {}", size(bytes.into())));
     say(format_args!(
-        "prefill {:.1} tokens/s, decode {:.1} tokens/s, first token after {:.2} s; weights {}, cache {}{peak}",
+        "prefill {:.1} tokens/s, decode {:.1} tokens/s, first token after {:.2} s, programs {:.2} s; weights {}, cache {}{peak}",
         figures.prefill_rate(),
         figures.decode_rate(),
         figures.time_to_first_token.as_secs_f64(),
+        figures.compile_time.as_secs_f64(),
         size(figures.weight_bytes.into()),
         size(figures.cache_bytes.into()),
     ));
@@ -172,7 +173,8 @@ fn figures_json(figures: &Figures) -> Value {
     json!({
         "prefill_tokens": figures.prefill_tokens, "prefill_tokens_per_s": figures.prefill_rate(),
         "decode_tokens": figures.decode_tokens, "decode_tokens_per_s": figures.decode_rate(),
-        "time_to_first_token_s": figures.time_to_first_token.as_secs_f64(), "cache_bytes": figures.cache_bytes,
+        "time_to_first_token_s": figures.time_to_first_token.as_secs_f64(),
+        "compile_s": figures.compile_time.as_secs_f64(), "cache_bytes": figures.cache_bytes,
         "weight_bytes": figures.weight_bytes, "peak_memory_bytes": figures.peak_memory_bytes,
     })
 }

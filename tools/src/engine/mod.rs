@@ -39,10 +39,11 @@ use lmc_graph::{DType, Literal, TensorType};
 use lmc_models::Precision;
 use lmc_models::inference::{CacheShape, LIKELIEST, Step};
 
+use crate::aside::Aside;
 use crate::device::{Argument, Buffer, run_error};
 use crate::error::{Error, Result};
 use crate::memory::size;
-use crate::pretrained::{Model, ProgramKey};
+use crate::pretrained::{Model, ModelProgram, ProgramKey};
 
 pub use generate::{Completion, Generation, Piece};
 pub use options::{EngineOptions, Figures};
@@ -82,6 +83,8 @@ pub struct Engine {
     pending: Vec<Emitted>,
     launch_tokens: usize,
     figures: Figures,
+    /// The program of the next launch is being made.
+    ahead: Option<Aside<()>>,
 }
 
 /// What a program drew, on the host: `N S` each, and `N S L`.
@@ -130,6 +133,7 @@ impl Engine {
             pending: Vec::new(),
             launch_tokens: options.launch_tokens,
             figures,
+            ahead: None,
         })
     }
 
@@ -171,7 +175,7 @@ impl Engine {
     pub fn prepare(&self) -> Result<()> {
         let mut tokens = SMALLEST_CHUNK.min(self.cache.chunk);
         loop {
-            self.program(Step::Prefill { tokens, is_first: true, visible: 0 })?;
+            self.make(Step::Prefill { tokens, is_first: true, visible: 0 })?;
             if tokens == self.cache.chunk {
                 break;
             }
@@ -180,12 +184,12 @@ impl Engine {
         let mut needed = 1;
         loop {
             let visible = self.visible(needed);
-            self.program(Step::Decode { tokens: 1, visible })?;
+            self.make(Step::Decode { tokens: 1, visible })?;
             if self.launch_tokens > 1 {
-                self.program(Step::Decode { tokens: self.launch_tokens, visible })?;
+                self.make(Step::Decode { tokens: self.launch_tokens, visible })?;
             }
             if visible > self.cache.chunk {
-                self.program(Step::Prefill { tokens: self.cache.chunk, is_first: false, visible })?;
+                self.make(Step::Prefill { tokens: self.cache.chunk, is_first: false, visible })?;
             }
             if visible == self.cache.rows(None) {
                 return Ok(());
@@ -211,24 +215,24 @@ impl Engine {
         let slot = Slot::new(&request, context);
         let settings = slot.settings();
         let wants_likeliest = request.logprobs.is_some_and(|count| count > 0);
+        let compile_time = self.figures.compile_time;
         let mut drawn = None;
         for (i, tokens) in chunks.iter().enumerate() {
-            let is_last = i + 1 == chunks.len();
-            drawn = Some(self.prefill(
-                index,
-                i * self.cache.chunk,
-                tokens,
-                &request,
-                &settings,
-                wants_likeliest && is_last,
-            )?);
+            let (is_last, start) = (i + 1 == chunks.len(), i * self.cache.chunk);
+            let step = self.prefill_step(start, tokens.len());
+            let program = self.program(step)?;
+            if is_last && request.max_tokens > 1 {
+                self.make_ahead(prompt_len);
+            }
+            let wants_likeliest = wants_likeliest && is_last;
+            drawn = Some(self.prefill(&program, (index, start), tokens, &request, &settings, wants_likeliest)?);
         }
         let Some(drawn) = drawn else { return Err(Error::input("a prompt has at least one token")) };
         self.slots.put(index, slot);
         self.settings = None;
         self.emit_to_pending(index, &drawn);
         self.figures.prefill_tokens += prompt_len as u64;
-        self.figures.prefill_time += begin.elapsed();
+        self.figures.prefill_time += begin.elapsed().saturating_sub(self.figures.compile_time - compile_time);
         self.figures.time_to_first_token = begin.elapsed();
         Ok(SlotId(index))
     }
@@ -243,10 +247,8 @@ impl Engine {
         if !self.pending.is_empty() || !self.slots.is_busy() {
             return Ok(std::mem::take(&mut self.pending));
         }
-        let begin = Instant::now();
-        let end = self.slots.longest() + 1;
-        let steps = if end + self.launch_tokens <= self.cache.context { self.launch_tokens } else { 1 };
-        let visible = self.visible(end + steps - 1);
+        let (begin, compile_time) = (Instant::now(), self.figures.compile_time);
+        let (steps, visible) = self.launch(self.slots.longest());
         let drawn = self.decode(steps, visible)?;
         let mut emitted = Vec::new();
         for step in 0..steps {
@@ -255,7 +257,7 @@ impl Engine {
             }
         }
         self.figures.decode_tokens += emitted.len() as u64;
-        self.figures.decode_time += begin.elapsed();
+        self.figures.decode_time += begin.elapsed().saturating_sub(self.figures.compile_time - compile_time);
         Ok(emitted)
     }
 
@@ -291,31 +293,62 @@ impl Engine {
         needed.next_power_of_two().max(SMALLEST_VISIBLE).min(self.cache.rows(None))
     }
 
-    fn program(&self, step: Step) -> Result<Arc<crate::pretrained::ModelProgram>> {
+    /// How many tokens of each text a launch takes, and how many positions it looks at, where the longest text's last token
+    /// is at the position `longest`.
+    fn launch(&self, longest: usize) -> (usize, usize) {
+        let end = longest + 1;
+        let steps = if end + self.launch_tokens <= self.cache.context { self.launch_tokens } else { 1 };
+        (steps, self.visible(end + steps - 1))
+    }
+
+    fn make(&self, step: Step) -> Result<Arc<ModelProgram>> {
         self.model.program(&ProgramKey::Step(self.cache, step))
     }
 
-    /// Takes a chunk of a prompt, and draws what comes behind it.
+    /// A program that is needed now.
+    fn program(&mut self, step: Step) -> Result<Arc<ModelProgram>> {
+        let begin = Instant::now();
+        let program = self.make(step);
+        self.figures.compile_time += begin.elapsed();
+        program
+    }
+
+    /// Begins to make the program of the first launch behind a prompt, if there is none yet.
+    fn make_ahead(&mut self, prompt_len: usize) {
+        let (tokens, visible) = self.launch(prompt_len.max(self.slots.longest()));
+        let key = ProgramKey::Step(self.cache, Step::Decode { tokens, visible });
+        if !self.model.has_program(&key) {
+            let model = Arc::clone(&self.model);
+            // Should it fail, it does so again where the program is needed.
+            self.ahead = Some(Aside::begin(move || drop(model.program(&key))));
+        }
+    }
+
+    /// The step that takes a chunk of a prompt.
+    fn prefill_step(&self, start: usize, tokens: usize) -> Step {
+        let chunk = self.cache.chunk;
+        match start {
+            0 => {
+                let tokens = tokens.next_power_of_two().clamp(SMALLEST_CHUNK.min(chunk), chunk);
+                Step::Prefill { tokens, is_first: true, visible: 0 }
+            }
+            _ => Step::Prefill { tokens: chunk, is_first: false, visible: self.visible(start + chunk) },
+        }
+    }
+
+    /// Takes a chunk of a prompt into a slot, from a position on, and draws what comes behind it.
     fn prefill(
         &mut self,
-        slot: usize,
-        start: usize,
+        program: &ModelProgram,
+        (slot, start): (usize, usize),
         tokens: &[u32],
         request: &Request,
         settings: &slots::Settings,
         wants_likeliest: bool,
     ) -> Result<Drawn> {
-        let chunk = self.cache.chunk;
-        let step = match start {
-            0 => {
-                let smallest = SMALLEST_CHUNK.min(chunk);
-                let tokens = tokens.len().next_power_of_two().clamp(smallest, chunk);
-                Step::Prefill { tokens, is_first: true, visible: 0 }
-            }
-            _ => Step::Prefill { tokens: chunk, is_first: false, visible: self.visible(start + chunk) },
+        let Step::Prefill { tokens: padded, .. } = self.prefill_step(start, tokens.len()) else {
+            unreachable!("it is a prefill")
         };
-        let Step::Prefill { tokens: padded, .. } = step else { unreachable!("it is a prefill") };
-        let program = self.program(step)?;
         let padding = std::iter::repeat_n(0, padded - tokens.len());
         let ids: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).chain(padding).collect();
         let device = self.model.device();
@@ -339,7 +372,7 @@ impl Engine {
                 .collect();
         arguments.push(Argument::Keep(bias.as_ref().unwrap_or(&self.no_bias)));
         arguments.extend(state.into_iter().map(Argument::Donate));
-        let mut results = self.model.execute(&program, arguments)?;
+        let mut results = self.model.execute(program, arguments)?;
         let drawn = results.split_off(self.state_len);
         self.state = results;
         Drawn::read(&drawn, wants_likeliest)

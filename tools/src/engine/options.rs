@@ -36,12 +36,14 @@ impl Default for EngineOptions {
 pub struct Figures {
     /// Tokens of prompts that went through the model.
     pub prefill_tokens: u64,
-    /// The time that took.
+    /// The time that took, without [`Figures::compile_time`].
     pub prefill_time: Duration,
     /// Tokens that were generated after the first of each text.
     pub decode_tokens: u64,
-    /// The time that took.
+    /// The time that took, without [`Figures::compile_time`].
     pub decode_time: Duration,
+    /// Waiting for programs that were not compiled or loaded before.
+    pub compile_time: Duration,
     /// From the call that added the latest text to its first token.
     pub time_to_first_token: Duration,
     /// Programs that were compiled or loaded from the compile cache; nothing while generating once all sizes were used.

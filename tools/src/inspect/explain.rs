@@ -213,8 +213,11 @@ fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Ve
         let flops: f64 = decomposed.iter().map(|row| row.total_flops() as f64).sum();
         let why = first.refused.as_deref().unwrap_or("no reason was given");
         let why = why.strip_prefix("decomposed: ").unwrap_or(why);
-        let mend =
-            if is_fused_in_bf16(config, &report.target) { " (train.precision = \"bfloat16\" has it fused)" } else { "" };
+        let mend = if is_fused_in_bf16(config, &report.target) {
+            " (train.precision = \"bfloat16\" has it fused)"
+        } else {
+            ""
+        };
         found.push((
             flops,
             format!(

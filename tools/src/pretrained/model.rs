@@ -195,6 +195,11 @@ impl Model {
         Ok(program)
     }
 
+    /// Whether a function of the model is compiled.
+    pub(crate) fn has_program(&self, key: &ProgramKey) -> bool {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     fn stored(&self, path: &str) -> Stored {
         self.storage.get(path).cloned().unwrap_or(Stored::Plain(DType::F32))
     }
