@@ -32,9 +32,9 @@
 //!
 //! 1. `unsafe` is in two folders: `pjrt`, the C interfaces (declarations in `api.rs`; a safe wrapper for every call in
 //!    `calls.rs`, `program.rs`, `topology.rs` and `profiler.rs`; kernels registered in `ffi.rs`; libraries that must be
-//!    there before a plugin in `driver.rs`), and `kernels`, the vector code that programs on the CPU call; and in the stand-in for CUDA's
-//!    driver, a library of its own. All else is safe Rust. Handles own the plugin's objects, free them when dropped and
-//!    keep alive what they depend on.
+//!    there before a plugin in `driver.rs`), and `kernels`, the vector code that programs on the CPU call; and in the
+//!    stand-in for CUDA's driver, a library of its own. All else is safe Rust. Handles own the plugin's objects, free them
+//!    when dropped and keep alive what they depend on.
 //! 2. Ownership expresses donation: [`Argument::Donate`] takes the buffer, [`Argument::Keep`] borrows it, and a
 //!    borrowed buffer is never reused by the plugin. A donated buffer that is read again does not compile.
 //! 3. Nothing waits for the device unless a value is read ([`Buffer::to_literal`], [`Buffer::wait`]). The error of a

@@ -27,7 +27,7 @@ pub struct ProfileArgs {
     /// How often the step and each part are measured
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pub steps: u16,
-    /// How the parts are measured; a GPU's kernels are recorded unless told otherwise, parts of a step for the CPU timed apart
+    /// How the parts are measured; unless told, a GPU's kernels are recorded, and on the CPU parts timed apart
     #[arg(long, value_enum)]
     pub method: Option<Method>,
     /// Write a trace for https://ui.perfetto.dev

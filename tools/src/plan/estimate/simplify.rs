@@ -109,9 +109,9 @@ impl Pass<'_> {
         Block { ops, results }
     }
 
-    /// Adds to what a scatter adds to, in place of adding to its result, where nothing else reads that: `x + scatter(y, ..)` is
-    /// `scatter(x + y, ..)`, and without an addition where `y` is zeros. So the gradient of an embedding is added to its sum
-    /// before the embedding's own part of it is there (XLA's `AlgebraicSimplifier`).
+    /// Adds to what a scatter adds to, in place of adding to its result, where nothing else reads that: `x + scatter(y, ..)`
+    /// is `scatter(x + y, ..)`, and without an addition where `y` is zeros. So the gradient of an embedding is added to its
+    /// sum before the embedding's own part of it is there (XLA's `AlgebraicSimplifier`).
     fn sums_of_scatters(&self, ops: Vec<Op>, results: &[Value]) -> Vec<Op> {
         let mut uses: HashMap<Value, usize> = HashMap::new();
         count_uses(&ops, results, &mut uses);
