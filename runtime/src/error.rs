@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use lmc_graph::TensorType;
 
+use crate::profiler::EXTENSION;
+
 /// The codes of PJRT's errors, which are those of `absl::Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub enum ErrorCode {
@@ -196,6 +198,19 @@ pub enum Error {
         /// The folder it was told to write to.
         dir: PathBuf,
     },
+    /// A plugin that cannot record what its devices do.
+    #[error(
+        "the plugin {} has no profiler that lmc knows: expected the extension {EXTENSION} of PJRT          (PJRT_Extension_Type_Profiler), found {found}", plugin.display()
+    )]
+    NoProfiler {
+        /// The plugin.
+        plugin: PathBuf,
+        /// What it has instead.
+        found: String,
+    },
+    /// A recording while another goes on.
+    #[error("a profiler records already in this process, and plugins know one at a time")]
+    ProfilerRuns,
 }
 
 impl Error {
@@ -211,7 +226,9 @@ impl Error {
             | Error::NoDevice { .. }
             | Error::ElementType { .. }
             | Error::File { .. }
-            | Error::NoDump { .. } => None,
+            | Error::NoDump { .. }
+            | Error::NoProfiler { .. }
+            | Error::ProfilerRuns => None,
         }
     }
 }

@@ -31,10 +31,10 @@
 //! # Invariants
 //!
 //! 1. `unsafe` is in two folders: `pjrt`, the C interfaces (declarations in `api.rs`; a safe wrapper for every call in
-//!    `calls.rs`, `program.rs` and `topology.rs`; kernels registered in `ffi.rs`; libraries that must be there before a
-//!    plugin in `driver.rs`), and `kernels`, the vector code that programs on the CPU call; and in the stand-in for CUDA's
-//!    driver, a library of its own. All else is safe Rust. Handles own the plugin's objects, free them when dropped and
-//!    keep alive what they depend on.
+//!    `calls.rs`, `program.rs`, `topology.rs` and `profiler.rs`; kernels registered in `ffi.rs`; libraries that must be
+//!    there before a plugin in `driver.rs`), and `kernels`, the vector code that programs on the CPU call; and in the
+//!    stand-in for CUDA's driver, a library of its own. All else is safe Rust. Handles own the plugin's objects, free them
+//!    when dropped and keep alive what they depend on.
 //! 2. Ownership expresses donation: [`Argument::Donate`] takes the buffer, [`Argument::Keep`] borrows it, and a
 //!    borrowed buffer is never reused by the plugin. A donated buffer that is read again does not compile.
 //! 3. Nothing waits for the device unless a value is read ([`Buffer::to_literal`], [`Buffer::wait`]). The error of a
@@ -52,7 +52,8 @@
 //! # Reading order
 //!
 //! `plugin/manifest.rs` with `plugins.toml`, `plugin/search.rs`, `plugin/fetch.rs`: which library. `plugin/mod.rs`:
-//! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `cache.rs`: compiled programs on disk.
+//! loading it. `client.rs`, `buffer.rs`, `executable.rs`: the objects. `profiler.rs`: what ran when. `cache.rs`: compiled
+//! programs on disk.
 //! `deviceless/`: programs for a GPU that is not there. Below them `pjrt/calls.rs` and `pjrt/api.rs`, and `pjrt/ffi.rs` for
 //! `kernels`. `memory.rs`: what buffers can lie in. `mend.rs`: what XLA's messages mean. `options.rs`, `signature.rs` and
 //! `location.rs` are about the form of compile options, of a program's text and of XLA's messages.
@@ -72,6 +73,7 @@ mod options;
 mod pjrt;
 pub mod plugin;
 mod process;
+mod profiler;
 mod signature;
 #[cfg(test)]
 mod testing;
@@ -88,6 +90,7 @@ pub use pjrt::calls::{MemoryStats, NamedValue};
 pub use pjrt::program::CompiledMemoryStats;
 pub use plugin::{Plugin, PluginError};
 pub use process::{process_memory_bytes, process_peak_memory_bytes};
+pub use profiler::{Profiler, ProfilerOptions};
 
 /// Invariant 8, checked when lmc is built.
 const _: () = {

@@ -231,6 +231,27 @@ impl Device {
         })
     }
 
+    /// Compiles a function so that a profiler can tell its kernels apart, past the compile cache, and gives its optimized
+    /// form as HLO text, whose instructions the kernels name.
+    ///
+    /// # Errors
+    /// As [`Device::compile`], and if no plugin runs it.
+    pub(crate) fn compile_for_profiler(&self, func: &Func) -> Result<(Program, String)> {
+        let start = Instant::now();
+        let Lowered { text, report } = self.lower(func);
+        let lower_time = start.elapsed();
+        let options = profiler_options(compile_options(&self.target), &self.target);
+        let dump = self.plugin()?.dump_hlo(&text, &options).map_err(run_error)?;
+        let program = Program {
+            code: Code::Plugin(dump.executable),
+            report,
+            outcome: CacheOutcome::NotStored("it was not asked".to_string()),
+            elapsed: start.elapsed(),
+            lower_time,
+        };
+        Ok((program, dump.optimized))
+    }
+
     /// A program that was lowered for this device in the stages of XLA's compilation. Compiles it anew.
     ///
     /// # Errors
@@ -277,6 +298,15 @@ pub fn compile_options(target: &Target) -> CompileOptions {
         options.with("xla_disable_hlo_passes", "tree_reduction_rewriter")
     } else {
         options
+    }
+}
+
+/// The options for a program that is profiled. On a GPU XLA makes graphs of kernels, which the driver starts as one: then
+/// they all name the graph and not their instruction. So none is large enough to be made.
+pub fn profiler_options(options: CompileOptions, target: &Target) -> CompileOptions {
+    match target.platform {
+        Platform::Cuda(_) => options.with("xla_gpu_graph_min_graph_size", i64::from(i32::MAX)),
+        Platform::Cpu | Platform::Generic => options,
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::{Arc, Once};
 use libloading::{Library, Symbol};
 
 use super::api::*;
+use super::profiler::{NoProfiler, ProfilerTable};
 use super::program::ProgramHandle;
 use super::{ffi, ffi_abi};
 use crate::error::{ErrorCode, PjrtError};
@@ -61,6 +62,8 @@ pub(crate) struct Api {
     extensions: Vec<i32>,
     /// Whether the plugin's programs can call the kernels of this crate.
     pub(crate) has_kernels: bool,
+    /// The functions of the plugin's profiler.
+    pub(crate) profiler: Result<ProfilerTable, NoProfiler>,
 }
 
 // SAFETY: the table is read only; its functions may be called from any thread (PJRT's contract), and its pointers to
@@ -115,7 +118,9 @@ impl Api {
             return Err(LoadFailure::NoTable);
         }
         let extensions = extensions_of(table.extension_start).map(|extension| extension.kind).collect();
-        let mut api = Api { table, version, extensions, has_kernels: false };
+        // SAFETY: they are the extensions of this library, which stays.
+        let profiler = unsafe { ProfilerTable::of(extensions_of(table.extension_start)) };
+        let mut api = Api { table, version, extensions, has_kernels: false, profiler };
         // SAFETY: the arguments have no pointers.
         unsafe { call!(api, PJRT_Plugin_Initialize, PJRT_Plugin_Initialize_Args::new()) }
             .map_err(LoadFailure::Initialize)?;

@@ -35,6 +35,24 @@ impl Pass {
             Pass::Optimizer => "optimizer",
         }
     }
+
+    /// That of a direction.
+    pub fn of(direction: Direction) -> Pass {
+        match direction {
+            Direction::Forward => Pass::Forward,
+            Direction::Recompute => Pass::Recompute,
+            Direction::Backward => Pass::Backward,
+            Direction::Optimizer => Pass::Optimizer,
+        }
+    }
+}
+
+/// The layer of a scope as profiles have it: a block, or a part of the model beside the blocks.
+pub(super) fn layer_name(scope: &str) -> String {
+    match layer_of(scope) {
+        layer if layer.is_empty() => "the step".to_owned(),
+        layer => layer,
+    }
 }
 
 /// The ops of a layer in a pass.
@@ -87,17 +105,8 @@ impl Sorter<'_> {
             if is_made_of_nothing(self.func, id) {
                 continue;
             }
-            let pass = match Direction::of(&node.location) {
-                Direction::Forward => Pass::Forward,
-                Direction::Recompute => Pass::Recompute,
-                Direction::Backward => Pass::Backward,
-                Direction::Optimizer => Pass::Optimizer,
-            };
-            let layer = match layer_of(&node.location.scope) {
-                layer if layer.is_empty() => "the step".to_owned(),
-                layer => layer,
-            };
-            let key = (layer, pass, times);
+            let pass = Pass::of(Direction::of(&node.location));
+            let key = (layer_name(&node.location.scope), pass, times);
             let place = *self.places.entry(key.clone()).or_insert_with(|| {
                 let (layer, pass, times) = key;
                 self.groups.push(Group { layer, pass, times, nodes: Vec::new() });

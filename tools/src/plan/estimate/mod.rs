@@ -79,6 +79,8 @@ pub(crate) struct Rules {
     fuses_into_reductions: bool,
     /// Whether a loop writes what it carries round over what it was given.
     carries_in_place: bool,
+    /// Whether what a loop computes anew in every iteration moves out of it.
+    hoists: bool,
     /// Bytes that a library wants beside each product.
     product_workspace: u64,
 }
@@ -108,6 +110,7 @@ impl Rules {
                 small_result: 0,
                 fuses_into_reductions: false,
                 carries_in_place: false,
+                hoists: true,
                 product_workspace: 0,
             },
             // Its GPU backend takes the best of several orders for memory, and stays with it where nothing is told to hide
@@ -122,6 +125,7 @@ impl Rules {
                 small_result: 8 << 20,
                 fuses_into_reductions: true,
                 carries_in_place: true,
+                hoists: false,
                 product_workspace: 4 << 20,
             },
             Platform::Generic => Rules {
@@ -133,6 +137,7 @@ impl Rules {
                 small_result: 0,
                 fuses_into_reductions: false,
                 carries_in_place: false,
+                hoists: true,
                 product_workspace: 0,
             },
         }
@@ -239,18 +244,54 @@ impl Simulation<'_> {
 
     /// The order that frees most at every step.
     fn freeing_most(&self, block: &Running<'_>) -> Vec<usize> {
-        let is_written_over = |op: &Op, result: Value| {
-            let carried = block.params.iter().zip(block.results).any(|(_, &carried)| carried == result);
-            self.elsewhere.contains(&result) || (carried && self.rules.carries_in_place && writes_in_place(op))
-        };
-        let bytes = |op: &Op, value: Value| if is_written_over(op, value) { 0 } else { self.program.bytes(value) };
+        let over = self.written_over(block);
+        let is_elsewhere = |value: Value| self.elsewhere.contains(&value) || over.contains_key(&value);
+        let bytes = |_: &Op, value: Value| if is_elsewhere(value) { 0 } else { self.program.bytes(value) };
         let wants: Vec<u64> = block.inside.iter().map(|(bytes, _)| *bytes).collect();
         order::freeing_most(&block.kernels, block.results, &wants, bytes)
     }
 
+    /// What is written over what a loop's body was given, in one step or in several: of each such value the one before
+    /// it, which is what was given or is itself written over that.
+    fn written_over(&self, block: &Running<'_>) -> HashMap<Value, Value> {
+        let mut over = HashMap::new();
+        if !self.rules.carries_in_place {
+            return over;
+        }
+        let mut readers: HashMap<Value, usize> = HashMap::new();
+        let mut makers: HashMap<Value, &Kernel<'_>> = HashMap::new();
+        for kernel in &block.kernels {
+            kernel.reads.iter().for_each(|&value| *readers.entry(value).or_default() += 1);
+            makers.extend(kernel.op.results.iter().map(|&result| (result, kernel)));
+        }
+        for (&param, &result) in block.params.iter().zip(block.results) {
+            let (mut steps, mut value) = (Vec::new(), result);
+            while let Some(kernel) = makers.get(&value).filter(|kernel| writes_in_place(kernel.op)) {
+                if kernel.reads.contains(&param) {
+                    steps.push((value, param));
+                    over.extend(steps);
+                    break;
+                }
+                // What only this reads, of the same size.
+                let bytes = self.program.bytes(value);
+                let is_before = |before: &&Value| {
+                    readers.get(before) == Some(&1)
+                        && makers.contains_key(before)
+                        && self.program.bytes(**before) == bytes
+                };
+                let mut before = kernel.reads.iter().filter(is_before);
+                let (Some(&only), None) = (before.next(), before.next()) else { break };
+                steps.push((value, only));
+                value = only;
+            }
+        }
+        over
+    }
+
     /// The same in one order.
     fn peak_in_order(&self, block: &Running<'_>, order: &[usize]) -> (u64, Vec<Buffer>) {
-        let Running { kernels, inside, params, results } = block;
+        let Running { kernels, inside, results, .. } = block;
+        let over = self.written_over(block);
         let mut last: HashMap<Value, usize> = HashMap::new();
         for (time, &index) in order.iter().enumerate() {
             last.extend(kernels[index].reads.iter().map(|&value| (value, time)));
@@ -275,10 +316,10 @@ impl Simulation<'_> {
                 }
             } else {
                 for &result in &op.results {
-                    let over = |param: &Value| reads.contains(param) && last.get(param) == Some(&time);
-                    let is_in_place = self.rules.carries_in_place
-                        && writes_in_place(op)
-                        && params.iter().zip(*results).any(|(param, carried)| *carried == result && over(param));
+                    let is_in_place = over.get(&result).is_some_and(|before| {
+                        let taken = alive.buffers.get(before).is_some_and(|(bytes, _)| *bytes > 0);
+                        last.get(before) == Some(&time) && !taken
+                    });
                     let is_elsewhere = is_in_place || self.elsewhere.contains(&result);
                     let bytes = if is_elsewhere { 0 } else { self.program.bytes(result) };
                     let same = |value: &Value| alive.buffers.get(value).is_some_and(|(size, _)| *size == bytes);

@@ -15,7 +15,7 @@ use super::{Rules, is_cudnn};
 pub(super) fn simplify(program: &mut Program, rules: &Rules) {
     let body = std::mem::take(&mut program.body);
     let (same_as, behind, of_cudnn) = (HashMap::new(), HashMap::new(), HashSet::new());
-    let mut pass = Pass { program, rules, same_as, behind, of_cudnn };
+    let mut pass = Pass { program, rules, same_as, behind, of_cudnn, zeros: HashSet::new() };
     let body = pass.block(body, &HashMap::new());
     program.body = body;
 }
@@ -38,6 +38,8 @@ struct Pass<'p> {
     behind: HashMap<Value, Rc<[Value]>>,
     /// What calls of cuDNN write, laid out as it is transposed to.
     of_cudnn: HashSet<Value>,
+    /// Values whose elements are all zero.
+    zeros: HashSet<Value>,
 }
 
 impl Pass<'_> {
@@ -91,6 +93,9 @@ impl Pass<'_> {
                 continue;
             }
             known.insert(key, op.results.clone());
+            if self.makes_zeros(&op) {
+                self.zeros.extend(&op.results);
+            }
             if is_cudnn(&op) {
                 self.of_cudnn.extend(&op.results);
             }
@@ -99,8 +104,54 @@ impl Pass<'_> {
             }
             ops.push(op);
         }
-        let results = block.results.into_iter().map(|value| self.find(value)).collect();
+        let results: Vec<Value> = block.results.into_iter().map(|value| self.find(value)).collect();
+        let ops = self.sums_of_scatters(ops, &results);
         Block { ops, results }
+    }
+
+    /// Adds to what a scatter adds to, in place of adding to its result, where nothing else reads that: `x + scatter(y, ..)`
+    /// is `scatter(x + y, ..)`, and without an addition where `y` is zeros. So the gradient of an embedding is added to its
+    /// sum before the embedding's own part of it is there (XLA's `AlgebraicSimplifier`).
+    fn sums_of_scatters(&self, ops: Vec<Op>, results: &[Value]) -> Vec<Op> {
+        let mut uses: HashMap<Value, usize> = HashMap::new();
+        count_uses(&ops, results, &mut uses);
+        let mut out: Vec<Op> = Vec::with_capacity(ops.len());
+        for op in ops {
+            let scatter = match (&*op.name, &op.operands[..]) {
+                ("add", &[x, y]) => [(x, y), (y, x)].into_iter().find_map(|(other, sum)| {
+                    let place = out.iter().rposition(|op| op.results.contains(&sum))?;
+                    (adds_up(&out[place]) && uses.get(&sum) == Some(&1)).then_some((place, other))
+                }),
+                _ => None,
+            };
+            let Some((place, other)) = scatter else {
+                out.push(op);
+                continue;
+            };
+            let mut scatter = out.remove(place);
+            let start = scatter.operands[0];
+            let own = std::mem::replace(&mut scatter.results, op.results.clone());
+            scatter.operands[0] = match self.zeros.contains(&start) {
+                true => other,
+                false => {
+                    // The sum takes the scatter's own result as its name, which nothing reads any more.
+                    let sum = Op { operands: vec![other, start], results: own.clone(), ..op };
+                    out.push(sum);
+                    own[0]
+                }
+            };
+            out.push(scatter);
+        }
+        out
+    }
+
+    /// Whether every element of an op's result is zero.
+    fn makes_zeros(&self, op: &Op) -> bool {
+        match &*op.name {
+            "constant" => ["dense<0.0>", "dense<0>"].iter().any(|zero| op.attributes.contains(zero)),
+            "broadcast_in_dim" => op.operands.iter().all(|operand| self.zeros.contains(operand)),
+            _ => false,
+        }
     }
 
     /// Whether the result has its operand's elements in the same order.
@@ -186,6 +237,10 @@ impl Pass<'_> {
 
     /// The body of a loop, and what of it does not depend on the iteration, to stand before the loop.
     fn loop_body(&mut self, body: Loop, around: &HashMap<Key, Vec<Value>>) -> (Loop, Vec<Op>) {
+        if !self.rules.hoists {
+            let block = self.block(body.block, &HashMap::new());
+            return (Loop { params: body.params, block }, Vec::new());
+        }
         let block = self.block(body.block, around);
         let mut inside: HashSet<Value> = body.params.iter().copied().collect();
         let mut cheap: HashMap<Value, Op> = HashMap::new();
@@ -232,6 +287,20 @@ impl Pass<'_> {
         moved.push(op);
         copy
     }
+}
+
+/// How often each value is used by these ops, those of loops' bodies among them, and as a result.
+fn count_uses(ops: &[Op], results: &[Value], uses: &mut HashMap<Value, usize>) {
+    let values = ops.iter().flat_map(|op| op.operands.iter().chain(&op.after)).chain(results);
+    values.for_each(|&value| *uses.entry(value).or_default() += 1);
+    for body in ops.iter().filter_map(|op| op.body.as_ref()) {
+        count_uses(&body.block.ops, &body.block.results, uses);
+    }
+}
+
+/// Whether an op is a scatter that adds to one tensor.
+fn adds_up(op: &Op) -> bool {
+    &*op.name == "scatter" && op.results.len() == 1 && op.attributes.contains("stablehlo.add")
 }
 
 /// Ops that a loop may as well do again: they only move elements, or make them from nothing.

@@ -204,3 +204,44 @@ fn gradients_of_weights_are_added_where_they_are_made() {
     // What goes round, and no term beside it.
     assert_eq!(blocks(6) - blocks(5), SQUARE);
 }
+
+#[test]
+fn loops_on_gpus_compute_anew_what_they_could_keep() {
+    let func = Builder::build("f", |b| {
+        let [x, v, w] = ["x", "v", "w"].map(|name| b.param(name, matrix(64, 64)));
+        let scanned = b.scan(&[x], &[], 3, |carry, _| (vec![carry[0].dot(v.tanh()).dot(w.tanh())], vec![]));
+        vec![scanned.carries[0] + w]
+    });
+    // What goes round, both operands that are made of weights, and both products; and the loop's counter twice.
+    assert_eq!(temporaries(&func, CPU), 5 * SQUARE + 2 * 4);
+    // One such operand at a time, what a product wants beside it, and the counter, which is written over.
+    assert_eq!(on_a_gpu(&func), 4 * SQUARE + 4 + (4 << 20));
+}
+
+#[test]
+fn rows_are_added_to_the_sum_that_their_gradient_is_added_to() {
+    // An embedding that is read by row and as a whole, as one that is tied to the head; its gradient goes round in a loop.
+    let embedding = |rows: usize| {
+        let loss = Builder::build("loss", |b| {
+            let (x, w) = (b.param("x", matrix(64, 64)), b.param("w", matrix(64, 64)));
+            let ids = b.param("ids", TensorType::new(DType::I32, [rows]));
+            let whole = x.dot(w).square().sum(&[0, 1]);
+            vec![if rows > 0 { whole + w.take_rows(ids).square().sum(&[0, 1]) } else { whole }]
+        });
+        let gradient = lmc_autodiff::grad(&loss, &[1]).expect("it has a derivative");
+        let func = Builder::build("f", |b| {
+            let xs = b.param("xs", TensorType::new(DType::F32, [3, 64, 64]));
+            let w = b.param("w", matrix(64, 64));
+            let ids = b.param("ids", TensorType::new(DType::I32, [rows]));
+            let scanned = b.scan(&[w.full_like(0.0)], &[xs], 3, |sums, slices| {
+                let terms = b.call(&gradient, &[slices[0], w, ids]);
+                (vec![sums[0] + terms[0]], vec![])
+            });
+            scanned.carries
+        });
+        [on_a_gpu(&func), temporaries(&func, CPU)]
+    };
+    // Two rows take no more than themselves, and not a second gradient of the whole.
+    let (with, without) = (embedding(2), embedding(0));
+    assert!(with.iter().zip(without).all(|(with, without)| *with < without + SQUARE / 2), "{with:?} and {without:?}");
+}
