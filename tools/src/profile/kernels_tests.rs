@@ -109,10 +109,8 @@ fn run(begin: i64) -> Vec<Event<'static>> {
         kernels.extend([("gemm", DOT_1), ("gemm", DOT_2), ("loop_add_fusion_3", FUSION)]);
     }
     kernels.push(("update_1", UPDATE));
-    let place = |(number, (name, texts)): (usize, (&'static str, &'static [(&'static str, &'static str)]))| {
-        (name, begin + MICROSECOND * number as i64, MICROSECOND, texts)
-    };
-    kernels.into_iter().enumerate().map(place).collect()
+    let begins = (0..).map(|number| begin + MICROSECOND * number);
+    kernels.into_iter().zip(begins).map(|((name, texts), begin)| (name, begin, MICROSECOND, texts)).collect()
 }
 
 const MICROSECOND: i64 = 1_000_000;
