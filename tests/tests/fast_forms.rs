@@ -147,19 +147,21 @@ fn not_a_number_outlasts_a_maximum() {
 
 #[test]
 fn a_residual_stream_is_kept() {
-    // Each sum has two users: the next sum, and a product.
-    let func = Builder::build("stream", |b| {
-        let ty = TensorType::new(DType::BF16, [128, 128]);
-        let (mut x, w) = (b.param("x", ty.clone()), b.param("w", ty));
-        for _ in 0..4 {
-            x = x + x.dot(w) * x.full_like(0.1);
-        }
-        vec![x]
-    });
-    check(&func, &cpu_target(), 2e-2);
-    let calls = |target: &Target| lower(&func, target).text.matches("@lmc.optimization_barrier").count();
-    // Of the four sums the first begins the chain, and the last has one user.
-    assert_eq!((calls(&cpu_target()), calls(&Target::cpu(None))), (2, 0));
+    // Rows, sums, and how many sums are kept: each but the last has two users, the next sum and a product. The first begins
+    // the chain; of short work only the fifth, the ninth and so on are kept.
+    for (rows, sums, kept) in [(128, 4, 2), (128, 12, 10), (1, 4, 0), (1, 6, 1), (1, 12, 2)] {
+        let func = Builder::build("stream", |b| {
+            let ty = |rows| TensorType::new(DType::BF16, [rows, 128]);
+            let (mut x, w) = (b.param("x", ty(rows)), b.param("w", ty(128)));
+            for _ in 0..sums {
+                x = x + x.dot(w) * x.full_like(0.1);
+            }
+            vec![x]
+        });
+        check(&func, &cpu_target(), 2e-2);
+        let calls = |target: &Target| lower(&func, target).text.matches("@lmc.optimization_barrier").count();
+        assert_eq!((calls(&cpu_target()), calls(&Target::cpu(None))), (kept, 0), "{rows} rows, {sums} sums");
+    }
 }
 
 #[test]

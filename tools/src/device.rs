@@ -288,6 +288,9 @@ pub fn compile_options(target: &Target) -> CompileOptions {
             .with("xla_cpu_prefer_vector_width", 512_i64)
             // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
             .with("xla_cpu_enable_fast_min_max", false)
+            // What could run side by side would be ordered first: where products in bf16 convert their weights to f32, all
+            // of a prompt's conversions stand before the products, and take the memory of the whole model in f32.
+            .with("xla_cpu_enable_concurrency_optimized_scheduler", false)
             // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
             // donated is updated where it lies, and the next step would multiply with the weight of the one before.
             .with("xla_cpu_use_xnnpack", false),

@@ -112,3 +112,18 @@ fn rounded_up(x: f32, dtype: DType) -> f32 {
     let rounded = nearest(x, dtype);
     if rounded >= x { rounded } else { f32::from_bits((rounded.to_bits() & 0xffff_0000) + 0x1_0000) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_integer_is_the_librarys() {
+        let halves = (-600..600).map(|i| i as f32 / 2.0);
+        let beside = halves.clone().flat_map(|x| [x.next_down(), x, x.next_up()]);
+        for x in beside.chain([0.0, -0.0, 1e-30, 4_194_303.5, -4_194_303.5, f32::INFINITY, f32::NEG_INFINITY]) {
+            assert_eq!(nearest_integer(x), x.round_ties_even(), "{x}");
+        }
+        assert!(nearest_integer(f32::NAN).is_nan());
+    }
+}
