@@ -169,6 +169,25 @@ impl Device {
     /// # Errors
     /// As [`Device::compile`].
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
+        self.compile_with(func, executions, compile_options(&self.target))
+    }
+
+    /// As [`Device::compile`], for a program of a model that is used, whose weights are most of its memory.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    pub fn compile_for_use(&self, func: &Func) -> Result<Program> {
+        let options = compile_options(&self.target);
+        let options = match self.target.platform {
+            // XLA's CPU backend orders first what could run side by side. Where products in bf16 convert their weights to
+            // f32, all conversions would stand before the products, and take the memory of the whole model in f32.
+            Platform::Cpu => options.with("xla_cpu_enable_concurrency_optimized_scheduler", false),
+            Platform::Cuda(_) | Platform::Generic => options,
+        };
+        self.compile_with(func, u64::MAX, options)
+    }
+
+    fn compile_with(&self, func: &Func, executions: u64, mut options: CompileOptions) -> Result<Program> {
         let start = Instant::now();
         let Engine::Plugin(client, cache) = &self.engine else {
             let program = wasm::Program::new(func)?;
@@ -184,7 +203,6 @@ impl Device {
         };
         let lowered = self.lower(func);
         let lower_time = start.elapsed();
-        let mut options = compile_options(&self.target);
         if self.is_little(&lowered, executions) {
             // LLVM's -O0 in place of -O3 makes machine code in a third of the time. XLA's emitters of fusions by way of
             // MLIR set up a context and a pipeline for each fusion, three times what the emitters before them take; and
@@ -288,9 +306,6 @@ pub fn compile_options(target: &Target) -> CompileOptions {
             .with("xla_cpu_prefer_vector_width", 512_i64)
             // Fast minima and maxima lose NaNs, and a loss that is not a number must be seen.
             .with("xla_cpu_enable_fast_min_max", false)
-            // What could run side by side would be ordered first: where products in bf16 convert their weights to f32, all
-            // of a prompt's conversions stand before the products, and take the memory of the whole model in f32.
-            .with("xla_cpu_enable_concurrency_optimized_scheduler", false)
             // XNNPACK keeps an operand of a product packed for as long as its address is the same. A weight that is
             // donated is updated where it lies, and the next step would multiply with the weight of the one before.
             .with("xla_cpu_use_xnnpack", false),

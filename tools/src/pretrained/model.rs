@@ -189,7 +189,7 @@ impl Model {
         let num_weights: usize = specs.iter().map(|(path, spec)| self.stored(path).parts(spec).len()).sum();
         let names = func.params.iter().skip(func.params.len() - num_weights);
         let weights = names.map(|param| param.name.clone()).collect();
-        let program = Arc::new(ModelProgram { program: self.device.compile(&func)?, weights });
+        let program = Arc::new(ModelProgram { program: self.device.compile_for_use(&func)?, weights });
         self.compilations.fetch_add(1, Ordering::Relaxed);
         programs.insert(key.clone(), Arc::clone(&program));
         Ok(program)
