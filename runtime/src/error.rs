@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lmc_graph::TensorType;
 
-use crate::profiler::EXTENSION;
+use crate::pjrt::profiler::PROFILER_EXTENSION;
 
 /// The codes of PJRT's errors, which are those of `absl::Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -200,7 +200,8 @@ pub enum Error {
     },
     /// A plugin that cannot record what its devices do.
     #[error(
-        "the plugin {} has no profiler that lmc knows: expected the extension {EXTENSION} of PJRT          (PJRT_Extension_Type_Profiler), found {found}", plugin.display()
+        "the plugin {} has no profiler that lmc knows: expected the extension {PROFILER_EXTENSION} of PJRT \
+         (PJRT_Extension_Type_Profiler), found {found}", plugin.display()
     )]
     NoProfiler {
         /// The plugin.

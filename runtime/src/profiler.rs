@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prost::Message;
 
 use crate::error::{Error, Result};
-use crate::pjrt::profiler::{CreateFailure, NoProfiler, PROFILER_EXTENSION, ProfilerHandle};
+use crate::pjrt::profiler::{CreateFailure, NoProfiler, ProfilerHandle};
 use crate::plugin::Plugin;
 
 /// What a profiler records.
@@ -117,9 +117,6 @@ mod proto {
         pub(super) enable_hlo_proto: bool,
     }
 }
-
-/// The number of the profiler among the extensions of a plugin, for messages.
-pub(crate) const EXTENSION: i32 = PROFILER_EXTENSION;
 
 #[cfg(test)]
 mod tests {

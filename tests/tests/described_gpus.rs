@@ -71,8 +71,7 @@ fn described(
 
 /// An example's config with settings in place of its own.
 fn config(example: &str, settings: &[&str]) -> Config {
-    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-    Config::read(&workspace().join("examples").join(example), &settings).unwrap_or_else(|e| panic!("{e}"))
+    read(&workspace().join("examples").join(example), settings)
 }
 
 /// The matched model of 100M parameters, as the example trains it.
@@ -321,13 +320,17 @@ grad_accum_steps = 16
 precision = "bfloat16"
 "#;
 
+fn read(path: &Path, settings: &[&str]) -> Config {
+    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    Config::read(path, &settings).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// The config of a text.
 fn written(text: &str, settings: &[&str]) -> Config {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let path = folder.path().join("config.toml");
     std::fs::write(&path, text).unwrap_or_else(|error| panic!("{error}"));
-    let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
-    Config::read(&path, &settings).unwrap_or_else(|error| panic!("{error}"))
+    read(&path, settings)
 }
 
 /// What `plan` tells without a compiler, beside what the compiler plans.

@@ -12,7 +12,6 @@ use lmc_runtime::{
     Plugin,
 };
 
-use crate::aside::Aside;
 use crate::config::{DeviceKind, RuntimeConfig};
 use crate::cuda::{self, CudaOptions};
 use crate::error::{Error, Result};
@@ -187,7 +186,7 @@ impl Device {
         self.compile_with(func, u64::MAX, options)
     }
 
-    fn compile_with(&self, func: &Func, executions: u64, mut options: CompileOptions) -> Result<Program> {
+    fn compile_with(&self, func: &Func, executions: u64, options: CompileOptions) -> Result<Program> {
         let start = Instant::now();
         let Engine::Plugin(client, cache) = &self.engine else {
             let program = wasm::Program::new(func)?;
@@ -202,28 +201,22 @@ impl Device {
             });
         };
         let lowered = self.lower(func);
-        let lower_time = start.elapsed();
-        if self.is_little(&lowered, executions) {
-            // LLVM's -O0 in place of -O3 makes machine code in a third of the time. XLA's emitters of fusions by way of
-            // MLIR set up a context and a pipeline for each fusion, three times what the emitters before them take; and
-            // every module apart, of 32, has a description of the processor of its own.
-            options = options
-                .with("xla_backend_optimization_level", 0_i64)
-                .with("xla_cpu_use_fusion_emitters", false)
-                .with("xla_cpu_parallel_codegen_split_count", 1_i64);
-        }
-        let (executable, outcome) = cache.compile(client, &lowered.text, &options).map_err(run_error)?;
-        let elapsed = start.elapsed();
-        tracing::info!("{}: {outcome} in {:.2} s", func.name, elapsed.as_secs_f64());
-        Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
+        let options = if self.is_little(&lowered, executions) { for_little_work(options) } else { options };
+        compile_lowered((client, cache), &func.name, lowered, &options, start)
     }
 
-    /// As [`Device::compile_for`], on a thread of its own, if the program is a little one for a CPU: such a one is made by
-    /// one thread. `None` for others, which would keep from the device, or from the other cores, what runs meanwhile.
-    pub fn compile_aside(&self, func: Func, executions: u64) -> Option<Aside<Result<Program>>> {
-        let is_little = self.is_little(&self.lower(&func), executions);
-        let device = self.clone();
-        is_little.then(|| Aside::begin(move || device.compile_for(&func, executions)))
+    /// As [`Device::compile_for`], if the program is a little one for a CPU: such a one is made by one thread. `None` for
+    /// others, which would keep from the device, or from the other cores, what runs meanwhile.
+    ///
+    /// # Errors
+    /// As [`Device::compile`].
+    pub fn compile_little(&self, func: &Func, executions: u64) -> Result<Option<Program>> {
+        let start = Instant::now();
+        let Engine::Plugin(client, cache) = &self.engine else { return Ok(None) };
+        let lowered = self.lower(func);
+        let options = for_little_work(compile_options(&self.target));
+        let is_little = self.is_little(&lowered, executions);
+        is_little.then(|| compile_lowered((client, cache), &func.name, lowered, &options, start)).transpose()
     }
 
     /// Whether a program is so little work in all that plain machine code does for it.
@@ -287,6 +280,32 @@ impl Device {
             || Error::input("runtime.device = \"wasm\" has no XLA to look into: take \"cpu\" or \"cuda\" for this");
         self.client().ok_or_else(without)
     }
+}
+
+/// Compiles what was lowered since `start`, or takes it from the compile cache.
+fn compile_lowered(
+    (client, cache): (&Client, &CompileCache),
+    name: &str,
+    lowered: Lowered,
+    options: &CompileOptions,
+    start: Instant,
+) -> Result<Program> {
+    let lower_time = start.elapsed();
+    let (executable, outcome) = cache.compile(client, &lowered.text, options).map_err(run_error)?;
+    let elapsed = start.elapsed();
+    tracing::info!("{name}: {outcome} in {:.2} s", elapsed.as_secs_f64());
+    Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
+}
+
+/// The options for a program of a CPU that is little work.
+fn for_little_work(options: CompileOptions) -> CompileOptions {
+    // LLVM's -O0 in place of -O3 makes machine code in a third of the time. XLA's emitters of fusions by way of MLIR set up
+    // a context and a pipeline for each fusion, three times what the emitters before them take; and every module apart, of
+    // 32, has a description of the processor of its own.
+    options
+        .with("xla_backend_optimization_level", 0_i64)
+        .with("xla_cpu_use_fusion_emitters", false)
+        .with("xla_cpu_parallel_codegen_split_count", 1_i64)
 }
 
 /// XLA's debug options for programs of a target.

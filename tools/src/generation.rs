@@ -76,7 +76,7 @@ pub struct Generator {
     /// Compiled when it is first needed.
     program: Option<Program>,
     /// It is being compiled.
-    compiling: Option<Aside<Result<Program>>>,
+    compiling: Option<Aside<Result<Option<Program>>>>,
 }
 
 /// How often the program runs: as if once, however often it does, for a text depends on its prompt and seed alone.
@@ -93,10 +93,11 @@ impl Generator {
         Ok(Generator { step_config, tokenizer, sampling, program: None, compiling: None })
     }
 
-    /// Begins to compile what texts need, beside what goes on, where that disturbs little.
+    /// Begins to compile what texts need, beside what goes on, if it is little work.
     pub fn compile_aside(&mut self, device: &Device) {
         if self.program.is_none() && self.compiling.is_none() && !self.is_trivial() {
-            self.compiling = device.compile_aside(self.func(), EXECUTIONS);
+            let (device, func) = (device.clone(), self.func());
+            self.compiling = Some(Aside::begin(move || device.compile_little(&func, EXECUTIONS)));
         }
     }
 
@@ -161,10 +162,10 @@ impl Generator {
     }
 
     fn program(&mut self, device: &Device) -> Result<&Program> {
-        let program = match (self.program.take(), self.compiling.take()) {
-            (Some(program), _) => program,
-            (None, Some(compiling)) => compiling.wait()?,
-            (None, None) => device.compile_for(&self.func(), EXECUTIONS)?,
+        let beside = self.compiling.take().map(Aside::wait).transpose()?.flatten();
+        let program = match self.program.take().or(beside) {
+            Some(program) => program,
+            None => device.compile_for(&self.func(), EXECUTIONS)?,
         };
         Ok(self.program.insert(program))
     }

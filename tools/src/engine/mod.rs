@@ -218,14 +218,8 @@ impl Engine {
         let compile_time = self.figures.compile_time;
         let mut drawn = None;
         for (i, tokens) in chunks.iter().enumerate() {
-            let (is_last, start) = (i + 1 == chunks.len(), i * self.cache.chunk);
-            let step = self.prefill_step(start, tokens.len());
-            let program = self.program(step)?;
-            if is_last && request.max_tokens > 1 {
-                self.make_ahead(prompt_len);
-            }
-            let wants_likeliest = wants_likeliest && is_last;
-            drawn = Some(self.prefill(&program, (index, start), tokens, &request, &settings, wants_likeliest)?);
+            let (is_last, place) = (i + 1 == chunks.len(), (index, i * self.cache.chunk));
+            drawn = Some(self.prefill(place, tokens, &request, &settings, wants_likeliest && is_last)?);
         }
         let Some(drawn) = drawn else { return Err(Error::input("a prompt has at least one token")) };
         self.slots.put(index, slot);
@@ -324,31 +318,24 @@ impl Engine {
         }
     }
 
-    /// The step that takes a chunk of a prompt.
-    fn prefill_step(&self, start: usize, tokens: usize) -> Step {
-        let chunk = self.cache.chunk;
-        match start {
-            0 => {
-                let tokens = tokens.next_power_of_two().clamp(SMALLEST_CHUNK.min(chunk), chunk);
-                Step::Prefill { tokens, is_first: true, visible: 0 }
-            }
-            _ => Step::Prefill { tokens: chunk, is_first: false, visible: self.visible(start + chunk) },
-        }
-    }
-
     /// Takes a chunk of a prompt into a slot, from a position on, and draws what comes behind it.
     fn prefill(
         &mut self,
-        program: &ModelProgram,
         (slot, start): (usize, usize),
         tokens: &[u32],
         request: &Request,
         settings: &slots::Settings,
         wants_likeliest: bool,
     ) -> Result<Drawn> {
-        let Step::Prefill { tokens: padded, .. } = self.prefill_step(start, tokens.len()) else {
-            unreachable!("it is a prefill")
+        let chunk = self.cache.chunk;
+        let (padded, is_first, visible) = match start {
+            0 => (tokens.len().next_power_of_two().clamp(SMALLEST_CHUNK.min(chunk), chunk), true, 0),
+            _ => (chunk, false, self.visible(start + chunk)),
         };
+        let program = self.program(Step::Prefill { tokens: padded, is_first, visible })?;
+        if start + tokens.len() == request.prompt.len() && request.max_tokens > 1 {
+            self.make_ahead(request.prompt.len());
+        }
         let padding = std::iter::repeat_n(0, padded - tokens.len());
         let ids: Vec<i32> = tokens.iter().map(|token| token.cast_signed()).chain(padding).collect();
         let device = self.model.device();
@@ -372,7 +359,7 @@ impl Engine {
                 .collect();
         arguments.push(Argument::Keep(bias.as_ref().unwrap_or(&self.no_bias)));
         arguments.extend(state.into_iter().map(Argument::Donate));
-        let mut results = self.model.execute(program, arguments)?;
+        let mut results = self.model.execute(&program, arguments)?;
         let drawn = results.split_off(self.state_len);
         self.state = results;
         Drawn::read(&drawn, wants_likeliest)

@@ -1,7 +1,7 @@
 //! Whose time the events on a GPU's streams are: each names the instruction of the compiled program that it is of, and of
 //! that the layer and the pass are known.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::iter::successors;
 
 use serde::Serialize;
@@ -212,7 +212,7 @@ struct Program<'m> {
 struct Found {
     places: HashMap<(String, Pass), (u64, i128)>,
     others: BTreeMap<Reason, (u64, i128)>,
-    instructions: HashMap<String, u64>,
+    instructions: HashSet<String>,
 }
 
 impl<'m> Program<'m> {
@@ -259,24 +259,18 @@ impl<'m> Program<'m> {
         if duration_ps < 0 {
             return Err(format!("expected the time that `{name}` took, found {duration_ps} ps"));
         }
-        let whose = self.whose(stats, event);
-        let (count, time) = match &whose {
+        let (instruction, place, sum) = match self.whose(stats, event) {
             Ok(instruction) => {
-                *found.instructions.entry(instruction.name.clone()).or_default() += 1;
-                found.places.entry(place_of(self.module, instruction)).or_default()
+                let (name, place) = (instruction.name.clone(), place_of(self.module, instruction));
+                found.instructions.insert(name.clone());
+                let sum = found.places.entry(place.clone()).or_default();
+                (Some(name), Some(place), sum)
             }
-            Err(reason) => found.others.entry(*reason).or_default(),
+            Err(reason) => (None, None, found.others.entry(reason).or_default()),
         };
-        *count += 1;
-        *time += duration_ps;
-        let instruction = whose.ok();
-        Ok(Kernel {
-            name: name.to_owned(),
-            start_ps: begin + i128::from(offset),
-            duration_ps,
-            instruction: instruction.map(|instruction| instruction.name.clone()),
-            place: instruction.map(|instruction| place_of(self.module, instruction)),
-        })
+        sum.0 += 1;
+        sum.1 += duration_ps;
+        Ok(Kernel { name: name.to_owned(), start_ps: begin + i128::from(offset), duration_ps, instruction, place })
     }
 
     /// The instruction that an event is of.
@@ -304,7 +298,7 @@ impl<'m> Program<'m> {
     fn places(&self, found: &Found) -> Vec<PlaceTime> {
         let mut sums: HashMap<(String, Pass), (f64, f64)> = HashMap::new();
         for (name, &(flops, bytes)) in &self.costs {
-            if found.instructions.contains_key(*name) {
+            if found.instructions.contains(*name) {
                 let sum = sums.entry(place_of(self.module, self.instructions[*name])).or_default();
                 sum.0 += flops;
                 sum.1 += bytes;
@@ -312,7 +306,8 @@ impl<'m> Program<'m> {
         }
         let seen = self.order.iter().filter_map(|place| Some((place, found.places.get(place)?)));
         seen.map(|(place, &(events, time))| {
-            let (flops, bytes) = sums.get(place).copied().unwrap_or_default();
+            // What was seen of a place is an instruction of the program, whose cost is known.
+            let (flops, bytes) = sums[place];
             let ((layer, pass), seconds) = (place.clone(), time as f64 / SECOND);
             PlaceTime { layer, pass, events, seconds, flops, bytes }
         })
@@ -320,7 +315,7 @@ impl<'m> Program<'m> {
     }
 
     fn unseen_flops(&self, found: &Found) -> f64 {
-        let unseen = self.costs.iter().filter(|(name, _)| !found.instructions.contains_key(**name));
+        let unseen = self.costs.iter().filter(|(name, _)| !found.instructions.contains(**name));
         unseen.map(|(_, (flops, _))| flops).fold(0.0, |sum, flops| sum + flops)
     }
 }

@@ -91,7 +91,7 @@ fn symmetric_scale(group: &[f32], dtype: DType) -> f32 {
 fn scale_and_zero(group: &[f32], most: f32, dtype: DType) -> (f32, f32) {
     let (low, high) = group.iter().fold((0.0f32, 0.0f32), |(low, high), &x| (low.min(x), high.max(x)));
     let scale = rounded_up((high - low) / most, dtype);
-    if scale == 0.0 { (0.0, 0.0) } else { (scale, (-low / scale).round_ties_even().clamp(0.0, most)) }
+    if scale == 0.0 { (0.0, 0.0) } else { (scale, nearest_integer(-low / scale).clamp(0.0, most)) }
 }
 
 /// The nearest integer, ties to even, of a number below 2^22: by the rounding of an addition, as processors without an
