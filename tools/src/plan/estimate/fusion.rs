@@ -3,16 +3,32 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use super::Rules;
 use super::program::{Op, Program, Value};
+use super::{Rules, siblings};
 
-/// An op that writes buffers.
+/// What writes buffers.
 pub(super) struct Kernel<'p> {
-    pub(super) op: &'p Op,
-    /// The buffers it reads, through the ops that are fused into it.
+    /// The ops whose results are written: one, or several that one loop computes.
+    pub(super) ops: Vec<&'p Op>,
+    /// The buffers it reads, through the ops that are fused into it; ascending.
     pub(super) reads: Vec<Value>,
-    /// Those that it waits for without reading them.
+    /// Those that it waits for without reading them; ascending.
     pub(super) waits: Vec<Value>,
+}
+
+impl<'p> Kernel<'p> {
+    /// The op, where it is one.
+    pub(super) fn only(&self) -> Option<&'p Op> {
+        match self.ops[..] {
+            [op] => Some(op),
+            _ => None,
+        }
+    }
+
+    /// The buffers it writes.
+    pub(super) fn results(&self) -> impl Iterator<Item = Value> {
+        self.ops.iter().flat_map(|op| op.results.iter().copied())
+    }
 }
 
 /// The ops of `ops` with buffers, in order; `results` are what the block returns.
@@ -46,7 +62,7 @@ pub(super) fn kernels<'p>(program: &'p Program, rules: &'p Rules, ops: &'p [Op],
         fusion.written[index] = fusion.is_written(index, users, &returned);
     }
     let written: Vec<usize> = alive.into_iter().filter(|&index| fusion.written[index]).collect();
-    written
+    let kernels = written
         .into_iter()
         .map(|index| {
             let needs = fusion.needs(index);
@@ -55,9 +71,10 @@ pub(super) fn kernels<'p>(program: &'p Program, rules: &'p Rules, ops: &'p [Op],
                 values.sort_unstable();
                 values
             });
-            Kernel { op: &ops[index], reads, waits }
+            Kernel { ops: vec![&ops[index]], reads, waits }
         })
-        .collect()
+        .collect();
+    if rules.fuses_siblings { siblings::together(program, kernels) } else { kernels }
 }
 
 /// What an op reads, captured by its loop or not.

@@ -8,6 +8,7 @@
 mod fusion;
 mod order;
 mod program;
+mod siblings;
 mod simplify;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,8 @@ pub(crate) struct Rules {
     small_result: u64,
     /// Whether a reduction takes what it sums up into its loop.
     fuses_into_reductions: bool,
+    /// Whether loops over the same elements that read the same are one.
+    fuses_siblings: bool,
     /// Whether a loop writes what it carries round over what it was given.
     carries_in_place: bool,
     /// Whether what a loop computes anew in every iteration moves out of it.
@@ -109,6 +112,7 @@ impl Rules {
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,
+                fuses_siblings: false,
                 carries_in_place: false,
                 hoists: true,
                 product_workspace: 0,
@@ -124,6 +128,7 @@ impl Rules {
                 // What starting a kernel costs decides.
                 small_result: 8 << 20,
                 fuses_into_reductions: true,
+                fuses_siblings: true,
                 carries_in_place: true,
                 hoists: false,
                 product_workspace: 4 << 20,
@@ -136,6 +141,7 @@ impl Rules {
                 slow_functions: &SLOW_FUNCTIONS,
                 small_result: 0,
                 fuses_into_reductions: false,
+                fuses_siblings: false,
                 carries_in_place: false,
                 hoists: true,
                 product_workspace: 0,
@@ -227,9 +233,10 @@ impl Simulation<'_> {
     /// The most that the buffers of a block take at a time, and what they are. `params` are what a loop's body is given.
     fn peak(&self, ops: &[Op], params: &[Value], results: &[Value]) -> (u64, Vec<Buffer>) {
         let kernels = kernels(self.program, self.rules, ops, results);
-        let inside = kernels.iter().map(|kernel| match &kernel.op.body {
-            Some(body) => self.peak(&body.block.ops, &body.params, &body.block.results),
-            None => (self.workspace(kernel.op), Vec::new()),
+        let inside = kernels.iter().map(|kernel| match kernel.only() {
+            Some(Op { body: Some(body), .. }) => self.peak(&body.block.ops, &body.params, &body.block.results),
+            Some(op) => (self.workspace(op), Vec::new()),
+            None => (0, Vec::new()),
         });
         let block = Running { inside: inside.collect(), kernels, params, results };
         let in_order = || (0..block.kernels.len()).collect::<Vec<usize>>();
@@ -246,7 +253,7 @@ impl Simulation<'_> {
     fn freeing_most(&self, block: &Running<'_>) -> Vec<usize> {
         let over = self.written_over(block);
         let is_elsewhere = |value: Value| self.elsewhere.contains(&value) || over.contains_key(&value);
-        let bytes = |_: &Op, value: Value| if is_elsewhere(value) { 0 } else { self.program.bytes(value) };
+        let bytes = |value: Value| if is_elsewhere(value) { 0 } else { self.program.bytes(value) };
         let wants: Vec<u64> = block.inside.iter().map(|(bytes, _)| *bytes).collect();
         order::freeing_most(&block.kernels, block.results, &wants, bytes)
     }
@@ -262,11 +269,11 @@ impl Simulation<'_> {
         let mut makers: HashMap<Value, &Kernel<'_>> = HashMap::new();
         for kernel in &block.kernels {
             kernel.reads.iter().for_each(|&value| *readers.entry(value).or_default() += 1);
-            makers.extend(kernel.op.results.iter().map(|&result| (result, kernel)));
+            makers.extend(kernel.results().map(|result| (result, kernel)));
         }
         for (&param, &result) in block.params.iter().zip(block.results) {
             let (mut steps, mut value) = (Vec::new(), result);
-            while let Some(kernel) = makers.get(&value).filter(|kernel| writes_in_place(kernel.op)) {
+            while let Some(kernel) = makers.get(&value).filter(|kernel| writes_in_place(kernel)) {
                 if kernel.reads.contains(&param) {
                     steps.push((value, param));
                     over.extend(steps);
@@ -300,13 +307,14 @@ impl Simulation<'_> {
         let mut alive = Alive::default();
         let (mut most, mut snapshot) = (0, Vec::new());
         for (time, &index) in order.iter().enumerate() {
-            let (Kernel { op, reads, waits: _ }, (wanted, within)) = (&kernels[index], &inside[index]);
+            let (kernel, (wanted, within)) = (&kernels[index], &inside[index]);
+            let Kernel { ops, reads, waits: _ } = kernel;
             let mut dying: Vec<Value> = reads
                 .iter()
                 .copied()
                 .filter(|value| last.get(value) == Some(&time) && alive.buffers.contains_key(value))
                 .collect();
-            if op.body.is_some() {
+            if let Some(op @ Op { body: Some(_), .. }) = kernel.only() {
                 // What goes round takes over the memory of what it starts from.
                 for (&start, &result) in op.operands.iter().zip(&op.results) {
                     if let Some(place) = dying.iter().position(|&value| value == start) {
@@ -315,7 +323,8 @@ impl Simulation<'_> {
                     alive.add(result, self.program.bytes(result), op);
                 }
             } else {
-                for &result in &op.results {
+                let results = ops.iter().flat_map(|&op| op.results.iter().map(move |&result| (op, result)));
+                for (op, result) in results {
                     let is_in_place = over.get(&result).is_some_and(|before| {
                         let taken = alive.buffers.get(before).is_some_and(|(bytes, _)| *bytes > 0);
                         last.get(before) == Some(&time) && !taken
@@ -323,7 +332,7 @@ impl Simulation<'_> {
                     let is_elsewhere = is_in_place || self.elsewhere.contains(&result);
                     let bytes = if is_elsewhere { 0 } else { self.program.bytes(result) };
                     let same = |value: &Value| alive.buffers.get(value).is_some_and(|(size, _)| *size == bytes);
-                    if writes_in_place(op)
+                    if writes_in_place(kernel)
                         && let Some(place) = dying.iter().position(same)
                     {
                         alive.remove(dying.swap_remove(place));
@@ -335,8 +344,7 @@ impl Simulation<'_> {
                 most = alive.total + wanted;
                 snapshot = self.snapshot(&alive, kernels, within);
             }
-            let unread =
-                op.results.iter().copied().filter(|result| last.get(result).is_none_or(|&until| until <= time));
+            let unread = kernel.results().filter(|result| last.get(result).is_none_or(|&until| until <= time));
             dying.into_iter().chain(unread).for_each(|value| alive.remove(value));
         }
         (most, snapshot)
@@ -355,10 +363,10 @@ impl Simulation<'_> {
     fn snapshot(&self, alive: &Alive<'_>, kernels: &[Kernel<'_>], inside: &[Buffer]) -> Vec<Buffer> {
         let params: HashSet<Value> = self.program.params.iter().map(|param| param.value).collect();
         let reads: HashMap<Value, &Kernel<'_>> =
-            kernels.iter().flat_map(|kernel| kernel.op.results.iter().map(move |&result| (result, kernel))).collect();
+            kernels.iter().flat_map(|kernel| kernel.results().map(move |result| (result, kernel))).collect();
         let for_optimizer: HashSet<Value> = kernels
             .iter()
-            .filter(|kernel| kernel.op.scope.split('.').next() == Some("optimizer"))
+            .filter(|kernel| kernel.ops.iter().any(|op| op.scope.split('.').next() == Some("optimizer")))
             .flat_map(|kernel| kernel.reads.iter().copied())
             .collect();
         let own = alive.buffers.iter().filter(|(_, (bytes, _))| *bytes > 0).map(|(&value, &(bytes, op))| Buffer {
@@ -398,8 +406,13 @@ fn dims(ty: &TensorType) -> [u64; 4] {
 /// Elements of a long sum that are added up first.
 const PARTIAL_SUM: u64 = 32;
 
-/// Whether an op may write its result over an operand: it reads each element once, where it writes.
-fn writes_in_place(op: &Op) -> bool {
+/// Whether a kernel may write its result over an operand: it reads each element once, where it writes, and for one result.
+fn writes_in_place(kernel: &Kernel<'_>) -> bool {
+    kernel.only().is_some_and(is_by_element)
+}
+
+/// Whether an op makes each element of its result of the operands' elements in the same place.
+fn is_by_element(op: &Op) -> bool {
     const ELSEWHERE: [&str; 10] = [
         "dot_general",
         "transpose",

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::fusion::Kernel;
-use super::program::{Op, Value};
+use super::program::Value;
 
 /// Which kernels wait for which.
 struct Waiting {
@@ -18,7 +18,7 @@ impl Waiting {
     fn of(kernels: &[Kernel<'_>]) -> Waiting {
         let mut place: HashMap<Value, usize> = HashMap::new();
         for (index, kernel) in kernels.iter().enumerate() {
-            place.extend(kernel.op.results.iter().map(|&result| (result, index)));
+            place.extend(kernel.results().map(|result| (result, index)));
         }
         let mut waits_for = vec![0; kernels.len()];
         let mut users: Vec<Vec<usize>> = vec![Vec::new(); kernels.len()];
@@ -62,16 +62,16 @@ pub(super) fn freeing_most(
     kernels: &[Kernel<'_>],
     results: &[Value],
     wants: &[u64],
-    bytes: impl Fn(&Op, Value) -> u64,
+    bytes: impl Fn(Value) -> u64,
 ) -> Vec<usize> {
     let mut sizes: HashMap<Value, i128> = HashMap::new();
     let mut readers: HashMap<Value, usize> = HashMap::new();
     for kernel in kernels {
-        sizes.extend(kernel.op.results.iter().map(|&result| (result, i128::from(bytes(kernel.op, result)))));
+        sizes.extend(kernel.results().map(|result| (result, i128::from(bytes(result)))));
         kernel.reads.iter().for_each(|&value| *readers.entry(value).or_default() += 1);
     }
     let written = |index: usize| -> i128 {
-        let results = kernels[index].op.results.iter().map(|result| sizes[result]).sum::<i128>();
+        let results = kernels[index].results().map(|result| sizes[&result]).sum::<i128>();
         results + i128::from(wants[index])
     };
     results.iter().for_each(|&value| *readers.entry(value).or_default() += 1);
