@@ -133,6 +133,9 @@ pub struct Target {
     pub processor: Option<Processor>,
     /// Whether programs can call lmc's own kernels for the CPU, which are part of `lmc_runtime`.
     pub has_kernels: bool,
+    /// Whether programs are of a model that is used, not trained. They are kept from one start to the next, which those that
+    /// call oneDNN cannot be, and products with weights are lmc's own, with the weights as they are stored.
+    pub for_use: bool,
     /// The number of devices that one execution uses together. Shapes in the program are global whatever it is.
     pub num_devices: usize,
 }
@@ -140,17 +143,31 @@ pub struct Target {
 impl Target {
     /// Any StableHLO consumer, one device.
     pub fn generic() -> Target {
-        Target { platform: Platform::Generic, plugin: None, processor: None, has_kernels: false, num_devices: 1 }
+        Target {
+            platform: Platform::Generic,
+            plugin: None,
+            processor: None,
+            has_kernels: false,
+            for_use: false,
+            num_devices: 1,
+        }
     }
 
     /// XLA's CPU backend in this plugin on any processor, one device.
     pub fn cpu(plugin: Option<PluginIdentity>) -> Target {
-        Target { platform: Platform::Cpu, plugin, processor: None, has_kernels: false, num_devices: 1 }
+        Target { platform: Platform::Cpu, plugin, processor: None, has_kernels: false, for_use: false, num_devices: 1 }
     }
 
     /// One GPU, through this plugin.
     pub fn cuda(cuda: Cuda, plugin: Option<PluginIdentity>) -> Target {
-        Target { platform: Platform::Cuda(cuda), plugin, processor: None, has_kernels: false, num_devices: 1 }
+        Target {
+            platform: Platform::Cuda(cuda),
+            plugin,
+            processor: None,
+            has_kernels: false,
+            for_use: false,
+            num_devices: 1,
+        }
     }
 
     /// The GPU of this name, in the plugin that its description is written for. See [`Gpu::names`].

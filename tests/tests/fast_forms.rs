@@ -245,6 +245,52 @@ fn products_of_many_rows_with_a_quantized_weight() {
     }
 }
 
+/// Programs of models that are used call no library: their products with weights are lmc's, or XLA's own.
+#[test]
+fn products_of_models_that_are_used() {
+    let target = Target { for_use: true, ..cpu_target() };
+    let has_amx = target.processor.as_ref().is_some_and(|processor| processor.amx);
+    let many = |dtype| if has_amx && dtype == DType::BF16 { Form::MatmulKernel } else { Form::WeightKernel };
+    for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::BF16, 4e-3)] {
+        let x = TensorType::new(dtype, [2, 65, 512]);
+        for contracting in [0, 1] {
+            let mut shape = [260; 2];
+            shape[contracting] = 512;
+            let op = DotGeneral {
+                lhs_batching_dimensions: vec![],
+                rhs_batching_dimensions: vec![],
+                lhs_contracting_dimensions: vec![2],
+                rhs_contracting_dimensions: vec![contracting],
+                result_dtype: dtype,
+            };
+            let func = Builder::build("layer", |b| {
+                vec![b.param("x", x.clone()).dot_general(b.param("w", TensorType::new(dtype, shape)), op)]
+            });
+            assert_eq!(check(&func, &target, tolerance), [many(dtype)], "{dtype} {contracting}");
+        }
+        let quantization = Quantization { codes: Codes::U4, group_size: 64, scales: dtype, offset: Offset::None };
+        let func = quantized(&x, quantization, dtype);
+        // The graph rounds a weight to bf16, the kernel does not.
+        let tolerance = if dtype == DType::BF16 { 1e-2 } else { 4e-6 };
+        assert_eq!(check(&func, &target, tolerance), [many(dtype)], "{dtype} int4");
+        // No weight: for scores of attention there is no kernel, and oneDNN would be called.
+        let func = Builder::build("scores", |b| {
+            let ty = TensorType::new(dtype, [4, 256, 128]);
+            let (q, k) = (b.param("q", ty.clone()), b.param("k", ty));
+            let op = DotGeneral {
+                lhs_batching_dimensions: vec![0],
+                rhs_batching_dimensions: vec![0],
+                lhs_contracting_dimensions: vec![2],
+                rhs_contracting_dimensions: vec![2],
+                result_dtype: DType::F32,
+            };
+            vec![q.dot_general(k, op)]
+        });
+        let forms = check(&func, &target, 2e-6);
+        assert!(!forms.contains(&Form::OneDnnMatmul), "{forms:?}");
+    }
+}
+
 #[test]
 fn products_of_few_rows_with_a_weight_of_floats() {
     // The operand's type, the stored weight's, and whether the weight is `[in, out]`.

@@ -168,7 +168,7 @@ impl Device {
     /// # Errors
     /// As [`Device::compile`].
     pub fn compile_for(&self, func: &Func, executions: u64) -> Result<Program> {
-        self.compile_with(func, executions, compile_options(&self.target))
+        self.compile_with(func, &self.target, executions, compile_options(&self.target))
     }
 
     /// As [`Device::compile`], for a program of a model that is used, whose weights are most of its memory.
@@ -176,17 +176,18 @@ impl Device {
     /// # Errors
     /// As [`Device::compile`].
     pub fn compile_for_use(&self, func: &Func) -> Result<Program> {
-        let options = compile_options(&self.target);
-        let options = match self.target.platform {
+        let target = Target { for_use: true, ..self.target.clone() };
+        let options = compile_options(&target);
+        let options = match target.platform {
             // XLA's CPU backend orders first what could run side by side. Where products in bf16 convert their weights to
             // f32, all conversions would stand before the products, and take the memory of the whole model in f32.
             Platform::Cpu => options.with("xla_cpu_enable_concurrency_optimized_scheduler", false),
             Platform::Cuda(_) | Platform::Generic => options,
         };
-        self.compile_with(func, u64::MAX, options)
+        self.compile_with(func, &target, u64::MAX, options)
     }
 
-    fn compile_with(&self, func: &Func, executions: u64, options: CompileOptions) -> Result<Program> {
+    fn compile_with(&self, func: &Func, target: &Target, executions: u64, options: CompileOptions) -> Result<Program> {
         let start = Instant::now();
         let Engine::Plugin(client, cache) = &self.engine else {
             let program = wasm::Program::new(func)?;
@@ -200,7 +201,7 @@ impl Device {
                 lower_time,
             });
         };
-        let lowered = self.lower(func);
+        let lowered = lower(func, target);
         let options = if self.is_little(&lowered, executions) { for_little_work(options) } else { options };
         compile_lowered((client, cache), &func.name, lowered, &options, start)
     }

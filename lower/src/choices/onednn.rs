@@ -28,6 +28,9 @@ pub(super) fn call(target: &Target, product: &Collapsed, lhs: DType, rhs: DType)
     if product.flops() < least {
         return Err(None);
     }
+    if target.for_use {
+        return Err(Some("a program that calls oneDNN could not be kept for the next start".to_string()));
+    }
     let is_known = |PluginIdentity { name, version }: &PluginIdentity| PLUGINS.contains(&(name, version));
     if !target.plugin.as_ref().is_some_and(is_known) {
         return Err(Some("oneDNN is called only in a plugin that is known to have it".to_string()));

@@ -1,4 +1,4 @@
-//! Products of few rows with a weight, which are bound by how fast the weight is read.
+//! Products with a weight as it is stored. With few rows they are bound by how fast the weight is read.
 //!
 //! lmc's kernel reads a weight once, in the form in which it is stored: as it is, behind a conversion, or behind the ops
 //! of its de-quantization. XLA and oneDNN would convert or pack all of it at each call.
@@ -68,7 +68,8 @@ impl<V> WeightForm<V> {
     }
 }
 
-/// Rows of operands up to which the kernel is as fast as products of many rows.
+/// Rows of operands up to which the kernel is faster than any product of many rows. In programs of models that are used it
+/// takes all, but where the processor has AMX.
 const MOST_ROWS: usize = 16;
 
 /// Elements of a weight from which on a call is worth its time.
@@ -104,7 +105,9 @@ pub(crate) fn weight_form(
     }
     let rows = if product.lhs.len() == 1 { 1 } else { *rows };
     let weight = stored(func, rhs);
-    match (&weight, rows <= MOST_ROWS) {
+    let has_amx = target.processor.as_ref().is_some_and(|processor| processor.amx);
+    let takes_all = target.for_use && !(has_amx && lhs_ty.dtype == DType::BF16);
+    match (&weight, takes_all || rows <= MOST_ROWS) {
         (StoredWeight { groups: None, .. }, false) => operand(None),
         (_, _) if !target.has_kernels => operand(Some("lmc's kernel does not fit this plugin")),
         (StoredWeight { groups: Some(_), .. }, true) if sum == 0 => {

@@ -4,6 +4,8 @@
 //! `#[target_feature]` around it for each [`Isa`] makes machine code of it.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use std::sync::OnceLock;
@@ -119,6 +121,13 @@ pub(crate) unsafe trait Simd: Copy {
     /// Reads 16 bytes of two such numbers each as pairs of bf16: the lowest halves of a byte of the eight words of 16
     /// bits, the next of each, and so on.
     unsafe fn load_nibble_pairs<const FIRST: i8>(from: *const u8) -> Self::V;
+    /// Reads 32 signed bytes as pairs of 16-bit integers.
+    unsafe fn load_i8_words(from: *const u8) -> Self::V;
+    /// Reads 32 unsigned bytes as pairs of 16-bit integers.
+    unsafe fn load_u8_words(from: *const u8) -> Self::V;
+    /// Reads 32 bytes of two numbers from 0 to 15 each as pairs of 16-bit integers: those of the low halves, and those of the
+    /// high ones.
+    unsafe fn load_nibble_words(from: *const u8) -> [Self::V; 2];
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -136,6 +145,11 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn maximum(a: Self::V) -> f32;
     /// Lanes are pairs of bf16, low half first: `c + a.0 * b.0 + a.1 * b.1`.
     unsafe fn dot_pairs(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lanes of `a` and `b` are pairs of 16-bit integers, those of `c` 32-bit integers: `c + a.0 * b.0 + a.1 * b.1`, modulo
+    /// `2^32`.
+    unsafe fn dot_words(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// 32-bit integers as f32, rounded to nearest, ties to even.
+    unsafe fn from_integers(a: Self::V) -> Self::V;
     /// Writes 16 f32 as bf16, rounded to nearest, ties to even.
     unsafe fn narrow(to: *mut u16, x: Self::V);
     /// Pairs of bf16: `low` rounded in the low halves, `high` in the high ones.
@@ -185,7 +199,7 @@ fn f16_value(bits: u16) -> f32 {
 }
 
 /// Arrays, which the compiler turns into vectors of the enclosing function's width. `FMA` says whether a fused
-/// multiplication and addition is an instruction.
+/// multiplication and addition is an instruction; on x86-64 AVX2 then is there, too.
 #[derive(Clone, Copy)]
 pub(crate) struct Wide<const FMA: bool>;
 
@@ -197,6 +211,15 @@ fn lanes(f: impl Fn(usize) -> f32) -> [f32; LANES] {
         *x = f(i);
     }
     result
+}
+
+/// Pairs of 16-bit integers.
+#[inline(always)]
+fn words(f: impl Fn(usize) -> i16) -> [f32; LANES] {
+    lanes(|i| {
+        let [low, high] = [f(2 * i), f(2 * i + 1)].map(|x| u32::from(x.cast_unsigned()));
+        f32::from_bits(low | (high << 16))
+    })
 }
 
 // SAFETY: nothing here but plain Rust; pointers are read and written as the trait says.
@@ -251,6 +274,39 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
         let nibble = |at: usize| (x[at % 8 * 2 + at / 16] >> (at / 8 % 2 * 4)) & 15;
         let bits = |at: usize| (f32::from(nibble(at)) + f32::from(FIRST)).to_bits() >> 16;
         lanes(|l| f32::from_bits(bits(2 * l) | (bits(2 * l + 1) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_i8_words(from: *const u8) -> Self::V {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: as above, and AVX2 is there.
+            return unsafe { avx2::load_i8_words(from) };
+        }
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[i8; 2 * LANES]>().read_unaligned() };
+        words(|i| i16::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_u8_words(from: *const u8) -> Self::V {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: as above, and AVX2 is there.
+            return unsafe { avx2::load_u8_words(from) };
+        }
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; 2 * LANES]>().read_unaligned() };
+        words(|i| i16::from(x[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_words(from: *const u8) -> [Self::V; 2] {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: as above, and AVX2 is there.
+            return unsafe { avx2::load_nibble_words(from) };
+        }
+        // SAFETY: as above.
+        let x = unsafe { from.cast::<[u8; 2 * LANES]>().read_unaligned() };
+        [words(|i| i16::from(x[i] & 15)), words(|i| i16::from(x[i] >> 4))]
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, x: Self::V) {
@@ -309,6 +365,24 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
         let low = |x: f32| f32::from_bits(x.to_bits() << 16);
         let high = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
         lanes(|i| low(a[i]) * low(b[i]) + (high(a[i]) * high(b[i]) + c[i]))
+    }
+    #[inline(always)]
+    unsafe fn dot_words(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: AVX2 is there.
+            return unsafe { avx2::dot_words(a, b, c) };
+        }
+        let low = |x: f32| i32::from(x.to_bits() as i16);
+        let high = |x: f32| x.to_bits().cast_signed() >> 16;
+        lanes(|i| {
+            let sum = (low(a[i]) * low(b[i])).wrapping_add(high(a[i]) * high(b[i]));
+            f32::from_bits(c[i].to_bits().wrapping_add(sum.cast_unsigned()))
+        })
+    }
+    #[inline(always)]
+    unsafe fn from_integers(a: Self::V) -> Self::V {
+        lanes(|i| a[i].to_bits().cast_signed() as f32)
     }
     #[inline(always)]
     unsafe fn narrow(to: *mut u16, x: Self::V) {

@@ -67,6 +67,25 @@ unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
         }
     }
     #[inline(always)]
+    unsafe fn load_i8_words(from: *const u8) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_u8_words(from: *const u8) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_words(from: *const u8) -> [__m512; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()));
+            let low = _mm512_and_si512(bytes, _mm512_set1_epi16(15));
+            [_mm512_castsi512_ps(low), _mm512_castsi512_ps(_mm512_srli_epi16::<4>(bytes))]
+        }
+    }
+    #[inline(always)]
     unsafe fn store(to: *mut f32, x: __m512) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(to, x) }
@@ -122,6 +141,19 @@ unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
         unsafe {
             _mm512_dpbf16_ps(c, std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b))
         }
+    }
+    #[inline(always)]
+    unsafe fn dot_words(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let products = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(c), products))
+        }
+    }
+    #[inline(always)]
+    unsafe fn from_integers(a: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(a)) }
     }
     #[inline(always)]
     unsafe fn narrow(to: *mut u16, x: __m512) {

@@ -1,21 +1,24 @@
-//! Products of few rows with a weight, which are as fast as the weight is read: every element is read once, in the form
-//! in which it is stored, and becomes an f32 in a register.
+//! Products with a weight in the form in which it is stored. Of few rows they are as fast as the weight is read: every element
+//! is read once and becomes a number in a register. With codes and operands in bf16 these are integers ([`whole`]). Products of
+//! many rows are in [`many`].
 //!
 //! With groups, a row of the weight is `scale * (code - zero)` or `scale * code + bias`, each group of columns with its
 //! own scale. The codes of a group are multiplied as they are; its scale multiplies their sum, and what is subtracted
 //! multiplies the sum of the group's operands, which all rows share:
 //! `Σ x (s q + b) = s Σ x q + b Σ x`.
 //!
-//! Every sum is taken in an order that depends on the weight's row alone: a row of operands gives the same bits whatever
-//! other rows are beside it.
+//! Every sum of few rows is taken in an order that depends on the weight's row alone: a row of operands gives the same bits
+//! whatever other rows are beside it, up to [`FEW_ROWS`].
 
 pub(super) mod call;
 mod columns;
 mod dequantize;
+mod many;
 mod rows;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use half::{bf16, f16};
 
@@ -191,6 +194,9 @@ const MOST_TASK_BYTES: usize = 1 << 20;
 /// Tasks of a thread, as far as their size allows it.
 const TASKS_PER_THREAD: usize = 4;
 
+/// Rows of operands up to which a row's bits do not depend on the rows beside it. From about 40 on [`many`] is the faster.
+const FEW_ROWS: usize = 64;
+
 /// Computes a product with this instruction set, which the processor must have, on about `threads` threads.
 ///
 /// # Errors
@@ -211,21 +217,49 @@ pub(crate) fn product(isa: Isa, call: Product<'_>, threads: usize, for_each: For
         return Err("a weight with groups lies by rows of its output".to_string());
     }
     let output = SharedOutput::new(output);
+    if tokens > FEW_ROWS {
+        many::Many { tokens, x, weight, transposed, output }.run(isa, for_each);
+        return Ok(());
+    }
     if transposed {
         let task = columns::Columns::new(tokens, x, weight, output);
         // SAFETY: the processor has the instructions; a task writes its own columns.
         return unsafe { stored::with_form(weight.form, ByColumns { isa, task: &task, for_each }) };
     }
+    let rows = rows::Rows::new(tokens, weight, output, threads);
+    if whole::fits(x, &weight) {
+        let operands = whole::Whole::of(isa, tokens, x, &weight, for_each);
+        let task = Integers { isa, rows: &rows, operands: &operands, for_each };
+        // SAFETY: the processor has the instructions; a task writes its own rows.
+        return unsafe { stored::with_form(weight.form, task) };
+    }
     let pairs = isa.has_pairs() && matches!(x, Floats::Bf16(_)) && weight.form.has_pairs();
     let planes = Planes::of(tokens, x, &weight, pairs);
-    let task = rows::Rows::new(&planes, weight, output, threads);
     // SAFETY: the processor has the instructions; a task writes its own rows.
-    unsafe { stored::with_form(weight.form, ByRows { isa, task: &task, pairs, for_each }) }
+    unsafe { stored::with_form(weight.form, ByRows { isa, rows: &rows, planes: &planes, pairs, for_each }) }
+}
+
+struct Integers<'a, 'p> {
+    isa: Isa,
+    rows: &'a rows::Rows<'p>,
+    operands: &'a whole::Whole,
+    for_each: ForEach<'a>,
+}
+
+impl stored::WithForm for Integers<'_, '_> {
+    unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
+        let Integers { isa, rows, operands, for_each } = self;
+        let task = whole::WholeRows::<F> { rows, operands, form: std::marker::PhantomData };
+        // SAFETY: the caller's.
+        unsafe { run(isa, &task, rows.num_tasks(), for_each) };
+        Ok(())
+    }
 }
 
 struct ByRows<'a, 'p> {
     isa: Isa,
-    task: &'a rows::Rows<'p>,
+    rows: &'a rows::Rows<'p>,
+    planes: &'a Planes,
     /// Whether words are pairs.
     pairs: bool,
     for_each: ForEach<'a>,
@@ -233,9 +267,10 @@ struct ByRows<'a, 'p> {
 
 impl ByRows<'_, '_> {
     fn run<F: stored::Stored, const PAIRS: bool>(&self) {
-        let task = rows::RowsOf::<F, PAIRS> { rows: self.task, form: std::marker::PhantomData };
+        let ByRows { isa, rows, planes, for_each, .. } = *self;
+        let task = rows::RowsOf::<F, PAIRS> { rows, planes, form: std::marker::PhantomData };
         // SAFETY: whoever made this; a task writes its own rows.
-        unsafe { run(self.isa, &task, self.task.num_tasks(), self.for_each) };
+        unsafe { run(isa, &task, rows.num_tasks(), for_each) };
     }
 }
 
@@ -267,7 +302,6 @@ impl stored::WithForm for ByColumns<'_, '_> {
 
 /// Rows of operands as words, in the order in which the elements of a weight come out of its form.
 struct Planes {
-    tokens: usize,
     /// `[tokens, width]`, zeros behind the last element: f32, or pairs of bf16.
     words: Vec<f32>,
     width: usize,
@@ -281,8 +315,7 @@ impl Planes {
         let (columns, form) = (weight.columns, weight.form);
         let padded = columns.next_multiple_of(2 * LANES);
         let (width, groups) = (if pairs { padded / 2 } else { padded }, weight.num_groups().next_multiple_of(LANES));
-        let mut planes =
-            Planes { tokens, words: vec![0.0; tokens * width], width, sums: vec![0.0; tokens * groups], groups };
+        let mut planes = Planes { words: vec![0.0; tokens * width], width, sums: vec![0.0; tokens * groups], groups };
         let mut row = vec![0.0; padded];
         for t in 0..tokens {
             x.copy(t * columns, &mut row[..columns]);

@@ -10,35 +10,79 @@ use super::stored::Stored;
 use super::{Floats, Groups, MOST_TASK_BYTES, Offset, Planes, SharedOutput, TASK_BYTES, TASKS_PER_THREAD, Weight};
 
 /// Rows of a weight that are taken together, so that operands are read from the cache once for all of them.
-const BLOCK: usize = 4;
+pub(super) const BLOCK: usize = 4;
 
 /// Rows of operands that are taken together.
-const TOKENS: usize = 4;
+pub(super) const TOKENS: usize = 4;
+
+/// How far ahead the cache is asked for a weight, in bytes: rows are too short for the processor to foresee the next ones.
+pub(super) const AHEAD: usize = 8 << 10;
 
 /// A product, divided into tasks of some rows of the weight.
 pub(super) struct Rows<'a> {
-    planes: &'a Planes,
-    weight: Weight<'a>,
+    tokens: usize,
+    pub(super) weight: Weight<'a>,
     output: SharedOutput<'a>,
     rows_per_task: usize,
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(planes: &'a Planes, weight: Weight<'a>, output: SharedOutput<'a>, threads: usize) -> Rows<'a> {
+    pub(super) fn new(tokens: usize, weight: Weight<'a>, output: SharedOutput<'a>, threads: usize) -> Rows<'a> {
         let task_bytes = (weight.bytes.len() / (TASKS_PER_THREAD * threads)).clamp(TASK_BYTES, MOST_TASK_BYTES);
         let bytes = weight.form.bytes(weight.columns).max(1);
         let rows_per_task = (task_bytes / bytes).next_multiple_of(BLOCK).max(BLOCK);
-        Rows { planes, weight, output, rows_per_task }
+        Rows { tokens, weight, output, rows_per_task }
+    }
+
+    /// Rows of operands.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     pub(super) fn num_tasks(&self) -> usize {
         self.weight.rows.div_ceil(self.rows_per_task)
+    }
+
+    /// The rows of the weight of a task, as many as are taken together at a time.
+    #[inline(always)]
+    pub(super) fn blocks(&self, task: usize) -> impl Iterator<Item = Range<usize>> {
+        let first = task * self.rows_per_task;
+        let end = self.weight.rows.min(first + self.rows_per_task);
+        (first..end).step_by(BLOCK).map(move |row| row..end.min(row + BLOCK))
+    }
+
+    /// The start of a row of the weight.
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> *const u8 {
+        let bytes = self.weight.form.bytes(self.weight.columns);
+        self.weight.bytes[row * bytes..][..bytes].as_ptr()
+    }
+
+    /// Writes the sums of these rows with these rows of operands, as many as there are of each.
+    ///
+    /// # Safety
+    /// That of [`Simd`]; no other thread writes these results.
+    #[inline(always)]
+    pub(super) unsafe fn write<S: Simd, const R: usize, const M: usize>(
+        &self,
+        acc: [[S::V; M]; R],
+        rows: Range<usize>,
+        tokens: Range<usize>,
+    ) {
+        for (r, acc) in acc.into_iter().enumerate().take(rows.len()) {
+            for (m, acc) in acc.into_iter().enumerate().take(tokens.len()) {
+                let at = (tokens.start + m) * self.weight.rows + rows.start + r;
+                // SAFETY: the caller's.
+                unsafe { self.output.write(at, S::sum(acc)) };
+            }
+        }
     }
 }
 
 /// [`Rows`] of a form.
 pub(super) struct RowsOf<'a, 'p, F, const PAIRS: bool> {
     pub(super) rows: &'a Rows<'p>,
+    pub(super) planes: &'a Planes,
     pub(super) form: PhantomData<F>,
 }
 
@@ -47,15 +91,12 @@ impl<F: Stored, const PAIRS: bool> Task for RowsOf<'_, '_, F, PAIRS> {
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
-        let Rows { planes, weight, rows_per_task, .. } = self.rows;
-        let first = index * rows_per_task;
-        let end = weight.rows.min(first + rows_per_task);
-        for row in (first..end).step_by(BLOCK) {
-            let block = row..end.min(row + BLOCK);
-            for token in (0..planes.tokens).step_by(TOKENS) {
+        let tokens = self.rows.tokens();
+        for block in self.rows.blocks(index) {
+            for token in (0..tokens).step_by(TOKENS) {
                 // SAFETY: the caller's; rows and tokens are those that there are.
                 unsafe {
-                    match planes.tokens - token {
+                    match tokens - token {
                         1 => self.block::<S, W, BLOCK, 1>(block.clone(), token),
                         2 => self.block::<S, W, BLOCK, 2>(block.clone(), token),
                         // More accumulators than that do not fit the registers.
@@ -75,7 +116,7 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
     #[inline(always)]
     unsafe fn block<S: Simd, W: Pack, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
-        let last = self.rows.planes.tokens - 1;
+        let last = self.rows.tokens() - 1;
         let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
         for row in rows.clone().step_by(R) {
             let block: [usize; R] = std::array::from_fn(|r| (rows.end - 1).min(row + r));
@@ -86,12 +127,8 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
                     Some(_) | None => self.plain::<S, W, R, M>(block, tokens),
                 }
             };
-            for (r, acc) in acc.into_iter().enumerate().take(rows.end - row) {
-                for (m, acc) in acc.into_iter().enumerate().take(last + 1 - token) {
-                    // SAFETY: the caller's.
-                    unsafe { self.rows.output.write((token + m) * self.rows.weight.rows + row + r, S::sum(acc)) };
-                }
-            }
+            // SAFETY: the caller's.
+            unsafe { self.rows.write::<S, R, M>(acc, row..rows.end, token..last + 1) };
         }
     }
 
@@ -100,18 +137,10 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         if W::PER_WORD == 2 { 2 * LANES } else { F::VECTORS * LANES }
     }
 
-    /// The start of a row of the weight.
-    #[inline(always)]
-    fn row(&self, row: usize) -> *const u8 {
-        let weight = &self.rows.weight;
-        let bytes = weight.form.bytes(weight.columns);
-        weight.bytes[row * bytes..][..bytes].as_ptr()
-    }
-
     /// The start of a row of operands.
     #[inline(always)]
     fn operands(&self, token: usize) -> *const f32 {
-        let planes = self.rows.planes;
+        let planes = self.planes;
         planes.words[token * planes.width..][..planes.width].as_ptr()
     }
 
@@ -161,17 +190,16 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         if F::FORM.is_code() {
             unreachable!("codes have groups");
         }
-        let (w, x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
+        let (w, x) = (rows.map(|row| self.rows.row(row)), tokens.map(|token| self.operands(token)));
         let step = Self::step_elements::<W>();
         let (step_words, step_bytes) = (step / W::PER_WORD, F::FORM.bytes(step));
         let (steps, rest) = (self.rows.weight.columns / step, self.rows.weight.columns % step);
         // SAFETY: rows have `steps` whole steps and `rest` elements; operands are padded to a whole step.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
-            let ahead = R * self.rows.weight.form.bytes(self.rows.weight.columns);
             for i in 0..steps {
                 for w in &w {
-                    S::prefetch(w.wrapping_add(i * step_bytes + ahead));
+                    S::prefetch(w.wrapping_add(i * step_bytes + AHEAD));
                 }
                 Self::step::<S, W, R, M>((&w, i * step_bytes), (&x, i * step_words), &mut acc);
             }
@@ -200,8 +228,8 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         tokens: [usize; M],
         groups: &Groups<'_>,
     ) -> [[S::V; M]; R] {
-        let (w, x) = (rows.map(|row| self.row(row)), tokens.map(|token| self.operands(token)));
-        let planes = self.rows.planes;
+        let (w, x) = (rows.map(|row| self.rows.row(row)), tokens.map(|token| self.operands(token)));
+        let planes = self.planes;
         let num_groups = self.rows.weight.num_groups();
         let step = Self::step_elements::<W>();
         let (step_words, step_bytes) = (step / W::PER_WORD, F::FORM.bytes(step));
@@ -210,7 +238,6 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
             let (mut w_at, mut x_at) = (0, 0);
-            let ahead = R * self.rows.weight.form.bytes(self.rows.weight.columns);
             for first in (0..num_groups).step_by(LANES) {
                 let number = LANES.min(num_groups - first);
                 let mut scales = [[0.0f32; LANES]; R];
@@ -233,8 +260,7 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
                 }
                 for g in 0..number {
                     for r in 0..R {
-                        // The rows that come next, a whole block on: rows are too short for the processor to foresee it.
-                        S::prefetch(w[r].wrapping_add(w_at + ahead));
+                        S::prefetch(w[r].wrapping_add(w_at + AHEAD));
                     }
                     let mut partial = [[S::splat(0.0); M]; R];
                     for _ in 0..steps {

@@ -80,6 +80,19 @@ pub(super) trait Stored: Copy + Send + Sync {
     /// That of [`Simd`]; `from` is valid for 32 elements.
     unsafe fn load_pairs<S: Simd>(from: *const u8) -> S::V;
 
+    /// What number 0 of the bytes means, of codes of four bits.
+    const FIRST: i8;
+
+    /// Reads 32 bytes of codes as pairs of 16-bit integers from 0 on (signed bytes as they are): lane `l` of vector `v` is
+    /// element `l * VECTORS + v`. With one vector the second is the first.
+    ///
+    /// # Safety
+    /// That of [`Simd`]; `from` is valid for 32 bytes.
+    ///
+    /// # Panics
+    /// If the elements are no codes.
+    unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2];
+
     /// Reads a step: lane `l` of vector `v` is element `l * VECTORS + v`. With one vector the second is the first.
     ///
     /// # Safety
@@ -103,6 +116,21 @@ macro_rules! stored {
             unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
                 // SAFETY: the caller's.
                 let x = unsafe { S::$load(from.cast()) };
+                [x, x]
+            }
+
+            const FIRST: i8 = 0;
+
+            #[inline(always)]
+            unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2] {
+                // SAFETY: the caller's.
+                let x = unsafe {
+                    match Self::FORM {
+                        Form::I8 => S::load_i8_words(from),
+                        Form::U8 => S::load_u8_words(from),
+                        Form::F32 | Form::Bf16 | Form::F16 | Form::U4 | Form::I4 => unreachable!("no bytes of codes"),
+                    }
+                };
                 [x, x]
             }
 
@@ -139,6 +167,14 @@ macro_rules! packed {
             unsafe fn load<S: Simd>(from: *const u8) -> [S::V; 2] {
                 // SAFETY: the caller's.
                 unsafe { S::load_nibbles::<$first>(from) }
+            }
+
+            const FIRST: i8 = $first;
+
+            #[inline(always)]
+            unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2] {
+                // SAFETY: the caller's.
+                unsafe { S::load_nibble_words(from) }
             }
 
             #[inline(always)]

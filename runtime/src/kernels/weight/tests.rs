@@ -142,6 +142,36 @@ fn for_each(number: usize, f: &(dyn Fn(usize) + Sync)) {
 /// A product with a weight of this shape and so many rows of operands: right, and each row what it is alone.
 #[track_caller]
 fn check(case: Case, shape: [usize; 2], tokens: usize) {
+    check_right(case, shape, tokens);
+    let parts = parts(case, shape);
+    let [input, out] = if case.transposed { shape } else { [shape[1], shape[0]] };
+    let x = Stored::new(Form::Bf16, numbers(tokens * input, 3)).bf16;
+    for isa in Isa::available() {
+        let together = run(isa, case, &parts, shape, &x);
+        let alone = x.chunks(input).flat_map(|x| run(isa, case, &parts, shape, x)).collect::<Vec<f32>>();
+        assert_eq!(together.len(), tokens * out);
+        assert_eq!(together, alone, "{isa:?}: rows depend on each other: {tokens} of {shape:?}, {case:?}");
+    }
+}
+
+/// The product of rows of operands.
+fn run(isa: Isa, case: Case, parts: &Parts, shape: [usize; 2], x: &[bf16]) -> Vec<f32> {
+    let [input, out] = if case.transposed { shape } else { [shape[1], shape[0]] };
+    let mut y = vec![f32::NAN; x.len() / input * out];
+    let product = Product {
+        tokens: x.len() / input,
+        x: Floats::Bf16(x),
+        weight: parts.weight(case, shape),
+        transposed: case.transposed,
+        output: Output::F32(&mut y),
+    };
+    super::product(isa, product, 2, &for_each).unwrap();
+    y
+}
+
+/// A product is what sums in f64 are, and rounded to bf16 where it is written so.
+#[track_caller]
+fn check_right(case: Case, shape: [usize; 2], tokens: usize) {
     let parts = parts(case, shape);
     let [input, out] = if case.transposed { shape } else { [shape[1], shape[0]] };
     let x = Stored::new(Form::Bf16, numbers(tokens * input, 3));
@@ -156,26 +186,21 @@ fn check(case: Case, shape: [usize; 2], tokens: usize) {
         .map(|at| (0..input).map(|i| size(x.f64(at / out * input + i)) * size(element(at % out, i))).sum())
         .fold(1e-3, |m: f64, x: f64| m.max(x));
     for isa in Isa::available() {
-        let run = |tokens: usize, x: &[bf16], y: &mut [f32]| {
-            let product = Product {
-                tokens,
-                x: Floats::Bf16(x),
-                weight: parts.weight(case, shape),
-                transposed: case.transposed,
-                output: Output::F32(y),
-            };
-            super::product(isa, product, 2, &for_each).unwrap();
-        };
-        let mut y = vec![f32::NAN; tokens * out];
-        run(tokens, &x.bf16, &mut y);
+        let y = run(isa, case, &parts, shape, &x.bf16);
         let error = y.iter().zip(&expected).map(|(y, e)| (f64::from(*y) - e).abs());
         let error = error.fold(0.0, |m: f64, x| if x <= m { m } else { x }) / scale;
         assert!(error < 2e-6, "{isa:?}: {error:.1e} off with {tokens} rows of {shape:?}, {case:?}");
-        let mut alone = vec![f32::NAN; tokens * out];
-        for (x, y) in x.bf16.chunks(input).zip(alone.chunks_mut(out)) {
-            run(1, x, y);
-        }
-        assert_eq!(y, alone, "{isa:?}: rows depend on each other: {tokens} of {shape:?}, {case:?}");
+        let mut narrow = vec![bf16::NAN; tokens * out];
+        let product = Product {
+            tokens,
+            x: Floats::Bf16(&x.bf16),
+            weight: parts.weight(case, shape),
+            transposed: case.transposed,
+            output: Output::Bf16(&mut narrow),
+        };
+        super::product(isa, product, 2, &for_each).unwrap();
+        let rounded: Vec<bf16> = y.iter().map(|&y| bf16::from_f32(y)).collect();
+        assert_eq!(narrow, rounded, "{isa:?}: {tokens} rows of {shape:?}, {case:?}");
     }
 }
 
@@ -218,6 +243,105 @@ fn weights_of_codes() {
         }
     }
     check(Case { form: Form::I8, group: 16, ..PLAIN }, [9, 592], 2);
+}
+
+/// Operands whose sizes differ by up to 2^24 within a group, of which the small ones are rounded as [`whole`] says.
+#[test]
+fn operands_of_many_sizes() {
+    for (form, offsets) in [
+        (Form::I8, Offsets::None),
+        (Form::U8, Offsets::Zeros),
+        (Form::I4, Offsets::None),
+        (Form::U4, Offsets::Biases),
+        (Form::I4, Offsets::Zeros),
+    ] {
+        let case = Case { form, group: 64, scales: Form::Bf16, offsets, transposed: false };
+        let shape = [7, 1280];
+        let (parts, [out, input]) = (parts(case, shape), shape);
+        let x: Vec<bf16> = numbers(input, 3)
+            .iter()
+            .zip(integers(input, 4))
+            .map(|(x, power)| bf16::from_f32(x * 0.5f32.powi((power % 24) as i32)))
+            .collect();
+        for isa in Isa::available() {
+            let mut y = vec![f32::NAN; out];
+            let product = Product {
+                tokens: 1,
+                x: Floats::Bf16(&x),
+                weight: parts.weight(case, shape),
+                transposed: false,
+                output: Output::F32(&mut y),
+            };
+            super::product(isa, product, 2, &for_each).unwrap();
+            for (y, values) in y.iter().zip(parts.values.chunks(input)) {
+                let (mut exact, mut size, mut rounding) = (0.0, 0.0, 0.0);
+                for (x, values) in x.chunks(64).zip(values.chunks(64)) {
+                    let largest = x.iter().map(|x| f64::from(x.to_f32()).abs()).fold(0.0, f64::max);
+                    for (x, value) in x.iter().zip(values) {
+                        let term = f64::from(x.to_f32()) * value;
+                        exact += term;
+                        size += term.abs();
+                        rounding += largest / 32768.0 * value.abs();
+                    }
+                }
+                let error = (f64::from(*y) - exact).abs();
+                assert!(error <= 2e-6 * size + rounding, "{isa:?}: {y} for {exact}, {case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn operands_that_are_no_numbers_or_zero() {
+    for form in [Form::I8, Form::U4] {
+        let case = Case { form, group: 64, scales: Form::Bf16, offsets: Offsets::Zeros, transposed: false };
+        let shape = [5, 192];
+        let parts = parts(case, shape);
+        for (x, is_number) in [(f32::NAN, false), (f32::INFINITY, false), (f32::NEG_INFINITY, false), (1e-38, true)] {
+            let mut row = vec![bf16::ZERO; shape[1]];
+            row[100] = bf16::from_f32(x);
+            for isa in Isa::available() {
+                let mut y = vec![1.0; shape[0]];
+                let product = Product {
+                    tokens: 1,
+                    x: Floats::Bf16(&row),
+                    weight: parts.weight(case, shape),
+                    transposed: false,
+                    output: Output::F32(&mut y),
+                };
+                super::product(isa, product, 2, &for_each).unwrap();
+                let is_right = |y: &f32| if is_number { y.abs() < 1e-28 } else { y.is_nan() };
+                assert!(y.iter().all(is_right), "{isa:?}: {y:?} for {x}, {case:?}");
+            }
+        }
+    }
+}
+
+/// More rows than are bound by reading the weight.
+#[test]
+fn many_rows() {
+    const MANY: usize = super::FEW_ROWS + 1;
+    for form in [Form::F32, Form::Bf16, Form::F16] {
+        for transposed in [false, true] {
+            let case = Case { form, transposed, ..PLAIN };
+            // Less than a vector, ends that are no whole vector or tile, several tasks and parts of the sum.
+            for (shape, tokens) in [([1, 1], MANY), ([19, 37], MANY + 2), ([150, 130], MANY), ([130, 300], 517)] {
+                check_right(case, shape, tokens);
+            }
+        }
+    }
+    for form in [Form::I8, Form::U8, Form::I4, Form::U4] {
+        for (scales, offsets) in
+            [(Form::F32, Offsets::None), (Form::Bf16, Offsets::Zeros), (Form::F16, Offsets::Biases)]
+        {
+            for group in [32, 64] {
+                let case = Case { form, group, scales, offsets, transposed: false };
+                check_right(case, [70, 192], MANY);
+                check_right(case, [9, 64], MANY + 3);
+            }
+        }
+    }
+    check_right(Case { form: Form::I8, group: 16, ..PLAIN }, [9, 592], MANY);
 }
 
 #[test]
