@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             ("llama_of_100m_in_large_batches", llama_of_100m_in_large_batches),
             ("llama_of_1b_with_long_sequences", llama_of_1b_with_long_sequences),
             ("gpt2_of_124m", gpt2_of_124m),
+            ("llama_within_documents", llama_within_documents),
             ("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
             ("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
             ("estimates_are_near_what_is_compiled", estimates_are_near_what_is_compiled),
@@ -168,6 +169,13 @@ fn gpt2_of_124m(plugin: &Path) -> Result<(), Failed> {
     let model = ModelConfig::Gpt2(Gpt2Config::new(50_257, 1024, 768, 12, 12));
     let config = StepConfig { model, micro_batch_size: 4, grad_accum_steps: 8, seq_len: 1024, ..example() };
     check_step(plugin, "gpt2 124M, 4 x 1024", &config, &Limits { attentions: 24, peak: 5_000_000_000 })
+}
+
+/// Rows of documents that do not see each other, as a config asks for them.
+fn llama_within_documents(plugin: &Path) -> Result<(), Failed> {
+    let settings = ["model.num_hidden_layers=2", "data.reset_attention_mask=true", "data.end_of_document_id=2"];
+    let config = step_config(&config("lm-100m.toml", &settings)).unwrap_or_else(|error| panic!("{error}"));
+    check_step(plugin, "llama of 2 layers, documents", &config, &Limits { attentions: 4, peak: 1_600_000_000 })
 }
 
 /// An attention and the gradient of its output's sum of squares.
