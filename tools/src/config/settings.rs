@@ -142,7 +142,8 @@ pub struct DataConfig {
     pub reset_attention_mask: bool,
     /// With `reset_attention_mask`, the places for documents in a row, from 2 to `train.seq_len`. Programs have fixed sizes:
     /// in a row of more documents the last place holds all of the rest, which then see each other; `lmc check` tells how
-    /// many there are. More places take a little more memory and time. Default: 32, or `train.seq_len` if that is less.
+    /// many there are. On a GPU cuDNN's attention takes memory for every place as for a row of its own. Default: 32, or
+    /// `train.seq_len` if that is less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents_per_row: Option<usize>,
     /// `[[data.mixture]]`, once a source, in place of `train`: several sources, each with its share of the rows. Which

@@ -510,7 +510,7 @@ fn elsewhere(key: &str) -> Option<String> {
         | "keep_best" => "it belongs in [train]",
         "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
-        "tokenizer" | "end_of_document" => "it belongs in [data]",
+        "tokenizer" | "end_of_document" | "reset_attention_mask" | "documents_per_row" => "it belongs in [data]",
         "device" | "plugin" | "threads" | "peak_tflops" | "visible_devices" | "memory_fraction" | "preallocate"
         | "deterministic" => "it belongs in [runtime]",
         "require" => "it belongs in [compile]",

@@ -116,7 +116,7 @@ impl<E: Element> Task for Blocks<'_, '_, E> {
                         let pairs =
                             if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
                         if !sight.hide(scores, first + r, first_key) {
-                            // Without a largest score that is seen, those of hidden keys would be exponentials of 0.
+                            // Nothing of this block is the query's: its largest score and its sum stay as they are.
                             scores.fill(0.0);
                             pairs.fill(0.0);
                             continue;

@@ -379,13 +379,18 @@ fn is_cudnn(op: &Op) -> bool {
     &*op.name == "custom_call" && op.attributes.contains("@__cudnn$fmha")
 }
 
-/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative more: there
-/// sums of the query's gradient and one number a row in f32, and where several heads share a key the gradients of key
-/// and value for each of them. As plans of cuDNN 9.24 for compute capability 9.0 say.
+/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative the log-sum-exp
+/// and more: there sums of the query's gradient and one number a row in f32, and where several heads share a key the
+/// gradients of key and value for each of them. Each place for a document counts as a row of the batch. As plans of cuDNN
+/// 9.24 for compute capability 9.0 say.
 fn cudnn_workspace<'t>(operands: impl Iterator<Item = &'t TensorType>) -> u64 {
     let shapes: Vec<&TensorType> = operands.collect();
-    let [query, key, value, _, ..] = shapes[..] else { return 0 };
-    let ([b, t, n, h], [_, s, k, _]) = (dims(query), dims(key));
+    let [query, key, value, log_sum_exp, ..] = shapes[..] else { return 0 };
+    if log_sum_exp.rank() != 3 {
+        // Lengths of rows, in the pass forward.
+        return 0;
+    }
+    let (b, [_, t, n, h], [_, s, k, _]) = (dims(log_sum_exp)[0], dims(query), dims(key));
     let expanded = if n == k { 0 } else { query.dtype.size() as u64 * b * s * n * (h + dims(value)[3]) };
     4 * b * t * n * (h + 1) + expanded
 }
