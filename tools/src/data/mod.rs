@@ -89,7 +89,8 @@ pub struct Origin {
 }
 
 impl Data {
-    /// Opens the data of `config`, and returns the config with `model.vocab_size` filled in. With a tokenizer of an
+    /// Opens the data of `config`, and returns the config with what the data tell filled in: `model.vocab_size`, and the end
+    /// of documents of token shards and where attention is to heed it. With a tokenizer of an
     /// earlier run, `saved`, text is encoded by that; else a character vocabulary is made from the training text, the
     /// held-out part of the same files included.
     ///

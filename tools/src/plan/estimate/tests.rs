@@ -117,6 +117,7 @@ fn attention_within_documents_takes_a_workspace_for_each_place() {
     let of_places = |places: usize| {
         let func = Builder::build("f", |builder| {
             let x = |name: &str| builder.param(name, TensorType::new(DType::BF16, [b, t, n, h]));
+            let [query, key, value] = ["query", "key", "value"].map(x);
             let bounds = builder.param("bounds", TensorType::new(DType::I32, [b, places + 1]));
             let op = ScaledDotProductAttention {
                 scale: 0.125,
@@ -124,7 +125,7 @@ fn attention_within_documents_takes_a_workspace_for_each_place() {
                 sliding_window: None,
                 rows: AttentionRows::Packed,
             };
-            let (output, _) = x("query").scaled_dot_product_attention_of(x("key"), x("value"), &[bounds], op);
+            let (output, _) = query.scaled_dot_product_attention_of(key, value, &[bounds], op);
             vec![output.convert(DType::F32).square().sum(&[0, 1, 2, 3])]
         });
         on_a_gpu(&lmc_autodiff::grad(&func, &[0, 1, 2]).expect("attention has a derivative"))
