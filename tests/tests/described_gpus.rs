@@ -373,6 +373,7 @@ fn estimates_are_near_what_is_compiled(plugin: &Path) -> Result<(), Failed> {
     check("shakespeare.toml", &["model.vocab_size=65"])?;
     check("lm-100m.toml", &[])?;
     check("lm-100m.toml", &["train.micro_batch_size=32", "train.grad_accum_steps=2"])?;
+    check("lm-100m.toml", &DOCUMENTS)?;
     check("lm-100m.toml", &["train.layers=\"scan\""])?;
     check("lm-100m.toml", &["train.remat=\"layer\""])
 }
