@@ -155,8 +155,8 @@ fn kernels_take(target: &Target, dtype: DType) -> Result<(), &'static str> {
 fn kernel_fits(target: &Target, op: &ScaledDotProductAttention, operands: &[TensorType]) -> Result<(), &'static str> {
     let (query, key) = (&operands[0], &operands[1]);
     kernels_take(target, query.dtype)?;
-    if op.rows != AttentionRows::Whole {
-        return Err("lmc's kernel is for rows without padding and documents");
+    if op.rows == AttentionRows::Padded {
+        return Err("lmc's kernel is for rows without padding");
     }
     if op.scale <= 0.0 {
         return Err("lmc's kernel is for a scale above 0");

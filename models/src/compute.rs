@@ -2,6 +2,8 @@
 
 use lmc_graph::DType;
 
+use crate::layers::DocumentMask;
+
 /// The element type in which layers compute. Parameters, norms, softmax, logits and the loss are f32 in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
@@ -21,7 +23,7 @@ impl Precision {
     }
 }
 
-/// How a model computes. Every choice has the same parameters, and the same results up to rounding.
+/// How a model computes. Every choice has the same parameters, and all but `documents` have the same results up to rounding.
 ///
 /// A [`Precision`] converts into one that keeps everything else at its default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,11 +36,14 @@ pub struct Compute {
     pub remat: Remat,
     /// How the blocks of a model stand in the graph.
     pub layers: Layers,
+    /// The documents in rows of tokens, if attention is not to reach across them. Positions count on from one document to
+    /// the next: of rotary ones only differences matter, learned ones are those of the row.
+    pub documents: Option<DocumentMask>,
 }
 
 impl From<Precision> for Compute {
     fn from(precision: Precision) -> Compute {
-        Compute { precision, loss_chunk: LossChunk::Auto, remat: Remat::None, layers: Layers::Unroll }
+        Compute { precision, loss_chunk: LossChunk::Auto, remat: Remat::None, layers: Layers::Unroll, documents: None }
     }
 }
 
@@ -198,6 +203,104 @@ mod tests {
         check(|compute| compute.layers = Layers::Scan);
         check(|compute| (compute.remat, compute.layers) = (Remat::Layer, Layers::Scan));
         check(|compute| (compute.loss_chunk, compute.layers) = (LossChunk::Tokens(2), Layers::Scan));
+    }
+
+    /// Loss, labels that count and gradients of one row of tokens, with the labels that it predicts.
+    fn of_row(model: &ModelConfig, row: &[(i32, i32)], compute: Compute) -> Vec<Vec<f64>> {
+        let (tokens, labels): (Vec<i32>, Vec<i32>) = row.iter().copied().unzip();
+        let loss = training_loss_func(model, 1, row.len(), compute, 0.0);
+        verify(&loss.func).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let data = [tokens, labels].map(|ids| Literal::new([1, row.len()], &ids));
+        let key = loss.takes_key.then(|| Literal::new([2], &[11_u64, 0]));
+        let weights = init::initialize(&loss.specs, 5).into_values();
+        let args: Vec<Literal> = data.into_iter().chain(key).chain(weights).collect();
+        let func = differentiated(&loss);
+        // The bounds of documents are found once, whatever is computed again.
+        let sorts = func.walk(func.body()).into_iter().filter(|&node| matches!(func.node(node).op, Op::Sort(_)));
+        assert_eq!(sorts.count(), usize::from(compute.documents.is_some()), "{compute:?}");
+        eval(&func, &args).expect("the arguments fit").iter().map(Literal::to_f64s).collect()
+    }
+
+    /// The largest difference of what was computed from what is expected, relative to the largest element of each.
+    fn difference(found: &[Vec<f64>], expected: &[Vec<f64>]) -> f64 {
+        assert_eq!(found.len(), expected.len());
+        let largest = |x: &mut dyn Iterator<Item = f64>| x.fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        let of_one = |(found, expected): (&Vec<f64>, &Vec<f64>)| {
+            assert_eq!(found.len(), expected.len());
+            let difference = largest(&mut found.iter().zip(expected).map(|(x, y)| x - y));
+            difference / largest(&mut expected.iter().copied()).max(1e-3)
+        };
+        largest(&mut found.iter().zip(expected).map(of_one))
+    }
+
+    /// Every way to compute a row of documents.
+    fn ways() -> [Compute; 4] {
+        let documents = Some(DocumentMask { end: 9, places: 4 });
+        let plain = Compute { loss_chunk: LossChunk::Whole, documents, ..Precision::Float32.into() };
+        [
+            plain,
+            Compute { loss_chunk: LossChunk::Tokens(3), ..plain },
+            Compute { remat: Remat::Layer, ..plain },
+            Compute { layers: Layers::Scan, ..plain },
+        ]
+    }
+
+    /// Three documents of which 9 is the end; the last is cut. Nothing is predicted from an end.
+    const DOCUMENTS: [&[(i32, i32)]; 3] =
+        [&[(1, 2), (2, 9), (9, -100)], &[(3, 4), (4, 3), (3, 5), (5, 9), (9, -100)], &[(6, 7), (7, 8), (8, 6)]];
+
+    #[test]
+    fn a_row_of_documents_is_the_sum_of_its_documents() {
+        let [llama, _] = models(11);
+        // Attention is composed where it has dropout, at a rate at which nothing is dropped.
+        let mut composed = llama.clone();
+        if let ModelConfig::Llama(config) = &mut composed {
+            config.dropout.attention = 1e-12;
+        }
+        for model in [llama, composed] {
+            for compute in ways() {
+                let apart = Compute { documents: None, ..compute };
+                let alone = DOCUMENTS.map(|document| of_row(&model, document, apart));
+                let add = |x: Vec<Vec<f64>>, y: &Vec<Vec<f64>>| {
+                    let both = x.iter().zip(y);
+                    both.map(|(x, y)| x.iter().zip(y).map(|(x, y)| x + y).collect()).collect()
+                };
+                let [first, rest @ ..] = &alone;
+                let expected = rest.iter().fold(first.clone(), add);
+                let row = DOCUMENTS.concat();
+                let found = difference(&of_row(&model, &row, compute), &expected);
+                // Sums of f32 in another order, and rotations by other angles.
+                assert!(found < 1e-5, "{compute:?}: {found:e}");
+                let reaching = difference(&of_row(&model, &row, apart), &expected);
+                assert!(reaching > 1e-2, "{apart:?}: {reaching:e}");
+            }
+        }
+    }
+
+    /// Of what stands before in the row a document knows how much it is, with learned positions, and nothing else; unless
+    /// there are too few places.
+    #[test]
+    fn a_document_does_not_see_those_before() {
+        let other: [&[(i32, i32)]; 2] = [&[(8, 1), (4, 9), (9, -100)], &[(6, 6), (6, 6), (1, 1), (0, 9), (9, -100)]];
+        let unlabeled = |documents: [&[(i32, i32)]; 2]| -> Vec<(i32, i32)> {
+            documents.concat().into_iter().map(|(token, _)| (token, -100)).chain(DOCUMENTS[2].iter().copied()).collect()
+        };
+        let rows = [unlabeled([DOCUMENTS[0], DOCUMENTS[1]]), unlabeled(other)];
+        for mut model in models(11) {
+            if let ModelConfig::Gpt2(config) = &mut model {
+                config.n_positions = 16;
+            }
+            for compute in ways() {
+                let losses = |compute: Compute| rows.each_ref().map(|row| of_row(&model, row, compute)[0][0]);
+                let [x, y] = losses(compute);
+                assert!((x - y).abs() < 1e-6, "{compute:?}: {x} and {y}");
+                let few = Compute { documents: Some(DocumentMask { end: 9, places: 2 }), ..compute };
+                for reaching in [Compute { documents: None, ..compute }, few] {
+                    let [x, y] = losses(reaching);
+                    assert!((x - y).abs() > 1e-4, "{reaching:?}: {x} and {y}");
+                }
+            }
+        }
     }
 
     /// How often `op` is in the differentiated loss of `layers` blocks.

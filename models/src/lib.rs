@@ -57,6 +57,7 @@ pub use architectures::llama::LlamaConfig;
 pub use architectures::{ConfigError, Dropout, ModelConfig};
 pub use compute::{Compute, Layers, LossChunk, Precision, Remat};
 pub use diagnose::{Diagnosis, OPERAND_NUMBERS, Operand, Place, Probe, diagnose};
+pub use layers::DocumentMask;
 pub use look::{Look, look_func};
 pub use loss::{IGNORE_INDEX, LossFunc, eval_func, logits_func, loss_func, training_loss_func, z_loss_func};
 pub use optimizer::{AdamW, Lion, Muon, Optimizer, RateAdjustment};

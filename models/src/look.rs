@@ -28,8 +28,8 @@ pub struct Look {
 /// If the configuration is not valid or the sequence longer than the model takes.
 #[track_caller]
 pub fn look_func(model: &ModelConfig, batch: usize, seq_len: usize, compute: impl Into<Compute>) -> Look {
-    // In a loop a layer would have no place of its own.
-    let compute = Compute { remat: Remat::None, layers: Layers::Unroll, ..compute.into() };
+    // In a loop a layer would have no place of its own. A text is one document.
+    let compute = Compute { remat: Remat::None, layers: Layers::Unroll, documents: None, ..compute.into() };
     let (plain, specs) = logits_func(model, batch, seq_len, compute);
     let mut layers = Vec::new();
     let mut func = Builder::build("look", |b| {

@@ -46,8 +46,9 @@ pub fn generate_func(
     let GenerateShape { batch, context, max_new_tokens } = shape;
     let window = TensorType::new(DType::I32, [batch, context]);
     let scalar = TensorType::scalar;
-    // Without a backward pass there is nothing to recompute, and parameters would be stacked anew for every token.
-    let compute = Compute { remat: Remat::None, layers: Layers::Unroll, ..compute.into() };
+    // Without a backward pass there is nothing to recompute, and parameters would be stacked anew for every token. A text
+    // is one document.
+    let compute = Compute { remat: Remat::None, layers: Layers::Unroll, documents: None, ..compute.into() };
     let (next_logits, specs) = next_logits_func(model, &window, compute);
     let mut func = Builder::build("generate", |b| {
         let weights: Vec<Value<'_>> = specs.iter().map(|(path, spec)| b.param(path, spec.ty.clone())).collect();

@@ -170,19 +170,25 @@ fn attention_in_every_form() {
         for (mask, sliding_window) in
             [(AttentionMask::Causal, None), (AttentionMask::Full, None), (AttentionMask::Causal, Some(50))]
         {
-            let op = ScaledDotProductAttention { scale: 0.3, mask, sliding_window, rows: AttentionRows::Whole };
-            let func = Builder::build("attention", |b| {
-                let ty = |heads| TensorType::new(dtype, [2, 160, heads, 32]);
-                let (q, k, v) = (b.param("q", ty(4)), b.param("k", ty(2)), b.param("v", ty(2)));
-                let output = q.scaled_dot_product_attention(k, v, op.clone()).0.convert(DType::F32);
-                vec![(output * output).sum(&[0, 1, 2, 3])]
-            });
-            let func = lmc_autodiff::value_and_grad(&func, &[0, 1, 2]).unwrap();
-            assert_eq!(check(&func, &cpu_target(), tolerance), [Form::AttentionKernel; 2]);
-            let forms = check(&func, &Target::cpu(None), tolerance);
-            assert!(forms.contains(&Form::DecomposedByBlocks), "{forms:?}");
-            let forms = check(&func, &Target::generic(), tolerance);
-            assert!(forms.contains(&Form::Decomposed), "{forms:?}");
+            // Three documents, and two with something before and behind them that nobody sees.
+            let bounds = Literal::new([2, 4], &[0_i32, 50, 135, 160, 10, 140, 140, 155]);
+            for rows in [AttentionRows::Whole, AttentionRows::Packed] {
+                let op = ScaledDotProductAttention { scale: 0.3, mask, sliding_window, rows };
+                let func = Builder::build("attention", |b| {
+                    let ty = |heads| TensorType::new(dtype, [2, 160, heads, 32]);
+                    let (q, k, v) = (b.param("q", ty(4)), b.param("k", ty(2)), b.param("v", ty(2)));
+                    let bounds = (rows == AttentionRows::Packed).then(|| b.constant(bounds.clone()));
+                    let (output, _) = q.scaled_dot_product_attention_of(k, v, bounds.as_slice(), op.clone());
+                    let output = output.convert(DType::F32);
+                    vec![(output * output).sum(&[0, 1, 2, 3])]
+                });
+                let func = lmc_autodiff::value_and_grad(&func, &[0, 1, 2]).unwrap();
+                assert_eq!(check(&func, &cpu_target(), tolerance), [Form::AttentionKernel; 2]);
+                let forms = check(&func, &Target::cpu(None), tolerance);
+                assert!(forms.contains(&Form::DecomposedByBlocks), "{forms:?}");
+                let forms = check(&func, &Target::generic(), tolerance);
+                assert!(forms.contains(&Form::Decomposed), "{forms:?}");
+            }
         }
     }
 }

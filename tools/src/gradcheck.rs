@@ -3,7 +3,7 @@
 
 use lmc_autodiff::value_and_grad;
 use lmc_graph::{Func, Tensor, eval_f64};
-use lmc_models::{LossChunk, LossFunc, ModelConfig, StepConfig, init};
+use lmc_models::{DocumentMask, LossChunk, LossFunc, ModelConfig, StepConfig, init};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -65,6 +65,7 @@ pub fn gradcheck(config: &Config) -> Result<GradCheck> {
         // Any will do: the copy has a small one.
         None => config.with_tokenizer_size(SMALL_VOCABULARY)?,
     };
+    let config = config.with_end_of_document_id(config.data.end_of_document_id.or(Some(0)));
     let small = shrunk(&step_config(&config)?);
     check_loss(&small.loss_func(), small.seed, &describe(&small))
 }
@@ -78,6 +79,7 @@ fn shrunk(config: &StepConfig) -> StepConfig {
     (small.micro_batch_size, small.grad_accum_steps, small.seq_len) = (2, 1, 6);
     let chunk = config.compute.loss_chunk.tokens(config.micro_batch_size, config.seq_len, config.model.vocab_size());
     small.compute.loss_chunk = if chunk < config.seq_len { LossChunk::Tokens(3) } else { LossChunk::Whole };
+    small.compute.documents = config.compute.documents.map(|_| DocumentMask { end: 0, places: 3 });
     match &mut small.model {
         ModelConfig::Llama(model) => {
             let shared = (model.num_attention_heads / model.num_key_value_heads).min(3);
@@ -196,14 +198,14 @@ mod tests {
     use super::*;
     use crate::config::RawConfig;
 
-    fn check(model: &str, train: &str) {
+    fn check(model: &str, data: &str, train: &str) {
         let text = format!(
-            "[model]\n{model}\n[data]\ntrain = \"x.bin\"\n[optimizer]\nlearning_rate = 1\n\
+            "[model]\n{model}\n[data]\ntrain = \"x.bin\"\n{data}\n[optimizer]\nlearning_rate = 1\n\
              [train]\nsteps = 1\nseq_len = 64\nmicro_batch_size = 2\n{train}\n"
         );
         let config = RawConfig::parse(Path::new("run.toml"), &text, &[]).and_then(RawConfig::validate).expect("sound");
         let checked = gradcheck(&config).expect("a derivative");
-        assert!(checked.wrong().is_empty(), "{model}, {train}: {:?}", checked.wrong());
+        assert!(checked.wrong().is_empty(), "{model}, {data}, {train}: {:?}", checked.wrong());
         // Near the logarithm of the vocabulary, for weights that are small.
         assert!((1.0..4.0).contains(&checked.loss), "{checked:?}");
     }
@@ -214,10 +216,13 @@ mod tests {
 
     #[test]
     fn derivatives_of_models_are_right() {
-        check(LLAMA, "");
-        check(LLAMA, "precision = \"bfloat16\"\nloss_chunk = 16\nlayers = \"scan\"\nz_loss = 1e-2");
-        check(GPT2, "remat = \"layer\"");
-        check(&format!("{GPT2}\ndropout = 0.2"), "");
+        check(LLAMA, "", "");
+        check(LLAMA, "", "precision = \"bfloat16\"\nloss_chunk = 16\nlayers = \"scan\"\nz_loss = 1e-2");
+        check(GPT2, "", "remat = \"layer\"");
+        check(&format!("{GPT2}\ndropout = 0.2"), "", "");
+        let documents = "reset_attention_mask = true";
+        check(LLAMA, documents, "layers = \"scan\"");
+        check(&format!("{GPT2}\ndropout = 0.2"), documents, "remat = \"layer\"");
     }
 
     /// A derivative that is stopped is no longer that of the function.

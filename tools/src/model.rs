@@ -2,9 +2,9 @@
 
 use lmc_graph::Literal;
 use lmc_models::{
-    ActivationFunction, AdamW, Compute, Dropout, EMA_PREFIX, Gpt2Config, Init, Layers, Lion, LlamaConfig, LossChunk,
-    ModelConfig, Muon, Normalization, Optimizer, ParamSpec, Params, Precision, RateAdjustment, Remat, Schedule,
-    ScheduleKind, StepConfig, Update, init,
+    ActivationFunction, AdamW, Compute, DocumentMask, Dropout, EMA_PREFIX, Gpt2Config, Init, Layers, Lion, LlamaConfig,
+    LossChunk, ModelConfig, Muon, Normalization, Optimizer, ParamSpec, Params, Precision, RateAdjustment, Remat,
+    Schedule, ScheduleKind, StepConfig, Update, init,
 };
 
 use crate::checkpoint::{Tensors, load_safetensors};
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// The training step that a config asks for.
 ///
 /// # Errors
-/// If `model.vocab_size` is not known, or the model takes no such settings.
+/// If `model.vocab_size` or the end of documents that attention is to heed is not known, or the model takes no such
+/// settings.
 pub fn step_config(config: &Config) -> Result<StepConfig> {
     let train = &config.train;
     let whole = |key: &str, number: u64| {
@@ -54,6 +55,7 @@ pub fn step_config(config: &Config) -> Result<StepConfig> {
                 config::Layers::Unroll => Layers::Unroll,
                 config::Layers::Scan => Layers::Scan,
             },
+            documents: document_mask(config)?,
         },
         z_loss: train.z_loss,
         seed: train.seed,
@@ -84,6 +86,18 @@ fn optimizer(config: &config::OptimizerConfig, precision: Precision) -> Optimize
             precision,
             others: adamw,
         }),
+    }
+}
+
+/// How the documents of a row are told apart, if attention is not to reach across them.
+fn document_mask(config: &Config) -> Result<Option<DocumentMask>> {
+    let Some(places) = config.data.documents_per_row else { return Ok(None) };
+    match config.data.end_of_document_id {
+        Some(end) => Ok(Some(DocumentMask { end: end.cast_signed(), places })),
+        None => Err(config.error_at(
+            "data.reset_attention_mask",
+            "which id ends a document is not known before the data are read; say `data.end_of_document_id`",
+        )),
     }
 }
 

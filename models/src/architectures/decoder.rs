@@ -110,7 +110,7 @@ impl DecoderConfig {
     pub fn hidden<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>) -> Value<'g> {
         let (first, layers) = (self.sliding_windows[0], self.sliding_windows.len());
         assert!(self.sliding_windows.iter().all(|&window| window == first), "the blocks are equal");
-        let sequences = WholeSequences { attention_dropout: self.dropout.attention };
+        let sequences = WholeSequences::new(scope, tokens, self.dropout.attention);
         scope.sub("model", |scope| {
             let x = self.embedded(scope, tokens);
             let ropes = self.ropes(scope, tokens, &sequences);

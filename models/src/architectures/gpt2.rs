@@ -103,7 +103,7 @@ impl Gpt2Config {
     pub fn hidden<'g>(&self, scope: &Scope<'g>, tokens: Value<'g>) -> Value<'g> {
         let [_, t] = tokens.dims();
         assert!(t <= self.n_positions, "{t} tokens are more than n_positions = {}", self.n_positions);
-        let sequences = WholeSequences { attention_dropout: self.dropout.attention };
+        let sequences = WholeSequences::new(scope, tokens, self.dropout.attention);
         scope.sub("transformer", |scope| {
             let x = self.embedded(scope, tokens, &sequences);
             let x = blocks(scope, "h", self.n_layer, x, |scope, x| self.block(scope, x, 0, &sequences));

@@ -14,9 +14,6 @@ use crate::params::{ParamSpec, Params};
 use crate::scope::Scope;
 use crate::stored::Storage;
 
-/// Texts that begin at position 0, without dropout.
-const WHOLE: WholeSequences = WholeSequences { attention_dropout: 0.0 };
-
 /// The f32 logits of the next token at every position: parameters are `tokens` `i32 1 T` and the weights, the result is
 /// `f32 1 T V`. What stands behind a token does not matter to it, so that texts may be padded.
 ///
@@ -31,7 +28,7 @@ pub fn logits_func(
 ) -> (Func, Params<ParamSpec>) {
     let inputs = [("tokens", TensorType::new(DType::I32, [1, tokens]))];
     let (mut func, specs) = build_stored("logits", compute, storage, &inputs, |scope, inputs| {
-        let hidden = model.hidden(scope, inputs[0], &WHOLE);
+        let hidden = model.hidden(scope, inputs[0], &WholeSequences::PLAIN);
         vec![model.head(scope, hidden)]
     });
     func.result_names = vec!["logits".into()];
@@ -53,7 +50,7 @@ pub fn log_probs_func(
     let ty = TensorType::new(DType::I32, [1, tokens]);
     let inputs = [("tokens", ty.clone()), ("labels", ty)];
     let (mut func, specs) = build_stored("log_probs", compute, storage, &inputs, |scope, inputs| {
-        let hidden = model.hidden(scope, inputs[0], &WHOLE);
+        let hidden = model.hidden(scope, inputs[0], &WholeSequences::PLAIN);
         let ([_, t, c], b) = (hidden.dims(), scope.builder());
         let chunk = LossChunk::Auto.tokens(1, t, model.vocab_size());
         let chunks = t.div_ceil(chunk);
@@ -87,7 +84,7 @@ pub fn embeddings_func(
     let inputs = [("tokens", TensorType::new(DType::I32, [1, tokens])), ("count", TensorType::scalar(DType::I32))];
     let (mut func, specs) = build_stored("embeddings", compute, storage, &inputs, |scope, inputs| {
         let (tokens, count) = (inputs[0], inputs[1]);
-        let hidden = model.hidden(scope, tokens, &WHOLE).convert(DType::F32);
+        let hidden = model.hidden(scope, tokens, &WholeSequences::PLAIN).convert(DType::F32);
         let position = scope.builder().iota(&tokens.ty(), 1);
         let is_token = position.less(count).broadcast_in_dim(&hidden.shape(), &[0, 1]);
         let sum = is_token.select(hidden, hidden.full_like(0.0)).sum(&[1]);

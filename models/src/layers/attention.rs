@@ -3,6 +3,7 @@
 use lmc_graph::ops::{AttentionMask, AttentionRows, DotGeneral, ScaledDotProductAttention};
 use lmc_graph::{DType, TensorType, Value};
 
+use crate::layers::documents::same_document;
 use crate::layers::dropout::dropout;
 use crate::scope::Scope;
 
@@ -33,21 +34,32 @@ impl Attention {
 /// If a constraint of [`ScaledDotProductAttention`] is broken.
 #[track_caller]
 pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>, attention: &Attention) -> Value<'g> {
+    within_documents([query, key, value], None, attention)
+}
+
+/// [`causal_attention`] that does not reach across documents, if there are bounds of them, `i32 B (M + 1)`.
+#[track_caller]
+fn within_documents<'g>(
+    [query, key, value]: [Value<'g>; 3],
+    documents: Option<Value<'g>>,
+    attention: &Attention,
+) -> Value<'g> {
     if attention.soft_cap.is_some() {
-        let visible = causal_mask(query, attention);
+        let visible = visible(query, documents, attention);
         return masked_attention([query, key, value], visible, attention, |weights| weights);
     }
     let attributes = ScaledDotProductAttention {
         scale: attention.scale,
         mask: AttentionMask::Causal,
         sliding_window: attention.sliding_window,
-        rows: AttentionRows::Whole,
+        rows: if documents.is_some() { AttentionRows::Packed } else { AttentionRows::Whole },
     };
-    let (output, _) = query.scaled_dot_product_attention(key, value, attributes);
+    let (output, _) = query.scaled_dot_product_attention_of(key, value, documents.as_slice(), attributes);
     output
 }
 
-/// [`causal_attention`] with [`dropout`] of the probabilities, drawn in the place `name`.
+/// [`causal_attention`] with [`dropout`] of the probabilities, drawn in the place `name`, and within documents where their
+/// bounds are given, `i32 B (M + 1)` as [`DocumentMask::bounds`](crate::DocumentMask::bounds) makes them.
 ///
 /// With a rate above 0 and a key it is composed of products and a softmax, and the probabilities of all heads are in
 /// memory, `B N T T`: no fused attention takes a mask of random bits that is the same on every device.
@@ -58,15 +70,26 @@ pub fn causal_attention<'g>(query: Value<'g>, key: Value<'g>, value: Value<'g>, 
 pub fn causal_attention_with_dropout<'g>(
     scope: &Scope<'g>,
     name: &str,
-    [query, key, value]: [Value<'g>; 3],
+    parts: [Value<'g>; 3],
+    documents: Option<Value<'g>>,
     attention: &Attention,
     rate: f64,
 ) -> Value<'g> {
     if rate == 0.0 || scope.key(name).is_none() {
-        return causal_attention(query, key, value, attention);
+        return within_documents(parts, documents, attention);
     }
-    let visible = causal_mask(query, attention);
-    masked_attention([query, key, value], visible, attention, |weights| dropout(scope, name, weights, rate))
+    let visible = visible(parts[0], documents, attention);
+    masked_attention(parts, visible, attention, |weights| dropout(scope, name, weights, rate))
+}
+
+/// Which keys queries see: `i1 T T`, or `i1 B T T` within documents.
+#[track_caller]
+fn visible<'g>(query: Value<'g>, documents: Option<Value<'g>>, attention: &Attention) -> Value<'g> {
+    let (visible, [b, t, _, _]) = (causal_mask(query, attention), query.dims());
+    match documents {
+        None => visible,
+        Some(bounds) => visible.broadcast_in_dim(&[b, t, t], &[1, 2]).and(same_document(bounds, t)),
+    }
 }
 
 /// Which of `T` keys `T` queries see: `i1 T T`.
@@ -82,7 +105,7 @@ pub(crate) fn causal_mask<'g>(query: Value<'g>, attention: &Attention) -> Value<
     }
 }
 
-/// [`causal_attention`] of the keys that `visible` says, `i1 T S`, composed of products and a softmax: the
+/// [`causal_attention`] of the keys that `visible` says, `i1 T S` or `i1 B T S`, composed of products and a softmax: the
 /// probabilities of all heads are in memory, `B N T S`, and go through `change` before they weigh the values. A query
 /// sees at least one key.
 ///
@@ -118,7 +141,8 @@ pub fn attention_weights<'g>([query, key]: [Value<'g>; 2], visible: Value<'g>, a
     };
     // Finite, so that no difference of infinities is taken, and so low that its exponential is 0.
     const MASKED: f64 = -1e30;
-    let visible = visible.broadcast_in_dim(&scores.shape(), &[2, 4]);
+    let dimensions: &[usize] = if visible.rank() == 2 { &[2, 4] } else { &[0, 2, 4] };
+    let visible = visible.broadcast_in_dim(&scores.shape(), dimensions);
     visible.select(scores, scores.full_like(MASKED)).softmax(4)
 }
 

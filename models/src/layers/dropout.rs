@@ -125,7 +125,7 @@ mod tests {
             let param = |name, heads| b.param(name, TensorType::new(DType::F32, [2, 3, heads, 2]));
             let parts = [param("q", 4), param("k", 2), param("v", 2)];
             let scope = Scope::new(b, Precision::Float32).with_key(b.constant(Literal::new([2], &[1_u64, 0])));
-            let drawn = |rate| causal_attention_with_dropout(&scope, "drop", parts, &Attention::new(2), rate);
+            let drawn = |rate| causal_attention_with_dropout(&scope, "drop", parts, None, &Attention::new(2), rate);
             vec![causal_attention(parts[0], parts[1], parts[2], &Attention::new(2)), drawn(1e-12), drawn(0.5)]
         });
         let args: Vec<Literal> = (func.param_types().into_iter().enumerate())

@@ -5,6 +5,7 @@
 
 mod attention;
 mod blocks;
+mod documents;
 mod dropout;
 mod embedding;
 mod linear;
@@ -16,6 +17,7 @@ mod rope;
 pub(crate) use attention::causal_mask;
 pub use attention::{Attention, attention_weights, causal_attention, causal_attention_with_dropout, masked_attention};
 pub use blocks::blocks;
+pub use documents::DocumentMask;
 pub use dropout::dropout;
 pub use embedding::{Embedding, embedding, tied_logits};
 pub use linear::{Linear, conv1d, linear, logits};

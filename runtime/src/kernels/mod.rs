@@ -77,13 +77,30 @@ fn attention(call: &Call<'_>) -> Result<Attention, String> {
     Ok(Attention { batch, queries, keys, heads, key_heads, head_size, value_size, scale, causal, window })
 }
 
+/// The bounds of documents in packed rows, which are operand `i` if there is one.
+fn bounds<'a>(call: &Call<'a>, attention: &Attention, i: usize) -> Result<Option<&'a [i32]>, String> {
+    if call.num_operands() <= i {
+        return Ok(None);
+    }
+    match call.operand_dims(i)? {
+        &[batch, bounds] if usize::try_from(batch) == Ok(attention.batch) && bounds > 1 => {}
+        dims => return Err(format!("bounds of dimensions {dims:?} for {} rows", attention.batch)),
+    }
+    if attention.queries != attention.keys {
+        return Err(format!("{} queries and {} keys in packed rows", attention.queries, attention.keys));
+    }
+    call.operand(i).map(Some)
+}
+
 fn attention_forward(call: &Call<'_>) -> Result<(), String> {
     fn forward<E: FfiElement + Element>(call: &Call<'_>) -> Result<(), String> {
+        let attention = attention(call)?;
         let operands = Forward {
-            attention: attention(call)?,
+            attention,
             query: call.operand::<E>(0)?,
             key: call.operand(1)?,
             value: call.operand(2)?,
+            bounds: bounds(call, &attention, 3)?,
             output: call.result(0)?,
             log_sum_exp: call.result(1)?,
         };
@@ -95,14 +112,16 @@ fn attention_forward(call: &Call<'_>) -> Result<(), String> {
 
 fn attention_backward(call: &Call<'_>) -> Result<(), String> {
     fn backward<E: FfiElement + Element>(call: &Call<'_>) -> Result<(), String> {
+        let attention = attention(call)?;
         let operands = Backward {
-            attention: attention(call)?,
+            attention,
             query: call.operand::<E>(0)?,
             key: call.operand(1)?,
             value: call.operand(2)?,
             log_sum_exp: call.operand(3)?,
             output: call.operand(4)?,
             output_ct: call.operand(5)?,
+            bounds: bounds(call, &attention, 6)?,
             query_ct: call.result(0)?,
             key_ct: call.result(1)?,
             value_ct: call.result(2)?,

@@ -22,6 +22,16 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
     let count: usize = loss.specs.values().map(|spec| spec.ty.num_elements()).sum();
     let sources = data.sources(config.train.steps);
     data.warnings(config.train.steps).iter().for_each(|warning| say(format_args!("warning: {warning}")));
+    let documents = match config.data.documents_per_row {
+        Some(places) => data.most_documents_per_row()?.map(|(most, rows)| (places, most, rows)),
+        None => None,
+    };
+    if let Some((places, most, _)) = documents.filter(|(places, most, _)| most > places) {
+        say(format_args!(
+            "warning: rows hold up to {most} documents, and the last of {places} places holds all of the rest, which see \
+             each other: --set data.documents_per_row={most}"
+        ));
+    }
     let flops = step_config.model.flops_per_token(step_config.seq_len);
     if args.json {
         let parameters: Vec<_> = loss
@@ -44,6 +54,7 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
             "tokens_per_step": config.tokens_per_step(),
             "sources": sources,
             "flops_per_token": flops,
+            "most_documents_per_row": documents.map(|(_, most, _)| most),
             "parameters": parameters,
         }));
     }
@@ -78,6 +89,12 @@ pub(super) fn run(args: CheckArgs) -> Result<()> {
         let (name, percent, tokens) = (&source.name, source.share * 100.0, group_digits(source.tokens));
         text +=
             &format!("  {name:width$}  {percent:5.2} % of the rows, {tokens} tokens, {:.2} epochs\n", source.epochs);
+    }
+    if let Some((places, most, rows)) = documents {
+        text += &format!(
+            "attention within documents: at most {most} in one of the first {} rows, places for {places}\n",
+            group_digits(rows)
+        );
     }
     text += &format!("{flops:.3e} FLOPs a token in training\n");
     print(&text)

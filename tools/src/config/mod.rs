@@ -167,7 +167,7 @@ impl Config {
         }
     }
 
-    /// This configuration for token shards whose documents end with `id`.
+    /// This configuration for data whose documents end with `id`.
     pub(crate) fn with_end_of_document_id(&self, id: Option<u32>) -> Config {
         let mut config = self.clone();
         config.settings.data.end_of_document_id = id;

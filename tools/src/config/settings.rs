@@ -125,13 +125,27 @@ pub struct DataConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_dtype: Option<TokenDType>,
     /// The id that ends every document in token shards. Default: what the `shards.json` beside them says; without one
-    /// the tokenizer's, if there is one; else none is known, and the shards are one running text.
+    /// the tokenizer's, if there is one; else none is known, and the shards are one running text. Of text it is the
+    /// tokenizer's; there it is written where `reset_attention_mask` needs it, into the config of a run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end_of_document_id: Option<u32>,
     /// Whether the token after a document's end, which the end cannot tell, is left unpredicted in token shards: its
-    /// label is masked, as by Megatron's `--eod-mask-loss`. Attention still reaches across. Default `false`: windows as
-    /// they are, as in nanoGPT, where a model learns from the end alone how documents begin.
+    /// label is masked, as by Megatron's `--eod-mask-loss`. Attention still reaches across, unless `reset_attention_mask`
+    /// stops it. Default `false`: windows as they are, as in nanoGPT, where a model learns from the end alone how documents
+    /// begin.
     pub mask_end_of_document: bool,
+    /// Whether attention stays within documents, as with Megatron's `--reset-attention-mask`: a token sees none of the
+    /// documents before its own in the row. The end belongs to the document that it ends. Positions are not reset. For rows
+    /// that hold several documents: token shards whose end of documents is known, and `documents = "lines"` with
+    /// `packing = true`. In training and evaluation; a prompt is one document. Default `false`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reset_attention_mask: bool,
+    /// With `reset_attention_mask`, the places for documents in a row, from 2 to `train.seq_len`. Programs have fixed sizes:
+    /// in a row of more documents the last place holds all of the rest, which then see each other; `lmc check` tells how
+    /// many there are. On a GPU cuDNN's attention takes memory for every place as for a row of its own. Default: 32, or
+    /// `train.seq_len` if that is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub documents_per_row: Option<usize>,
     /// `[[data.mixture]]`, once a source, in place of `train`: several sources, each with its share of the rows. Which
     /// source a row is from follows from `train.seed` and the row's number alone, and the shares hold closely over any
     /// stretch of rows; each source goes through epochs of its own. `lmc check` tells how many. `val_fraction` holds out

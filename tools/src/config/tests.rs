@@ -154,6 +154,8 @@ fn resolved_toml_reads_back_as_the_same_config() {
         ),
         (LLAMA, &["data.tokenizer=t.json", "data.end_of_document=</s>", "data.token_dtype=uint32"]),
         (LLAMA, &["model.rope_theta=500000", "runtime.plugin=a.so"]),
+        (LLAMA, &["data.reset_attention_mask=true", "data.documents_per_row=7"]),
+        (NAMES, &["data.packing=true", "data.reset_attention_mask=true", "data.end_of_document_id=26"]),
         (LLAMA, &["model.dropout=0.1", "optimizer.kind=muon", "train.ema_decay=0.999", "train.non_finite=skip"]),
         (NAMES, &["model.dropout=0.1", "optimizer.kind=lion", "train.non_finite_limit=3"]),
     ] {
@@ -163,6 +165,15 @@ fn resolved_toml_reads_back_as_the_same_config() {
         assert_eq!(config, again, "{written}");
         assert_eq!(config.hash(), again.hash());
     }
+}
+
+#[test]
+fn places_for_documents_fit_the_row() {
+    let places = |sets: &[&str]| parse(LLAMA, sets).unwrap().data.documents_per_row;
+    assert_eq!(places(&[]), None);
+    assert_eq!(places(&["data.reset_attention_mask=true"]), Some(32));
+    assert_eq!(places(&["data.reset_attention_mask=true", "train.seq_len=8"]), Some(8));
+    assert_eq!(places(&["data.reset_attention_mask=true", "data.documents_per_row=512"]), Some(512));
 }
 
 #[test]
@@ -233,6 +244,13 @@ fn problems_of_one_setting() {
         ("data.documents=\"none\"\ndata.packing=false", "this one has a line break"),
         ("data.end_of_document_id=3", "`end_of_document_id` is for token shards"),
         ("data.mask_end_of_document=true", "`mask_end_of_document` is for token shards"),
+        (
+            "data.reset_attention_mask=true",
+            "`reset_attention_mask` is for rows that hold several documents: token shards",
+        ),
+        ("data.reset_attention_mask=1", "`reset_attention_mask` takes true or false, found the whole number 1"),
+        ("data.documents_per_row=4", "`documents_per_row` goes with reset_attention_mask = true"),
+        ("train.reset_attention_mask=true", "it belongs in [data]"),
         ("data.order=\"random\"", "`order` is one of \"shuffle\", \"sequential\", found \"random\""),
         ("optimizer.learning_rate=nan", "must be a finite number more than 0, found NaN"),
         ("optimizer.learning_rate=inf", "found inf"),
@@ -322,6 +340,15 @@ fn problems_of_a_llama() {
         (&["data.tokenizer=char", "model.vocab_size=0"], "`vocab_size` must be at least 1"),
         (&["data.train=names.txt"], "looks like text"),
         (&["data.documents=lines"], "documents = \"lines\" is for text"),
+        (
+            &["data.reset_attention_mask=true", "data.documents_per_row=1"],
+            "`documents_per_row` must be at least 2 and at most `seq_len` 512, found 1",
+        ),
+        (&["data.reset_attention_mask=true", "data.documents_per_row=513"], "at most `seq_len` 512, found 513"),
+        (
+            &["data.reset_attention_mask=true", "data.tokenizer=byte", "data.train=a.txt"],
+            "token shards, or text with documents = \"lines\" and packing = true",
+        ),
         (&["data.tokenizer=t.json", "data.val=a.txt"], "is not named .bin, and what is trained on are token shards"),
         (&["data.tokenizer=t.json", "data.documents=lines"], "files that are not named .bin"),
         (

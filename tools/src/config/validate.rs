@@ -73,7 +73,7 @@ pub(super) fn validate(tree: &Table, origin: &Origin<'_>) -> Result<Settings, Ve
 
     let train_config = read_train(&train, origin);
     let model_config = read_model(&model, &train, &train_config, origin);
-    let data_config = read_data(&data, origin);
+    let data_config = read_data(&data, (&train, &train_config), origin);
     let optimizer_config = read_optimizer(&optimizer);
     let schedule_config = read_schedule(&schedule, optimizer_config.learning_rate, optimizer.sound(&["learning_rate"]));
     let sample_config = sample.as_ref().map(read_sample);
@@ -251,7 +251,11 @@ fn limit_layers(section: &Section<'_>, key: &'static str, layers: usize) {
     section.require(&[key], layers <= MOST_LAYERS, || format!("`{key}` must be at most {MOST_LAYERS}, found {layers}"));
 }
 
-fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
+/// Places for documents in a row unless the config says how many.
+const DOCUMENTS_PER_ROW: usize = 32;
+
+fn read_data(section: &Section<'_>, train: (&Section<'_>, &TrainConfig), origin: &Origin<'_>) -> DataConfig {
+    let (train_section, seq_len) = (train.0, train.1.seq_len);
     let find_all = |paths: Vec<&str>| paths.into_iter().map(|path| find(path, origin.folder)).collect::<Vec<_>>();
     let mixture = read_mixture(section, &find_all);
     if !section.has("mixture") {
@@ -310,10 +314,34 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
     section.require(&["token_dtype", "tokenizer"], token_dtype.is_none() || !is_text, || {
         "`token_dtype` is for token shards, which end in .bin where there is a `tokenizer`".to_owned()
     });
+    let reset_attention_mask = section.boolean_or("reset_attention_mask", false);
+    let holds_documents = !is_text || lines && packing;
+    section.require(
+        &["reset_attention_mask", "tokenizer", "documents", "packing"],
+        !reset_attention_mask || holds_documents,
+        || {
+            "`reset_attention_mask` is for rows that hold several documents: token shards, or text with documents = \
+             \"lines\" and packing = true"
+                .to_owned()
+        },
+    );
+    let documents_per_row = section.optional_size("documents_per_row");
+    section.require(
+        &["documents_per_row", "reset_attention_mask"],
+        documents_per_row.is_none() || reset_attention_mask,
+        || "`documents_per_row` goes with reset_attention_mask = true".to_owned(),
+    );
+    if let (Some(places), true) = (documents_per_row, train_section.sound(&["seq_len"])) {
+        section.require(&["documents_per_row"], (2..=seq_len.max(2)).contains(&places), || {
+            format!("`documents_per_row` must be at least 2 and at most `seq_len` {seq_len}, found {places}")
+        });
+    }
     let end_of_document_id = section.optional_id("end_of_document_id");
-    section.require(&["end_of_document_id", "tokenizer"], end_of_document_id.is_none() || !is_text, || {
-        "`end_of_document_id` is for token shards; of text it is the tokenizer's".to_owned()
-    });
+    section.require(
+        &["end_of_document_id", "tokenizer"],
+        end_of_document_id.is_none() || !is_text || reset_attention_mask,
+        || "`end_of_document_id` is for token shards; of text it is the tokenizer's".to_owned(),
+    );
     let mask_end_of_document = section.boolean_or("mask_end_of_document", false);
     section.require(&["mask_end_of_document", "tokenizer"], !mask_end_of_document || !is_text, || {
         "`mask_end_of_document` is for token shards, and `tokenizer` says the files are text".to_owned()
@@ -335,6 +363,9 @@ fn read_data(section: &Section<'_>, origin: &Origin<'_>) -> DataConfig {
         token_dtype,
         end_of_document_id,
         mask_end_of_document,
+        reset_attention_mask,
+        documents_per_row: reset_attention_mask
+            .then(|| documents_per_row.unwrap_or(DOCUMENTS_PER_ROW.min(seq_len).max(2))),
         mixture,
     }
 }
@@ -479,7 +510,7 @@ fn elsewhere(key: &str) -> Option<String> {
         | "keep_best" => "it belongs in [train]",
         "save_total_limit" => "the key is `keep_last`, in [train]",
         "vocab_size" | "init_from" | "dropout" => "it belongs in [model]",
-        "tokenizer" | "end_of_document" => "it belongs in [data]",
+        "tokenizer" | "end_of_document" | "reset_attention_mask" | "documents_per_row" => "it belongs in [data]",
         "device" | "plugin" | "threads" | "peak_tflops" | "visible_devices" | "memory_fraction" | "preallocate"
         | "deterministic" => "it belongs in [runtime]",
         "require" => "it belongs in [compile]",

@@ -89,7 +89,8 @@ pub struct Origin {
 }
 
 impl Data {
-    /// Opens the data of `config`, and returns the config with `model.vocab_size` filled in. With a tokenizer of an
+    /// Opens the data of `config`, and returns the config with what the data tell filled in: `model.vocab_size`, and the end
+    /// of documents of token shards and where attention is to heed it. With a tokenizer of an
     /// earlier run, `saved`, text is encoded by that; else a character vocabulary is made from the training text, the
     /// held-out part of the same files included.
     ///
@@ -177,6 +178,25 @@ impl Data {
             Source { name, share, tokens, rows_per_epoch, rows, epochs: rows as f64 / rows_per_epoch as f64 }
         };
         self.shares.iter().zip(self.train.each()).enumerate().map(source).collect()
+    }
+
+    /// The most documents, those that are cut included, in one of the first rows to train on, and how many rows these are:
+    /// all of an epoch, or as many as hold some million tokens. `None` where no token is known to end documents.
+    ///
+    /// # Errors
+    /// If a shard cannot be read or has an id outside of the vocabulary.
+    pub fn most_documents_per_row(&self) -> Result<Option<(usize, u64)>> {
+        const MOST_TOKENS: usize = 1 << 22;
+        let Some(end) = self.end_of_document.map(u32::cast_signed) else { return Ok(None) };
+        let seq_len = self.shape.seq_len;
+        let rows = self.rows_per_epoch().min((MOST_TOKENS / seq_len).max(1) as u64);
+        let (mut tokens, mut labels, mut most) = (vec![0; seq_len], vec![0; seq_len], 0);
+        for row in 0..rows {
+            self.train.fill(row, &mut tokens, &mut labels)?;
+            // An end at the row's own end has no document behind it.
+            most = most.max(1 + tokens[..seq_len - 1].iter().filter(|&&token| token == end).count());
+        }
+        Ok(Some((most, rows)))
     }
 
     /// What is doubtful about the mixture in a run of `steps` steps, a line each.

@@ -10,7 +10,7 @@ use super::mixture::Sources;
 use super::order::{Permutation, Purpose, draw};
 use super::rows::{Chosen, Documents, Layout, Packed, Padded, RowOrder, Rows, Stream, Text, Tokens};
 use super::shards::{Shard, Shards};
-use crate::config::{Config, Documents as DocumentsKey, Order, TokenDType, TokenizerKind};
+use crate::config::{Config, DataConfig, Documents as DocumentsKey, Order, TokenDType, TokenizerKind};
 use crate::error::Result;
 use crate::tokenizer::{self, CharTokenizer, Tokenizer};
 
@@ -294,10 +294,18 @@ fn end_of_shards(
             "data.end_of_document_id",
             format!("the document end {end} is outside of the vocabulary, `model.vocab_size` {vocab_size}"),
         )),
-        None if config.data.mask_end_of_document => Err(config.error_at(
-            "data.mask_end_of_document",
-            "`mask_end_of_document` needs to know which id ends a document; say `data.end_of_document_id`",
-        )),
+        None => {
+            let DataConfig { mask_end_of_document, reset_attention_mask, .. } = config.data;
+            let asked =
+                [("mask_end_of_document", mask_end_of_document), ("reset_attention_mask", reset_attention_mask)];
+            match asked.into_iter().find(|(_, is_asked)| *is_asked) {
+                None => Ok(None),
+                Some((key, _)) => Err(config.error_at(
+                    &format!("data.{key}"),
+                    format!("`{key}` needs to know which id ends a document; say `data.end_of_document_id`"),
+                )),
+            }
+        }
         end => Ok(end),
     }
 }
@@ -348,6 +356,15 @@ fn open_text(config: &Config, saved: Option<&Tokenizer>, sources: &[SourceFiles]
         open_running_text(&config, &tokenizer, &train, &val)?
     };
     let end_of_document = tokenizer.end_of_document().filter(|_| lines);
+    let config = match (config.data.reset_attention_mask, config.data.end_of_document_id) {
+        (false, _) => config,
+        (true, Some(given)) if Some(given) != end_of_document => {
+            let message = format!("`end_of_document_id` is {given}, and the tokenizer's is another one; leave it out");
+            return Err(config.error_at("data.end_of_document_id", message));
+        }
+        // What is trained depends on it.
+        (true, _) => config.with_end_of_document_id(end_of_document),
+    };
     let tokenizer = Some(tokenizer);
     Ok(Parts { config, train: rows, held_out, tokenizer, end_of_document, documents, files, val_files })
 }

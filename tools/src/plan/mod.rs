@@ -192,13 +192,16 @@ pub fn plan(config: &Config, options: &PlanOptions) -> Result<Plan> {
     })
 }
 
-/// The config with its vocabulary: as it says, as its tokenizer says, or, if need be, as its data say.
+/// The config with its vocabulary and, if attention is to heed it, the end of documents: as it says, as its tokenizer says,
+/// or, if need be, as its data say.
 pub(crate) fn with_vocabulary(config: &Config) -> Result<Config> {
     use crate::config::TokenizerKind;
-    if config.model.vocab_size().is_some() {
+    let lacks_end = config.data.reset_attention_mask && config.data.end_of_document_id.is_none();
+    if config.model.vocab_size().is_some() && !lacks_end {
         return Ok(config.clone());
     }
-    match &config.data.tokenizer {
+    let sizes = if lacks_end { "model.vocab_size=N --set data.end_of_document_id=N" } else { "model.vocab_size=N" };
+    match config.data.tokenizer.as_ref().filter(|_| !lacks_end) {
         Some(TokenizerKind::Byte) => config.with_tokenizer_size(Tokenizer::Byte.vocab_size()),
         Some(TokenizerKind::File(path)) => {
             let tokenizer =
@@ -208,7 +211,7 @@ pub(crate) fn with_vocabulary(config: &Config) -> Result<Config> {
         Some(TokenizerKind::Char) | None => {
             let opened = Data::open(config, None).map(|(config, _)| config);
             opened.map_err(|error| {
-                Error::input(format!("{}\n(without the data, say the size: --set model.vocab_size=N)", error.message()))
+                Error::input(format!("{}\n(without the data, say the size: --set {sizes})", error.message()))
             })
         }
     }

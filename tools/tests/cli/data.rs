@@ -155,6 +155,44 @@ fn mixtures_are_counted_and_warned_of() {
 }
 
 #[test]
+fn attention_stays_within_documents() {
+    let folder = Folder::new();
+    let settings = ["--set", "data.packing=true", "--set", "data.reset_attention_mask=true"];
+    let lmc = |args: &[&str]| folder.lmc(&[args, &settings].concat());
+    let ok = |args: &[&str]| folder.ok(&[args, &settings].concat());
+    let told = ok(&["check", "run.toml"]);
+    has(&told.stdout, &["attention within documents: at most 3 in one of the first ", " rows, places for 8\n"]);
+    assert!(!told.stderr.contains("warning"), "{}", told.stderr);
+    let told = ok(&["check", "run.toml", "--set", "data.documents_per_row=2"]);
+    has(&told.stderr, &["warning: rows hold up to 3 documents", "--set data.documents_per_row=3"]);
+    // The data tell how many tokens there are and which one ends documents.
+    has(&ok(&["dump", "run.toml", "--stage", "graph"]).stdout, &["rows = packed", "sort"]);
+    has(&ok(&["explain", "run.toml"]).stdout, &["attention  fused, all 2"]);
+    ok(&["gradcheck", "run.toml"]);
+    ok(&["plan", "run.toml"]);
+
+    // Interrupted and continued as straight, and other than without.
+    ok(&["train", "run.toml", "--out", "straight"]);
+    ok(&["train", "run.toml", "--out", "parts", "--steps", "2"]);
+    ok(&["train", "run.toml", "--out", "parts"]);
+    assert!(folder.weights("parts", 6) == folder.weights("straight", 6), "the same run");
+    folder.ok(&["train", "run.toml", "--out", "reaching", "--set", "data.packing=true"]);
+    assert!(folder.weights("reaching", 6) != folder.weights("straight", 6), "another run");
+    let config = folder.read("parts/config.toml");
+    has(&config, &["reset_attention_mask = true", "documents_per_row = 8", "end_of_document_id = 20"]);
+    let ran = lmc(&["train", "run.toml", "--out", "parts", "--steps", "8", "--set", "data.documents_per_row=4"]);
+    assert_eq!(ran.code, 2);
+    has(&ran.stderr, &["data.documents_per_row: 8 -> 4"]);
+    let losses: Vec<f64> = ["parts", "straight"]
+        .map(|run| serde_json::from_str::<Value>(&folder.ok(&["eval", run, "--json"]).stdout).expect("JSON"))
+        .iter()
+        .filter_map(|line| line["val_loss"].as_f64())
+        .collect();
+    assert!(losses.len() == 2 && losses[0] == losses[1], "{losses:?}");
+    assert_eq!(folder.ok(&["generate", "parts", "--samples", "1"]).stdout.lines().count(), 1);
+}
+
+#[test]
 fn files_are_linted() {
     let folder = Folder::new();
     write_shards(&folder);

@@ -4,7 +4,7 @@ use super::super::pack::{Element, Pack, transpose};
 use super::super::product::panel;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::{Attention, HIDDEN, KEY_BLOCK, words_of, write_row};
+use super::{Attention, Documents, HIDDEN, KEY_BLOCK, Sight, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Backward<'a, E> {
@@ -21,6 +21,8 @@ pub(crate) struct Backward<'a, E> {
     pub(crate) output: &'a [E],
     /// `B T N V`.
     pub(crate) output_ct: &'a [E],
+    /// Of packed rows, `B (M + 1)`.
+    pub(crate) bounds: Option<&'a [i32]>,
     /// `B T N H`.
     pub(crate) query_ct: &'a mut [E],
     /// `B S K H`.
@@ -45,8 +47,10 @@ pub(crate) fn backward<E: Element>(isa: Isa, call: Backward<'_, E>, threads: usi
     let parts = if groups == 0 { 1 } else { threads.div_ceil(groups).clamp(1, a.keys.div_ceil(KEY_BLOCK)) };
     let mut partial = vec![0.0f32; if parts > 1 { parts * call.query.len() } else { 0 }];
     let row = a.head_size;
+    let documents = a.documents(call.bounds);
     let task = Groups {
         a,
+        documents: documents.as_ref(),
         parts,
         query: call.query,
         key: call.key,
@@ -78,6 +82,7 @@ pub(crate) fn backward<E: Element>(isa: Isa, call: Backward<'_, E>, threads: usi
 /// A task is a sequence's query heads that share a key head, and of the blocks of keys every `parts`-th.
 struct Groups<'a, 'p, E> {
     a: Attention,
+    documents: Option<&'p Documents>,
     parts: usize,
     query: &'a [E],
     key: &'a [E],
@@ -111,6 +116,7 @@ impl<E: Element> Groups<'_, '_, E> {
     #[inline(always)]
     unsafe fn pack<S: Simd, W: Pack>(&self, batch: usize, key_head: usize) -> Packed {
         let a = &self.a;
+        let sight = a.sight(self.documents, batch);
         let rows = a.query_block::<W>();
         let padded = a.queries.div_ceil(rows) * rows;
         let (h, v, group) = (a.head_size, a.value_size, a.group());
@@ -146,7 +152,11 @@ impl<E: Element> Groups<'_, '_, E> {
                 }
             }
             let at = (batch * a.heads + head) * a.queries;
-            packed.lse[g * padded..][..a.queries].copy_from_slice(&self.lse[at..][..a.queries]);
+            let lse = &mut packed.lse[g * padded..][..a.queries];
+            lse.copy_from_slice(&self.lse[at..][..a.queries]);
+            // Of rows that see nothing it has no meaning: their probabilities are 0 too.
+            let is_blind = |t: usize| sight.visible(t).is_empty();
+            lse.iter_mut().enumerate().filter(|&(t, _)| is_blind(t)).for_each(|(_, lse)| *lse = -HIDDEN);
             for (t, delta) in packed.delta[g * padded..][..a.queries].iter_mut().enumerate() {
                 let (Some(output), Some(ct)) = (output.row(t), ct.row(t)) else { continue };
                 *delta = output.iter().zip(ct).map(|(output, ct)| output.to_f32() * ct.to_f32()).sum();
@@ -172,6 +182,7 @@ impl<E: Element> Task for Groups<'_, '_, E> {
         let (h_rows, v_rows) = (h.next_multiple_of(W::ROWS), v.next_multiple_of(W::ROWS));
         // SAFETY: the caller's.
         let packed = unsafe { self.pack::<S, W>(batch, key_head) };
+        let sight = a.sight(self.documents, batch);
         let key = a.key_rows(self.key, batch, key_head, h);
         let value = a.key_rows(self.value, batch, key_head, v);
 
@@ -201,11 +212,9 @@ impl<E: Element> Task for Groups<'_, '_, E> {
             key.pack_right::<S, W>(&mut key_columns, first_key, columns, n / W::PER_WORD);
             key_ct.fill(0.0);
             value_ct.fill(0.0);
-            // Queries that see one of these keys.
-            let begin = if a.causal { first_key.min(a.queries) } else { 0 };
-            let end = a.window.map_or(a.queries, |window| a.queries.min(first_key + num_keys - 1 + window));
+            let seeing = sight.seeing(first_key..first_key + num_keys);
             for g in 0..group {
-                for first in (begin / rows * rows..end).step_by(rows) {
+                for first in (seeing.start / rows * rows..seeing.end).step_by(rows) {
                     let at = g * padded + first;
                     let queries = &packed.queries[at * words..][..rows * words];
                     let cts = &packed.cts[at * ct_words..][..rows * ct_words];
@@ -218,7 +227,7 @@ impl<E: Element> Task for Groups<'_, '_, E> {
                     unsafe {
                         W::product::<S, false>([rows, n, words], queries, &keys, &mut tile.scores, n);
                         W::product::<S, false>([rows, n, ct_words], cts, &values, &mut tile.slopes, n);
-                        tile.differentiate::<S, W>(a, first, first_key, n, statistics);
+                        tile.differentiate::<S, W>(sight, first, first_key, n, statistics);
                         W::product::<S, true>([v_rows, n, row_words], cts_across, &tile.score_panels, &mut value_ct, n);
                         W::product::<S, true>(
                             [h_rows, n, row_words],
@@ -285,14 +294,14 @@ impl Tile {
     #[inline(always)]
     unsafe fn differentiate<S: Simd, W: Pack>(
         &mut self,
-        a: &Attention,
+        sight: Sight<'_>,
         first: usize,
         first_key: usize,
         n: usize,
         (lse, delta): (&[f32], &[f32]),
     ) {
         for r in 0..lse.len() {
-            a.hide(&mut self.scores[r * n..][..n], first + r, first_key);
+            sight.hide(&mut self.scores[r * n..][..n], first + r, first_key);
         }
         let words = lse.len() / W::PER_WORD;
         // Where 16 columns of a word lie in the panels.
@@ -303,7 +312,7 @@ impl Tile {
         };
         // SAFETY: rows have whole vectors; the rest is the caller's.
         unsafe {
-            let scale = S::splat(a.scale);
+            let scale = S::splat(sight.a.scale);
             for word in 0..words {
                 let r = word * W::PER_WORD;
                 for i in (0..n).step_by(LANES) {

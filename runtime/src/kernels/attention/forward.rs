@@ -3,7 +3,7 @@
 use super::super::pack::{Element, Pack};
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::{Attention, HIDDEN, QUERY_BLOCK, words_of, write_row};
+use super::{Attention, Documents, HIDDEN, QUERY_BLOCK, words_of, write_row};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -14,6 +14,8 @@ pub(crate) struct Forward<'a, E> {
     pub(crate) key: &'a [E],
     /// `B S K V`.
     pub(crate) value: &'a [E],
+    /// Of packed rows, `B (M + 1)`.
+    pub(crate) bounds: Option<&'a [i32]>,
     /// `B T N V`.
     pub(crate) output: &'a mut [E],
     /// `B N T`.
@@ -26,7 +28,7 @@ const MOST_BLOCKS: usize = 4;
 /// Computes output and log-sum-exp with this instruction set, which the processor must have, on about `threads` threads.
 pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, threads: usize, for_each: ForEach<'_>) {
     assert!(Isa::available().contains(&isa));
-    let Forward { attention: a, query, key, value, output, log_sum_exp } = call;
+    let Forward { attention: a, query, key, value, bounds, output, log_sum_exp } = call;
     assert_eq!(query.len(), a.batch * a.queries * a.heads * a.head_size);
     assert_eq!(output.len(), a.batch * a.queries * a.heads * a.value_size);
     assert_eq!(key.len(), a.batch * a.keys * a.key_heads * a.head_size);
@@ -35,15 +37,17 @@ pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, threads: usize
     let (blocks, groups) = (a.queries.div_ceil(QUERY_BLOCK), a.batch * a.key_heads);
     let per_task = (blocks * groups / (4 * threads)).clamp(1, MOST_BLOCKS);
     let tasks = blocks.div_ceil(per_task);
-    let task =
-        Blocks { a, tasks, per_task, query, key, value, output: Shared::new(output), lse: Shared::new(log_sum_exp) };
+    let documents = a.documents(bounds);
+    let (documents, output, lse) = (documents.as_ref(), Shared::new(output), Shared::new(log_sum_exp));
+    let task = Blocks { a, documents, tasks, per_task, query, key, value, output, lse };
     // SAFETY: the processor has the instructions; a task writes the rows of its own block and heads.
     unsafe { run(isa, &task, groups * tasks, for_each) }
 }
 
 /// A task is some blocks of queries with all heads that share a key head.
-struct Blocks<'a, E> {
+struct Blocks<'a, 'd, E> {
     a: Attention,
+    documents: Option<&'d Documents>,
     /// Tasks of a head.
     tasks: usize,
     /// Blocks of a task.
@@ -55,7 +59,7 @@ struct Blocks<'a, E> {
     lse: Shared<'a, f32>,
 }
 
-impl<E: Element> Task for Blocks<'_, E> {
+impl<E: Element> Task for Blocks<'_, '_, E> {
     const PAIRS: bool = E::IS_BF16;
 
     #[inline(always)]
@@ -65,6 +69,7 @@ impl<E: Element> Task for Blocks<'_, E> {
         // The last blocks see the most keys: they begin first, so that threads end together.
         let task = self.tasks - 1 - index / (a.batch * key_heads);
         let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
+        let sight = a.sight(self.documents, batch);
         let key = a.key_rows(self.key, batch, key_head, h);
         let value = a.key_rows(self.value, batch, key_head, v);
         let (rows, most_keys) = (a.query_block::<W>(), a.key_block::<W>());
@@ -87,7 +92,7 @@ impl<E: Element> Task for Blocks<'_, E> {
         let mut outputs = Buffer::zeros(group * span * columns);
         let mut state = vec![(HIDDEN, 0.0f32); group * span];
 
-        let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
+        let seen = sight.visible_to(first..first + num_rows);
         for first_key in (seen.start / most_keys * most_keys..seen.end).step_by(most_keys) {
             let num_keys = most_keys.min(a.keys - first_key).next_multiple_of(W::COLUMNS);
             // SAFETY: the caller's.
@@ -96,7 +101,7 @@ impl<E: Element> Task for Blocks<'_, E> {
             let blocks = (0..group).flat_map(|g| (0..span).step_by(rows).map(move |row| (g * span + row, first + row)));
             for (at, first) in blocks {
                 let num_rows = rows.min(a.queries - first);
-                let seen = a.visible(first).start..a.visible(first + num_rows - 1).end;
+                let seen = sight.visible_to(first..first + num_rows);
                 if first_key >= seen.end || first_key + num_keys <= seen.start {
                     continue;
                 }
@@ -108,9 +113,14 @@ impl<E: Element> Task for Blocks<'_, E> {
                     W::product::<S, false>([rows, num_keys, words], queries, &keys, &mut scores, num_keys);
                     for r in 0..num_rows {
                         let scores = &mut scores[r * num_keys..][..num_keys];
-                        a.hide(scores, first + r, first_key);
                         let pairs =
                             if W::PER_WORD == 2 { &mut pairs[r * num_keys / 2..][..num_keys / 2] } else { &mut [] };
+                        if !sight.hide(scores, first + r, first_key) {
+                            // Nothing of this block is the query's: its largest score and its sum stay as they are.
+                            scores.fill(0.0);
+                            pairs.fill(0.0);
+                            continue;
+                        }
                         let factor = softmax_row::<S, W>(scores, pairs, a.scale, &mut state[r]);
                         if factor != 1.0 {
                             for x in &mut outputs[r * columns..][..columns] {
@@ -131,13 +141,15 @@ impl<E: Element> Task for Blocks<'_, E> {
                 let lse = self.lse.part((batch * heads + head) * a.queries + first, num_rows);
                 for (r, lse) in lse.iter_mut().enumerate() {
                     let (maximum, sum) = state[g * span + r];
-                    *lse = maximum + sum.ln();
+                    // A query that sees no key has the output 0, and a log-sum-exp that means nothing.
+                    let (factor, log) = match sight.visible(first + r).is_empty() {
+                        true => (0.0, 0.0),
+                        false => (1.0 / sum, maximum + sum.ln()),
+                    };
+                    *lse = log;
                     let at = ((batch * a.queries + first + r) * heads + head) * v;
-                    write_row::<S, E>(
-                        self.output.part(at, v),
-                        &outputs[(g * span + r) * columns..][..columns],
-                        1.0 / sum,
-                    );
+                    let output = &outputs[(g * span + r) * columns..][..columns];
+                    write_row::<S, E>(self.output.part(at, v), output, factor);
                 }
             }
         }

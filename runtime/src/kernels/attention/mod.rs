@@ -7,6 +7,8 @@ mod forward;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use super::pack::{Element, Rows};
 use super::product::Words;
 
@@ -42,24 +44,35 @@ pub(crate) struct Attention {
     pub(crate) window: Option<usize>,
 }
 
+/// Where the document of each position begins and ends; `0..0` for a position that is in none.
+type Documents = Vec<Range<usize>>;
+
 impl Attention {
-    /// The keys that query `t` sees.
-    #[inline(always)]
-    fn visible(&self, t: usize) -> std::ops::Range<usize> {
-        let end = if self.causal { self.keys.min(t + 1) } else { self.keys };
-        let start = self.window.map_or(0, |window| (t + 1).saturating_sub(window));
-        start.min(end)..end
+    /// The documents of all rows, from `bounds`, `B (M + 1)`, of packed rows; `None` for rows that are sequences. Numbers
+    /// below 0 mean 0, those beyond the row its end.
+    ///
+    /// # Panics
+    /// If the bounds are not as many for each row, or packed rows have not as many queries as keys.
+    fn documents(&self, bounds: Option<&[i32]>) -> Option<Documents> {
+        let bounds = bounds?;
+        assert!(self.queries == self.keys && bounds.len().is_multiple_of(self.batch));
+        let mut documents = vec![0..0; self.batch * self.keys];
+        let position = |bound: i32| usize::try_from(bound).unwrap_or(0).min(self.keys);
+        for (row, documents) in documents.chunks_exact_mut(self.keys).enumerate() {
+            let each = bounds.len() / self.batch;
+            for bounds in bounds[row * each..][..each].windows(2) {
+                let document = position(bounds[0])..position(bounds[1]);
+                if let Some(documents) = documents.get_mut(document.clone()) {
+                    documents.fill(document);
+                }
+            }
+        }
+        Some(documents)
     }
 
-    /// Makes the scores of a query's hidden keys so small that their probability is 0; `scores` are of the keys from
-    /// `first_key` on.
-    #[inline(always)]
-    fn hide(&self, scores: &mut [f32], t: usize, first_key: usize) {
-        let visible = self.visible(t);
-        let start = visible.start.saturating_sub(first_key).min(scores.len());
-        let end = visible.end.saturating_sub(first_key).clamp(start, scores.len());
-        scores[..start].fill(HIDDEN);
-        scores[end..].fill(HIDDEN);
+    /// What the queries of a row of the batch see, with the documents of all rows.
+    fn sight<'a>(&self, documents: Option<&'a Documents>, batch: usize) -> Sight<'a> {
+        Sight { a: *self, documents: documents.map(|documents| &documents[batch * self.keys..][..self.keys]) }
     }
 
     /// A head's rows of an array `B T N width`.
@@ -88,6 +101,72 @@ impl Attention {
     fn key_block<W: Words>(&self) -> usize {
         KEY_BLOCK.min(self.keys.next_multiple_of(W::COLUMNS))
     }
+}
+
+/// What the queries of a row see.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    a: Attention,
+    /// The document of each position, if there are several in a row.
+    documents: Option<&'a [Range<usize>]>,
+}
+
+impl Sight<'_> {
+    /// The keys that query `t` sees; none for a query that is not there.
+    #[inline(always)]
+    fn visible(&self, t: usize) -> Range<usize> {
+        let a = &self.a;
+        let document = match self.documents {
+            None => 0..a.keys,
+            Some(documents) => documents.get(t).cloned().unwrap_or(0..0),
+        };
+        let end = if a.causal { document.end.min(t + 1) } else { document.end };
+        let start = a.window.map_or(0, |window| (t + 1).saturating_sub(window)).max(document.start);
+        start.min(end)..end
+    }
+
+    /// From the first key to the last that one of these queries sees.
+    #[inline(always)]
+    fn visible_to(&self, queries: Range<usize>) -> Range<usize> {
+        if self.documents.is_none() {
+            return self.visible(queries.start).start..self.visible(queries.end - 1).end;
+        }
+        hull(queries.map(|t| self.visible(t)))
+    }
+
+    /// From the first query to the last that sees one of these keys.
+    #[inline(always)]
+    fn seeing(&self, keys: Range<usize>) -> Range<usize> {
+        let a = &self.a;
+        let (first, last) = (keys.start, keys.end - 1);
+        let documents = self.documents.map_or(0..a.queries, |documents| hull(documents[keys].iter().cloned()));
+        let start = if a.causal { documents.start.max(first) } else { documents.start };
+        let end = a.window.map_or(documents.end, |window| documents.end.min(last + window));
+        start.min(end)..end
+    }
+
+    /// Makes the scores of a query's hidden keys so small that their probability is 0; `scores` are of the keys from
+    /// `first_key` on. Returns whether the query sees one of them.
+    #[inline(always)]
+    fn hide(&self, scores: &mut [f32], t: usize, first_key: usize) -> bool {
+        let visible = self.visible(t);
+        let start = visible.start.saturating_sub(first_key).min(scores.len());
+        let end = visible.end.saturating_sub(first_key).clamp(start, scores.len());
+        scores[..start].fill(HIDDEN);
+        scores[end..].fill(HIDDEN);
+        start < end
+    }
+}
+
+/// From the beginning of the first of these that is not empty to the end of the last; `0..0` if all are empty.
+#[inline(always)]
+fn hull(ranges: impl Iterator<Item = Range<usize>>) -> Range<usize> {
+    let both = |all: Range<usize>, x: Range<usize>| match (all.is_empty(), x.is_empty()) {
+        (_, true) => all,
+        (true, false) => x,
+        (false, false) => all.start.min(x.start)..all.end.max(x.end),
+    };
+    ranges.fold(0..0, both)
 }
 
 /// Words of rows of so many elements.

@@ -31,7 +31,7 @@ fn numbers(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Output, log-sum-exp and the three cotangents, by the evaluator in f64.
-fn expected(a: &Attention, [query, key, value, ct]: [&[f32]; 4]) -> Vec<Vec<f64>> {
+fn expected(a: &Attention, bounds: Option<&[i32]>, [query, key, value, ct]: [&[f32]; 4]) -> Vec<Vec<f64>> {
     let shapes = [
         [a.batch, a.queries, a.heads, a.head_size],
         [a.batch, a.keys, a.key_heads, a.head_size],
@@ -42,26 +42,46 @@ fn expected(a: &Attention, [query, key, value, ct]: [&[f32]; 4]) -> Vec<Vec<f64>
         scale: f64::from(a.scale),
         mask: if a.causal { AttentionMask::Causal } else { AttentionMask::Full },
         sliding_window: a.window,
-        rows: AttentionRows::Whole,
+        rows: if bounds.is_some() { AttentionRows::Packed } else { AttentionRows::Whole },
     };
+    let bounds = bounds.map(|bounds| Literal::new([a.batch, bounds.len() / a.batch], bounds));
     let func = Builder::build("attention", |b| {
         let params = ["q", "k", "v", "ct"].into_iter().zip(shapes);
         let params: Vec<_> = params.map(|(name, shape)| b.param(name, TensorType::new(DType::F64, shape))).collect();
         let [q, k, v, ct] = params[..] else { unreachable!("four names") };
-        let (output, lse) = q.scaled_dot_product_attention(k, v, op.clone());
+        let bounds = bounds.as_ref().map(|bounds| b.param("bounds", bounds.ty().clone()));
+        let (output, lse) = q.scaled_dot_product_attention_of(k, v, bounds.as_slice(), op.clone());
         let backward = Op::ScaledDotProductAttentionBackward(op.backward());
-        let grads = b.push(backward, &[q, k, v, lse, output, ct], &[]);
+        let grads = b.push(backward, &[&[q, k, v, lse, output, ct], bounds.as_slice()].concat(), &[]);
         [vec![output, lse], grads].concat()
     });
     let literal = |shape: [usize; 4], x: &[f32]| {
         Literal::from_f64s(TensorType::new(DType::F64, shape), &x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>())
     };
-    let arguments: Vec<Literal> = shapes.into_iter().zip([query, key, value, ct]).map(|(s, x)| literal(s, x)).collect();
+    let floats = shapes.into_iter().zip([query, key, value, ct]).map(|(s, x)| literal(s, x));
+    let arguments: Vec<Literal> = floats.chain(bounds.clone()).collect();
     eval(&func, &arguments).unwrap().iter().map(Literal::to_f64s).collect()
 }
 
+/// The places in the log-sum-exp of queries that are in no document.
+fn outside(a: &Attention, bounds: Option<&[i32]>) -> Vec<usize> {
+    let Some(bounds) = bounds else { return Vec::new() };
+    let is_inside = |row: usize, t: usize| {
+        let bounds = &bounds[row * (bounds.len() / a.batch)..][..bounds.len() / a.batch];
+        bounds.windows(2).any(|document| document[0] <= t as i32 && (t as i32) < document[1])
+    };
+    let places = (0..a.batch * a.heads * a.queries).map(|i| (i, i / a.queries / a.heads, i % a.queries));
+    places.filter(|&(_, row, t)| !is_inside(row, t)).map(|(i, ..)| i).collect()
+}
+
 /// The kernels' results with operands of type `E`.
-fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads: usize) -> Vec<Vec<f64>> {
+fn computed<E: Element>(
+    isa: Isa,
+    a: &Attention,
+    bounds: Option<&[i32]>,
+    operands: [&[f32]; 4],
+    threads: usize,
+) -> Vec<Vec<f64>> {
     let [query, key, value, ct] = operands.map(|x| x.iter().map(|&x| E::from_f32(x)).collect::<Vec<E>>());
     let mut output = vec![E::from_f32(f32::NAN); ct.len()];
     let mut log_sum_exp = vec![f32::NAN; a.batch * a.heads * a.queries];
@@ -72,10 +92,14 @@ fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads:
         query: &query,
         key: &key,
         value: &value,
+        bounds,
         output: &mut output,
         log_sum_exp: &mut log_sum_exp,
     };
     forward(isa, call, threads, &for_each);
+    // What has no meaning does no harm.
+    assert!(log_sum_exp.iter().all(|x| !x.is_nan()) || bounds.is_none());
+    outside(a, bounds).into_iter().for_each(|i| log_sum_exp[i] = f32::NAN);
     let [mut query_ct, mut key_ct, mut value_ct] = [&query, &key, &value].map(|x| vec![E::from_f32(f32::NAN); x.len()]);
     let call = Backward {
         attention: *a,
@@ -85,6 +109,7 @@ fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads:
         log_sum_exp: &log_sum_exp,
         output: &output,
         output_ct: &ct,
+        bounds,
         query_ct: &mut query_ct,
         key_ct: &mut key_ct,
         value_ct: &mut value_ct,
@@ -97,32 +122,42 @@ fn computed<E: Element>(isa: Isa, a: &Attention, operands: [&[f32]; 4], threads:
 
 #[track_caller]
 fn check(sizes: Sizes, causal: bool, window: Option<usize>) {
+    check_rows(sizes, causal, window, None);
+}
+
+/// With `bounds` those of documents in both rows.
+#[track_caller]
+fn check_rows(sizes: Sizes, causal: bool, window: Option<usize>, bounds: Option<&[i32]>) {
     let a = attention(sizes, causal, window);
     let rows = [a.queries * a.heads * a.head_size, a.keys * a.key_heads * a.head_size];
     let more = [a.keys * a.key_heads * a.value_size, a.queries * a.heads * a.value_size];
     let operands = [rows[0], rows[1], more[0], more[1]].map(|len| numbers(a.batch * len, len as u64 + 1));
     let narrow = operands.each_ref().map(|x| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<f32>>());
-    let exact = expected(&a, operands.each_ref().map(|x| &x[..]));
-    let exact_narrow = expected(&a, narrow.each_ref().map(|x| &x[..]));
+    let exact = expected(&a, bounds, operands.each_ref().map(|x| &x[..]));
+    let exact_narrow = expected(&a, bounds, narrow.each_ref().map(|x| &x[..]));
     for isa in Isa::available() {
         for threads in [1, 7] {
-            let results = computed::<f32>(isa, &a, operands.each_ref().map(|x| &x[..]), threads);
-            compare(&results, &exact, 2e-6, &format!("{isa:?}, f32, {threads} threads, {a:?}"));
-            let results = computed::<bf16>(isa, &a, narrow.each_ref().map(|x| &x[..]), threads);
-            compare(&results, &exact_narrow, 8e-3, &format!("{isa:?}, bf16, {threads} threads, {a:?}"));
+            let what = format!("{threads} threads, {a:?}, {bounds:?}");
+            let results = computed::<f32>(isa, &a, bounds, operands.each_ref().map(|x| &x[..]), threads);
+            compare(&results, &exact, &outside(&a, bounds), 2e-6, &format!("{isa:?}, f32, {what}"));
+            let results = computed::<bf16>(isa, &a, bounds, narrow.each_ref().map(|x| &x[..]), threads);
+            compare(&results, &exact_narrow, &outside(&a, bounds), 8e-3, &format!("{isa:?}, bf16, {what}"));
         }
     }
 }
 
-/// Differences relative to the largest element of each result.
+/// Differences relative to the largest element of each result, but for places of the log-sum-exp without a meaning.
 #[track_caller]
-fn compare(results: &[Vec<f64>], expected: &[Vec<f64>], tolerance: f64, what: &str) {
+fn compare(results: &[Vec<f64>], expected: &[Vec<f64>], no_meaning: &[usize], tolerance: f64, what: &str) {
     let names = ["output", "log-sum-exp", "query_ct", "key_ct", "value_ct"];
     for ((name, result), expected) in names.iter().zip(results).zip(expected) {
+        let is_compared = |i: &usize| *name != "log-sum-exp" || !no_meaning.contains(i);
+        let places = (0..expected.len()).filter(is_compared);
         // With one key in the window the scores have no gradient: what is there is rounding of terms about 1.
-        let largest = expected.iter().fold(0.1, |m: f64, x| m.max(x.abs()));
-        let error =
-            result.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, x| if x <= m { m } else { x });
+        let largest = places.clone().fold(0.1, |m: f64, i| m.max(expected[i].abs()));
+        assert_eq!(result.len(), expected.len(), "{name}: {what}");
+        let differences = places.map(|i| (result[i] - expected[i]).abs());
+        let error = differences.fold(0.0, |m: f64, x| if x <= m { m } else { x });
         assert!(error <= tolerance * largest, "{name} is {:.1e} of its largest element off: {what}", error / largest);
     }
 }
@@ -146,6 +181,27 @@ fn attention_and_its_derivative() {
         check([150, 150, 2, 1, 8, 8], true, Some(window));
         check([300, 310, 1, 1, 8, 8], true, Some(window));
     }
+}
+
+#[test]
+fn attention_within_documents() {
+    // Bounds of two rows of `T` positions.
+    let check = |sizes: Sizes, bounds: [&[i32]; 2]| {
+        for (causal, window) in [(true, None), (false, None), (true, Some(2)), (true, Some(100))] {
+            check_rows(sizes, causal, window, Some(&bounds.concat()));
+        }
+    };
+    // One block; one document, and two of which one is empty.
+    check([5, 5, 2, 1, 8, 8], [&[0, 5, 5], &[0, 0, 5]]);
+    // Documents that end within blocks and with them, and that are longer than a block of keys: queries see nothing of
+    // blocks of keys that others of their block see.
+    check([300, 300, 2, 1, 8, 8], [&[0, 130, 131, 300], &[0, 64, 128, 300]]);
+    check([300, 300, 4, 2, 16, 24], [&[0, 1, 2, 2, 290, 300], &[0, 255, 256, 257, 300, 300]]);
+    // Nothing before the first document, behind the last one, or at all; bounds out of the row.
+    check([150, 150, 2, 1, 7, 19], [&[3, 70, 149], &[0, 0, 0]]);
+    check([300, 300, 1, 1, 8, 8], [&[140, 141, 150], &[-7, 200, 999]]);
+    // A sequence is one document.
+    check([150, 150, 2, 1, 8, 8], [&[0, 150], &[0, 150]]);
 }
 
 /// Attention to a cache by the evaluator in f64.
@@ -289,7 +345,7 @@ fn not_a_number_is_seen() {
     let mut operands = [1, 2, 3, 4].map(|seed| numbers(a.batch * 6 * 4, seed));
     operands[1][8] = f32::NAN; // key 2 of the first sequence
     for isa in Isa::available() {
-        let results = computed::<f32>(isa, &a, operands.each_ref().map(|x| &x[..]), 1);
+        let results = computed::<f32>(isa, &a, None, operands.each_ref().map(|x| &x[..]), 1);
         let finite: Vec<bool> = results[0].chunks(4).map(|row| row.iter().all(|x| x.is_finite())).collect();
         assert_eq!(finite, [true, true, false, false, false, false, true, true, true, true, true, true], "{isa:?}");
     }

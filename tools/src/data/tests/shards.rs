@@ -113,7 +113,14 @@ fn what_contradicts_a_description_is_refused() {
             "mask_end_of_document=true",
             &[],
             None,
-            "needs to know which id ends a document",
+            "`mask_end_of_document` needs to know which id ends a document",
+        ),
+        (
+            |s| s.end_of_document = None,
+            "reset_attention_mask=true",
+            &[],
+            None,
+            "`reset_attention_mask` needs to know which id ends a document",
         ),
     ] {
         let folder = described(change);
@@ -162,6 +169,31 @@ fn nothing_is_predicted_from_a_document_s_end() {
     let settings = format!("{settings}\nmask_end_of_document=true\nend_of_document_id=101");
     let (_, data) = open_in(folder.path(), &settings, &["model.vocab_size=257"], None).unwrap();
     assert_eq!(rows(&data, 1)[1], (vec![100, 101, 256, 102], vec![101, IGNORED, 102, 256]));
+}
+
+/// What attention has to know is in the config when data are open, and how many documents rows hold is counted.
+#[test]
+fn documents_of_rows_are_known() {
+    let check = |folder: &Path, data: &str, end: u32, most: usize, rows: u64| {
+        let data = format!("{data}\nreset_attention_mask=true\nval_fraction=0\norder='sequential'");
+        let (config, data) = open_in(folder, &data, &[], None).unwrap();
+        let told = (config.data.end_of_document_id, config.data.documents_per_row);
+        assert_eq!(told, (Some(end), Some(4)));
+        assert_eq!(data.most_documents_per_row().unwrap(), Some((most, rows)));
+        // As a run's config has it.
+        let path = Path::new("run.toml");
+        let again = RawConfig::parse(path, &config.to_toml().unwrap(), &[]).and_then(RawConfig::validate).unwrap();
+        assert_eq!((Data::open(&again, None).unwrap().0).data, config.data);
+    };
+    // Windows of 4 tokens: a b end c, d e end f, end g h end, a b end c, and so on.
+    check(described(|_| {}).path(), "train='$/*.bin'", 256, 2, 5);
+    let folder = write(&[("t", b"a\nb\nc\nabcabc\n")]);
+    // Every document has its end behind it, and the first one before it: end a end b, end c end a, b c a b.
+    check(folder.path(), "train='$/t'\ntokenizer='char'\ndocuments='lines'\npacking=true", 3, 3, 3);
+    check(folder.path(), "train='$/t'\ntokenizer='byte'\ndocuments='lines'\npacking=true", 256, 3, 3);
+    let wrong = "train='$/t'\ntokenizer='byte'\ndocuments='lines'\npacking=true\nreset_attention_mask=true";
+    let error = open_in(folder.path(), &format!("{wrong}\nend_of_document_id=7"), &[], None).unwrap_err();
+    assert!(error.message().contains("`end_of_document_id` is 7, and the tokenizer's is another one"), "{error}");
 }
 
 /// A hundred shards of a gigabyte, nearly all of it holes: opened without reading them, and read at any place.

@@ -355,9 +355,25 @@ impl Simulation<'_> {
         match (&*op.name, &op.operands[..]) {
             ("reduce", [operand, ..]) => self.program.bytes(*operand) / PARTIAL_SUM,
             ("dot_general", _) => self.rules.product_workspace,
-            ("custom_call", operands) if is_cudnn(op) => cudnn_workspace(operands.iter().map(|&x| self.program.ty(x))),
+            ("custom_call", _) if is_cudnn(op) => self.cudnn_workspace(op),
             _ => 0,
         }
+    }
+
+    /// What a call of cuDNN's attention wants beside its results. Of the derivative, whose results are the gradients of
+    /// query, key and value, that is sums of the query's gradient and one number a row in f32, and where several heads
+    /// share a key the gradients of key and value for each of them. Each place for a document counts as a row of the batch,
+    /// as it does in the log-sum-exp, its fourth operand. As plans of cuDNN 9.24 for compute capability 9.0 say.
+    fn cudnn_workspace(&self, op: &Op) -> u64 {
+        // Of operands the types are those before they were reshaped.
+        let ([query, key, value, _], [_, _, _, log_sum_exp, ..]) = (&op.results[..], &op.operands[..]) else {
+            return 0;
+        };
+        let [query, key, value, log_sum_exp] = [query, key, value, log_sum_exp].map(|&x| self.program.ty(x));
+        let ([_, n, t, h], [_, k, s, _], [.., v]) = (dims(query), dims(key), dims(value));
+        let b = log_sum_exp.num_elements() as u64 / (n * t).max(1);
+        let expanded = if n == k { 0 } else { query.dtype.size() as u64 * b * s * n * (h + v) };
+        4 * b * t * n * (h + 1) + expanded
     }
 
     fn snapshot(&self, alive: &Alive<'_>, kernels: &[Kernel<'_>], inside: &[Buffer]) -> Vec<Buffer> {
@@ -387,18 +403,7 @@ fn is_cudnn(op: &Op) -> bool {
     &*op.name == "custom_call" && op.attributes.contains("@__cudnn$fmha")
 }
 
-/// What cuDNN's attention wants beside its results, of operands `query, key, value` and for the derivative more: there
-/// sums of the query's gradient and one number a row in f32, and where several heads share a key the gradients of key
-/// and value for each of them. As plans of cuDNN 9.24 for compute capability 9.0 say.
-fn cudnn_workspace<'t>(operands: impl Iterator<Item = &'t TensorType>) -> u64 {
-    let shapes: Vec<&TensorType> = operands.collect();
-    let [query, key, value, _, ..] = shapes[..] else { return 0 };
-    let ([b, t, n, h], [_, s, k, _]) = (dims(query), dims(key));
-    let expanded = if n == k { 0 } else { query.dtype.size() as u64 * b * s * n * (h + dims(value)[3]) };
-    4 * b * t * n * (h + 1) + expanded
-}
-
-/// The sizes of an operand of attention.
+/// The sizes of a result of attention.
 fn dims(ty: &TensorType) -> [u64; 4] {
     std::array::from_fn(|d| ty.shape.get(d).map_or(1, |&size| size as u64))
 }

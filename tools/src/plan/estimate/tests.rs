@@ -110,6 +110,32 @@ fn attention_by_cudnn_takes_its_workspace_and_no_scores() {
     assert_eq!(on_a_gpu(&grad), 2 * output + 4 * b * n * t + workspace);
 }
 
+/// Every place for a document has a workspace, and a log-sum-exp, as a row of its own would have them.
+#[test]
+fn attention_within_documents_takes_a_workspace_for_each_place() {
+    let (b, t, n, h) = (2, 256, 4, 64);
+    let of_places = |places: usize| {
+        let func = Builder::build("f", |builder| {
+            let x = |name: &str| builder.param(name, TensorType::new(DType::BF16, [b, t, n, h]));
+            let [query, key, value] = ["query", "key", "value"].map(x);
+            let bounds = builder.param("bounds", TensorType::new(DType::I32, [b, places + 1]));
+            let op = ScaledDotProductAttention {
+                scale: 0.125,
+                mask: AttentionMask::Causal,
+                sliding_window: None,
+                rows: AttentionRows::Packed,
+            };
+            let (output, _) = query.scaled_dot_product_attention_of(key, value, &[bounds], op);
+            vec![output.convert(DType::F32).square().sum(&[0, 1, 2, 3])]
+        });
+        on_a_gpu(&lmc_autodiff::grad(&func, &[0, 1, 2]).expect("attention has a derivative"))
+    };
+    let each = (of_places(20) - of_places(10)) as f64 / 10.0;
+    let expected = (4 * b * t * n * (h + 1) + 4 * b * t * n) as f64;
+    // Beside them are lists of a few numbers for each place.
+    assert!((1.0..1.01).contains(&(each / expected)), "{each} bytes a place, {expected} expected");
+}
+
 #[test]
 fn what_a_program_is_given_and_gives_is_counted_once() {
     let func = Builder::build("f", |b| {
