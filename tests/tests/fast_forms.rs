@@ -40,8 +40,11 @@ fn check(func: &Func, target: &Target, tolerance: f64) -> Vec<Form> {
     for (i, (result, expected)) in results.iter().zip(&expected).enumerate() {
         let (result, expected) = (result.to_f64s(), expected.to_f64s());
         let largest = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-        let error =
-            result.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |m: f64, x| if x <= m { m } else { x });
+        let error = result
+            .iter()
+            .zip(&expected)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, |m: f64, x| if x <= m || m.is_nan() { m } else { x });
         assert!(error <= tolerance * largest, "{}: result {i} is {:.1e} off", func.name, error / largest);
     }
     lower(func, target).report.rows.iter().map(|row| row.form).collect()
