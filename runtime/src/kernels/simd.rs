@@ -125,8 +125,8 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_i8_words(from: *const u8) -> Self::V;
     /// Reads 32 unsigned bytes as pairs of 16-bit integers.
     unsafe fn load_u8_words(from: *const u8) -> Self::V;
-    /// Reads 32 bytes of two numbers from 0 to 15 each as pairs of 16-bit integers: those of the low halves, and those of the
-    /// high ones.
+    /// Reads 32 bytes of two numbers from 0 to 15 each as pairs of 16-bit integers: those of the low halves, and those of
+    /// the high ones.
     unsafe fn load_nibble_words(from: *const u8) -> [Self::V; 2];
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);

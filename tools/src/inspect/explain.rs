@@ -112,11 +112,13 @@ pub fn explain(config: &StepConfig, backend: &Backend, subject: &Subject, compil
         Subject::Whole | Subject::Op(_) => whole.clone(),
     };
     let compiled = compiled.then(|| compile(&text, backend, subject)).transpose()?;
+    // Of the subject alone: what concerns other layers is no answer.
+    let advice = advice(config, &chosen, &attribution);
     Ok(Explanation {
         target: report.target.to_string(),
         attentions: counts(&chosen, Kind::Attention),
         products: counts(&chosen, Kind::Dot),
-        advice: advice(config, &report, &whole),
+        advice,
         attribution,
         rows: Lowering::of(&chosen).rows,
         compiled,

@@ -66,6 +66,7 @@ impl HuggingFace {
     /// Takes the text of a `tokenizer.json`, and the same as a value.
     pub(super) fn new(json: String, value: &Value) -> Result<HuggingFace, String> {
         check_merges(&value["model"])?;
+        check_templates(&value["post_processor"])?;
         let mut whole: tokenizers::Tokenizer = json.parse().map_err(|error| format!("{error}"))?;
         // What a model can take at a time is no matter of its tokenizer here: a document is all of its tokens.
         whole.with_truncation(None).map_err(|error| error.to_string())?;
@@ -209,6 +210,28 @@ fn check_merges(model: &Value) -> Result<(), String> {
         let known = |token: &str| vocabulary.contains_key(token);
         if !known(left) || !known(right) || !joined.is_some_and(|joined| known(&joined)) {
             return Err(format!("its merge {rank}, of {left:?} and {right:?}, has or makes what is no token"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses templates of special tokens around a text that name a token or a text which is not there, which the crate finds out
+/// when it encodes.
+fn check_templates(processor: &Value) -> Result<(), String> {
+    for processor in processor["processors"].as_array().into_iter().flatten() {
+        check_templates(processor)?;
+    }
+    let tokens = processor["special_tokens"].as_object();
+    for (template, texts) in [("single", &["A"][..]), ("pair", &["A", "B"])] {
+        for piece in processor[template].as_array().into_iter().flatten() {
+            let id = |kind: &str| piece[kind]["id"].as_str();
+            if let Some(token) = id("SpecialToken").filter(|&id| !tokens.is_some_and(|tokens| tokens.contains_key(id)))
+            {
+                return Err(format!("its template `{template}` has {token:?}, which `special_tokens` does not tell"));
+            }
+            if let Some(text) = id("Sequence").filter(|text| !texts.contains(text)) {
+                return Err(format!("its template `{template}` has the text {text:?}, of {}", texts.join(" and ")));
+            }
         }
     }
     Ok(())

@@ -71,6 +71,18 @@ fn saved_tokenizers_are_checked() {
     let bpe = |vocabulary: Value, merges: Value| {
         json!({ "model": { "type": "BPE", "vocab": vocabulary, "merges": merges } }).to_string()
     };
+    // A template for one text of these pieces, alone and in a sequence of processors.
+    let around = |piece: Value, in_sequence: bool| {
+        let template = json!({
+            "type": "TemplateProcessing", "single": [piece, { "Sequence": { "id": "A", "type_id": 0 } }], "pair": [],
+            "special_tokens": { "a": { "id": "a", "ids": [0], "tokens": ["a"] } },
+        });
+        let processor = if in_sequence { json!({ "type": "Sequence", "processors": [template] }) } else { template };
+        json!({ "post_processor": processor, "model": { "type": "BPE", "vocab": { "a": 0 }, "merges": [] } })
+            .to_string()
+    };
+    let token = |id: &str| json!({ "SpecialToken": { "id": id, "type_id": 0 } });
+    assert_eq!(read(&around(token("a"), true)).unwrap().encode_beginning("a").unwrap(), [0, 0]);
     for (json, expected) in [
         ("{}", "missing field `type`"),
         ("{\"type\": \"bpe\"}", "unknown variant"),
@@ -83,6 +95,9 @@ fn saved_tokenizers_are_checked() {
         (&bpe(json!({ "a": 0, "b": 1 }), json!([["a", "b"]])), "its merge 0, of \"a\" and \"b\", has or makes"),
         (&bpe(json!({ "a": 0, "b": 1 }), json!(["a c"])), "its merge 0, of \"a\" and \"c\", has or makes"),
         (&bpe(json!({ "a": 0, "b": 1 }), json!([["a"]])), "its merge 0 is not a pair"),
+        (&around(token("b"), false), "its template `single` has \"b\", which `special_tokens` does not tell"),
+        (&around(token("b"), true), "its template `single` has \"b\", which `special_tokens` does not tell"),
+        (&around(json!({ "Sequence": { "id": "B", "type_id": 0 } }), false), "has the text \"B\", of A"),
         (&bpe(json!({ "a": 4_000_000_000_u32 }), json!([])), "its largest id is 4000000000; ids are 31 bits"),
     ] {
         let error = read(json).unwrap_err();

@@ -143,6 +143,13 @@ fn the_first_lines_say_whether_attention_is_fused() {
     assert!(!text.contains("c_attn"), "{text}");
     let text = folder.ok(&["explain", "run.toml", "dot_general"]).stdout;
     assert!(!text.contains("attention  fused"), "{text}");
+    // Advice is about what was asked for.
+    let chunked = ["--set", "train.loss_chunk=8", "--set", "train.remat=\"layer\""];
+    let advice = |subject: &[&str]| folder.ok(&[&["explain", "run.toml"], subject, &chunked[..]].concat()).stdout;
+    let (head, blocks) = ("the loss is computed in chunks of 8 tokens", "blocks are computed again");
+    has(&advice(&[]), &[head, blocks]);
+    let of_block = advice(&["transformer.h.*.mlp"]);
+    assert!(of_block.contains(blocks) && !of_block.contains(head), "{of_block}");
     let ran = folder.lmc(&["explain", "run.toml", "transformer.h.0.mpl"]);
     assert_eq!(ran.code, 2);
     has(&ran.stderr, &["no layer `transformer.h.0.mpl`", "`transformer.h.0.mlp`"]);

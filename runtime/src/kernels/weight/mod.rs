@@ -1,6 +1,6 @@
-//! Products with a weight in the form in which it is stored. Of few rows they are as fast as the weight is read: every element
-//! is read once and becomes a number in a register. With codes and operands in bf16 these are integers ([`whole`]). Products of
-//! many rows are in [`many`].
+//! Products with a weight in the form in which it is stored. Of few rows they are as fast as the weight is read: every
+//! element is read once and becomes a number in a register. With codes and operands in bf16 these are integers ([`whole`]).
+//! Products of many rows are in [`many`].
 //!
 //! With groups, a row of the weight is `scale * (code - zero)` or `scale * code + bias`, each group of columns with its
 //! own scale. The codes of a group are multiplied as they are; its scale multiplies their sum, and what is subtracted

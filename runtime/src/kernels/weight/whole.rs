@@ -1,6 +1,6 @@
-//! Products of operands in bf16 with codes, in whole numbers: of a group of columns, operands become 16-bit integers in units
-//! of a power of two, so that the largest of them has 15 bits. Products with codes and their sums are then exact, at a third
-//! of the instructions that sums of floats take.
+//! Products of operands in bf16 with codes, in whole numbers: of a group of columns, operands become 16-bit integers in
+//! units of a power of two, so that the largest of them has 15 bits. Products with codes and their sums are then exact, at a
+//! third of the instructions that sums of floats take.
 //!
 //! An operand of bf16 has eight bits, so it is exact too if it is at least a 128th of the group's largest; a smaller one is
 //! rounded to a multiple of the unit, which is at most 2^-14 of the largest.

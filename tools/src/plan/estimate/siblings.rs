@@ -1,5 +1,5 @@
-//! Loops that a compiler makes one of, because they go over as many elements and read a buffer in common: all that they write
-//! is then there at the same time. (Of XLA's `MultiOutputFusion` for GPUs the fusion of siblings.)
+//! Loops that a compiler makes one of, because they go over as many elements and read a buffer in common: all that they
+//! write is then there at the same time. (Of XLA's `MultiOutputFusion` for GPUs the fusion of siblings.)
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
