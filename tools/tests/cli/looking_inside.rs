@@ -144,9 +144,9 @@ fn the_first_lines_say_whether_attention_is_fused() {
     let text = folder.ok(&["explain", "run.toml", "dot_general"]).stdout;
     assert!(!text.contains("attention  fused"), "{text}");
     // Advice is about what was asked for.
-    let chunked = ["--set", "train.loss_chunk=8", "--set", "train.remat=\"layer\""];
+    let chunked = ["--set", "train.loss_chunk=4", "--set", "train.remat=\"layer\""];
     let advice = |subject: &[&str]| folder.ok(&[&["explain", "run.toml"], subject, &chunked[..]].concat()).stdout;
-    let (head, blocks) = ("the loss is computed in chunks of 8 tokens", "blocks are computed again");
+    let (head, blocks) = ("the loss is computed in chunks of 4 tokens", "blocks are computed again");
     has(&advice(&[]), &[head, blocks]);
     let of_block = advice(&["transformer.h.*.mlp"]);
     assert!(of_block.contains(blocks) && !of_block.contains(head), "{of_block}");
