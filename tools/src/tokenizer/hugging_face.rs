@@ -215,8 +215,8 @@ fn check_merges(model: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Refuses templates of special tokens around a text that name a token or a text which is not there, which the crate finds out
-/// when it encodes.
+/// Refuses templates of special tokens around a text that name a token or a text which is not there, which the crate finds
+/// out when it encodes.
 fn check_templates(processor: &Value) -> Result<(), String> {
     for processor in processor["processors"].as_array().into_iter().flatten() {
         check_templates(processor)?;

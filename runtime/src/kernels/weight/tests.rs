@@ -245,7 +245,8 @@ fn weights_of_codes() {
     check(Case { form: Form::I8, group: 16, ..PLAIN }, [9, 592], 2);
 }
 
-/// Operands whose sizes differ by up to 2^24 within a group: the small ones are rounded as [`whole`] says, and nothing else is.
+/// Operands whose sizes differ by up to 2^24 within a group: the small ones are rounded as [`whole`] says, and nothing
+/// else is.
 #[test]
 fn operands_of_many_sizes() {
     for (form, offsets) in [
