@@ -106,6 +106,25 @@ impl Element for bf16 {
     }
 }
 
+/// Writes as many f32 of a row as there is room for as elements, each multiplied by `factor`.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn write_row<S: Simd, E: Element>(to: &mut [E], from: &[f32], factor: f32) {
+    let vectors = to.len() / LANES;
+    for v in 0..vectors {
+        let at = v * LANES;
+        let from = &from[at..][..LANES];
+        let to = &mut to[at..][..LANES];
+        // SAFETY: the slices have 16 elements.
+        unsafe { E::store::<S>(to.as_mut_ptr(), S::mul(S::load(from.as_ptr()), S::splat(factor))) };
+    }
+    for (to, from) in to.iter_mut().zip(from).skip(vectors * LANES) {
+        *to = E::from_f32(from * factor);
+    }
+}
+
 /// Packing of elements to the words of a product.
 pub(crate) trait Pack: Words {
     /// Words of `row`, along it; what is left of `to` becomes zero.

@@ -1,10 +1,10 @@
 //! The derivative of an attention.
 
-use super::super::pack::{Element, Pack, transpose};
+use super::super::pack::{Element, Pack, transpose, write_row};
 use super::super::product::panel;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::{Attention, Documents, HIDDEN, KEY_BLOCK, Sight, words_of, write_row};
+use super::{Attention, Documents, HIDDEN, KEY_BLOCK, Sight, words_of};
 
 /// Operands and results, row-major.
 pub(crate) struct Backward<'a, E> {

@@ -1,11 +1,11 @@
 //! Attention of a few queries to a cache of keys and values, which is read once, as it is stored.
 
-use super::super::pack::{Element, Pack};
+use super::super::pack::{Element, Pack, write_row};
 use super::super::product::Single;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
+use super::HIDDEN;
 use super::forward::softmax_row;
-use super::{HIDDEN, write_row};
 
 /// Sizes and attributes: query `B T N H`, key `B K R H`, value `B K R V`.
 #[derive(Clone, Copy, Debug)]

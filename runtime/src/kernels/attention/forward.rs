@@ -1,9 +1,9 @@
 //! Output and log-sum-exp of an attention.
 
-use super::super::pack::{Element, Pack};
+use super::super::pack::{Element, Pack, write_row};
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::{Attention, Documents, HIDDEN, QUERY_BLOCK, words_of, write_row};
+use super::{Attention, Documents, HIDDEN, QUERY_BLOCK, words_of};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {

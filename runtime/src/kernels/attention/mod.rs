@@ -9,7 +9,7 @@ mod tests;
 
 use std::ops::Range;
 
-use super::pack::{Element, Rows};
+use super::pack::Rows;
 use super::product::Words;
 
 pub(crate) use backward::{Backward, backward};
@@ -172,23 +172,4 @@ fn hull(ranges: impl Iterator<Item = Range<usize>>) -> Range<usize> {
 /// Words of rows of so many elements.
 fn words_of<W: Words>(elements: usize) -> usize {
     elements.div_ceil(W::PER_WORD).next_multiple_of(W::WORDS)
-}
-
-/// Writes a row of f32 as elements, each multiplied by `factor`.
-///
-/// # Safety
-/// That of [`super::simd::Simd`].
-#[inline(always)]
-unsafe fn write_row<S: super::simd::Simd, E: Element>(to: &mut [E], from: &[f32], factor: f32) {
-    let vectors = to.len() / super::simd::LANES;
-    for v in 0..vectors {
-        let at = v * super::simd::LANES;
-        let from = &from[at..][..super::simd::LANES];
-        let to = &mut to[at..][..super::simd::LANES];
-        // SAFETY: the slices have 16 elements.
-        unsafe { E::store::<S>(to.as_mut_ptr(), S::mul(S::load(from.as_ptr()), S::splat(factor))) };
-    }
-    for (to, from) in to.iter_mut().zip(from).skip(vectors * super::simd::LANES) {
-        *to = E::from_f32(from * factor);
-    }
 }

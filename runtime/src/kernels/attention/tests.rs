@@ -4,6 +4,7 @@ use half::bf16;
 use lmc_graph::ops::{AttentionMask, AttentionRows, CachedAttention, ScaledDotProductAttention};
 use lmc_graph::{Builder, DType, Literal, Op, TensorType, eval};
 
+use super::super::pack::Element;
 use super::*;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::simd::Avx512;

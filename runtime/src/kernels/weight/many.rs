@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::pack::{Element, Pack};
+use super::super::pack::{Pack, write_row};
 use super::super::product::{Single, Words, panel};
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
@@ -147,16 +147,13 @@ impl<F: Stored> Task for Block<'_, '_, F> {
                 }
             }
         }
-        if summed == 0 {
-            sums.fill(0.0);
-        }
         for (row, token) in self.tokens.clone().enumerate() {
             let (sums, at) = (&sums[row * width..][..width], token * out + columns.start);
             // SAFETY: no other task has these columns; the rest is the caller's.
             unsafe {
                 match &self.many.output {
-                    SharedOutput::F32(output) => write_row::<S, f32>(output.part(at, columns.len()), sums),
-                    SharedOutput::Bf16(output) => write_row::<S, half::bf16>(output.part(at, columns.len()), sums),
+                    SharedOutput::F32(output) => write_row::<S, f32>(output.part(at, columns.len()), sums, 1.0),
+                    SharedOutput::Bf16(output) => write_row::<S, half::bf16>(output.part(at, columns.len()), sums, 1.0),
                 }
             }
         }
@@ -273,21 +270,5 @@ unsafe fn elements<S: Simd>(codes: [S::V; 2], groups: &Groups<'_>, group: usize)
         let (zero, bias) = (S::splat(zero), S::splat(bias));
         let [a, b] = codes;
         [S::mul_add(S::sub(a, zero), scale, bias), S::mul_add(S::sub(b, zero), scale, bias)]
-    }
-}
-
-/// Writes as many of a row's sums as there is room for.
-///
-/// # Safety
-/// That of [`Simd`].
-#[inline(always)]
-unsafe fn write_row<S: Simd, E: Element>(to: &mut [E], sums: &[f32]) {
-    let whole = to.len() / LANES * LANES;
-    for at in (0..whole).step_by(LANES) {
-        // SAFETY: the slices have a vector's elements.
-        unsafe { E::store::<S>(to[at..][..LANES].as_mut_ptr(), S::load(sums[at..][..LANES].as_ptr())) };
-    }
-    for (to, sum) in to.iter_mut().zip(sums).skip(whole) {
-        *to = E::from_f32(*sum);
     }
 }

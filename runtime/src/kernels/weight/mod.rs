@@ -249,7 +249,7 @@ struct Integers<'a, 'p> {
 impl stored::WithForm for Integers<'_, '_> {
     unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
         let Integers { isa, rows, operands, for_each } = self;
-        let task = whole::WholeRows::<F> { rows, operands, form: std::marker::PhantomData };
+        let task = rows::ByBlocks(whole::WholeRows::<F> { rows, operands, form: std::marker::PhantomData });
         // SAFETY: the caller's.
         unsafe { run(isa, &task, rows.num_tasks(), for_each) };
         Ok(())
@@ -268,7 +268,7 @@ struct ByRows<'a, 'p> {
 impl ByRows<'_, '_> {
     fn run<F: stored::Stored, const PAIRS: bool>(&self) {
         let ByRows { isa, rows, planes, for_each, .. } = *self;
-        let task = rows::RowsOf::<F, PAIRS> { rows, planes, form: std::marker::PhantomData };
+        let task = rows::ByBlocks(rows::RowsOf::<F, PAIRS> { rows, planes, form: std::marker::PhantomData });
         // SAFETY: whoever made this; a task writes its own rows.
         unsafe { run(isa, &task, rows.num_tasks(), for_each) };
     }

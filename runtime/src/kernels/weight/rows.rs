@@ -10,16 +10,17 @@ use super::stored::Stored;
 use super::{Floats, Groups, MOST_TASK_BYTES, Offset, Planes, SharedOutput, TASK_BYTES, TASKS_PER_THREAD, Weight};
 
 /// Rows of a weight that are taken together, so that operands are read from the cache once for all of them.
-pub(super) const BLOCK: usize = 4;
+const BLOCK: usize = 4;
 
 /// Rows of operands that are taken together.
-pub(super) const TOKENS: usize = 4;
+const TOKENS: usize = 4;
 
 /// How far ahead the cache is asked for a weight, in bytes: rows are too short for the processor to foresee the next ones.
 pub(super) const AHEAD: usize = 8 << 10;
 
 /// A product, divided into tasks of some rows of the weight.
 pub(super) struct Rows<'a> {
+    /// Rows of operands.
     tokens: usize,
     pub(super) weight: Weight<'a>,
     output: SharedOutput<'a>,
@@ -34,18 +35,13 @@ impl<'a> Rows<'a> {
         Rows { tokens, weight, output, rows_per_task }
     }
 
-    /// Rows of operands.
-    pub(super) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
     pub(super) fn num_tasks(&self) -> usize {
         self.weight.rows.div_ceil(self.rows_per_task)
     }
 
     /// The rows of the weight of a task, as many as are taken together at a time.
     #[inline(always)]
-    pub(super) fn blocks(&self, task: usize) -> impl Iterator<Item = Range<usize>> {
+    fn blocks(&self, task: usize) -> impl Iterator<Item = Range<usize>> {
         let first = task * self.rows_per_task;
         let end = self.weight.rows.min(first + self.rows_per_task);
         (first..end).step_by(BLOCK).map(move |row| row..end.min(row + BLOCK))
@@ -63,7 +59,7 @@ impl<'a> Rows<'a> {
     /// # Safety
     /// That of [`Simd`]; no other thread writes these results.
     #[inline(always)]
-    pub(super) unsafe fn write<S: Simd, const R: usize, const M: usize>(
+    unsafe fn write<S: Simd, const R: usize, const M: usize>(
         &self,
         acc: [[S::V; M]; R],
         rows: Range<usize>,
@@ -86,13 +82,35 @@ pub(super) struct RowsOf<'a, 'p, F, const PAIRS: bool> {
     pub(super) form: PhantomData<F>,
 }
 
-impl<F: Stored, const PAIRS: bool> Task for RowsOf<'_, '_, F, PAIRS> {
-    const PAIRS: bool = PAIRS;
+/// What sums up rows of a weight with rows of operands, as [`ByBlocks`] takes them.
+pub(super) trait Sums: Sync {
+    /// That of [`Task`].
+    const PAIRS: bool;
+
+    /// The product.
+    fn rows(&self) -> &Rows<'_>;
+
+    /// The sums of these rows of the weight with these rows of operands, a lane each for a part.
+    ///
+    /// # Safety
+    /// That of [`Simd`]; rows and tokens are there.
+    unsafe fn sums<S: Simd, W: Pack, const R: usize, const M: usize>(
+        &self,
+        rows: [usize; R],
+        tokens: [usize; M],
+    ) -> [[S::V; M]; R];
+}
+
+/// A task is some rows of the weight with all rows of operands.
+pub(super) struct ByBlocks<T>(pub(super) T);
+
+impl<T: Sums> Task for ByBlocks<T> {
+    const PAIRS: bool = T::PAIRS;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
-        let tokens = self.rows.tokens();
-        for block in self.rows.blocks(index) {
+        let tokens = self.0.rows().tokens;
+        for block in self.0.rows().blocks(index) {
             for token in (0..tokens).step_by(TOKENS) {
                 // SAFETY: the caller's; rows and tokens are those that there are.
                 unsafe {
@@ -108,7 +126,7 @@ impl<F: Stored, const PAIRS: bool> Task for RowsOf<'_, '_, F, PAIRS> {
     }
 }
 
-impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
+impl<T: Sums> ByBlocks<T> {
     /// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last
     /// one is taken again.
     ///
@@ -116,22 +134,44 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
     #[inline(always)]
     unsafe fn block<S: Simd, W: Pack, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
-        let last = self.rows.tokens() - 1;
+        let last = self.0.rows().tokens - 1;
         let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
         for row in rows.clone().step_by(R) {
             let block: [usize; R] = std::array::from_fn(|r| (rows.end - 1).min(row + r));
-            // SAFETY: the caller's; a weight of codes has groups.
-            let acc = unsafe {
-                match &self.rows.weight.groups {
-                    Some(groups) if F::FORM.is_code() => self.grouped::<S, W, R, M>(block, tokens, groups),
-                    Some(_) | None => self.plain::<S, W, R, M>(block, tokens),
-                }
-            };
             // SAFETY: the caller's.
-            unsafe { self.rows.write::<S, R, M>(acc, row..rows.end, token..last + 1) };
+            unsafe {
+                let acc = self.0.sums::<S, W, R, M>(block, tokens);
+                self.0.rows().write::<S, R, M>(acc, row..rows.end, token..last + 1);
+            }
         }
     }
+}
 
+impl<F: Stored, const PAIRS: bool> Sums for RowsOf<'_, '_, F, PAIRS> {
+    const PAIRS: bool = PAIRS;
+
+    #[inline(always)]
+    fn rows(&self) -> &Rows<'_> {
+        self.rows
+    }
+
+    #[inline(always)]
+    unsafe fn sums<S: Simd, W: Pack, const R: usize, const M: usize>(
+        &self,
+        rows: [usize; R],
+        tokens: [usize; M],
+    ) -> [[S::V; M]; R] {
+        // SAFETY: the caller's; a weight of codes has groups.
+        unsafe {
+            match &self.rows.weight.groups {
+                Some(groups) if F::FORM.is_code() => self.grouped::<S, W, R, M>(rows, tokens, groups),
+                Some(_) | None => self.plain::<S, W, R, M>(rows, tokens),
+            }
+        }
+    }
+}
+
+impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// Elements of a step.
     const fn step_elements<W: Pack>() -> usize {
         if W::PER_WORD == 2 { 2 * LANES } else { F::VECTORS * LANES }
@@ -180,7 +220,7 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// `R` rows without groups with `M` rows of operands.
     ///
     /// # Safety
-    /// That of [`RowsOf::block`]; rows and tokens are there.
+    /// That of [`Sums::sums`].
     #[inline(always)]
     unsafe fn plain<S: Simd, W: Pack, const R: usize, const M: usize>(
         &self,
@@ -219,7 +259,7 @@ impl<F: Stored, const PAIRS: bool> RowsOf<'_, '_, F, PAIRS> {
     /// `R` rows with groups with `M` rows of operands.
     ///
     /// # Safety
-    /// That of [`RowsOf::block`]; rows and tokens are there.
+    /// That of [`Sums::sums`].
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
     unsafe fn grouped<S: Simd, W: Pack, const R: usize, const M: usize>(

@@ -258,22 +258,14 @@ fn operands_of_many_sizes() {
     ] {
         let case = Case { form, group: 64, scales: Form::Bf16, offsets, transposed: false };
         let shape = [7, 1280];
-        let (parts, [out, input]) = (parts(case, shape), shape);
+        let (parts, input) = (parts(case, shape), shape[1]);
         let x: Vec<bf16> = numbers(input, 3)
             .iter()
             .zip(integers(input, 4))
             .map(|(x, power)| bf16::from_f32(x * 0.5f32.powi((power % 24) as i32)))
             .collect();
         for isa in Isa::available() {
-            let mut y = vec![f32::NAN; out];
-            let product = Product {
-                tokens: 1,
-                x: Floats::Bf16(&x),
-                weight: parts.weight(case, shape),
-                transposed: false,
-                output: Output::F32(&mut y),
-            };
-            super::product(isa, product, 2, &for_each).unwrap();
+            let y = run(isa, case, &parts, shape, &x);
             for (y, values) in y.iter().zip(parts.values.chunks(input)) {
                 let (mut expected, mut size) = (0.0, 0.0);
                 for (x, values) in x.chunks(64).zip(values.chunks(64)) {
@@ -302,15 +294,7 @@ fn operands_that_are_no_numbers_or_zero() {
             let mut row = vec![bf16::ZERO; shape[1]];
             row[100] = bf16::from_f32(x);
             for isa in Isa::available() {
-                let mut y = vec![1.0; shape[0]];
-                let product = Product {
-                    tokens: 1,
-                    x: Floats::Bf16(&row),
-                    weight: parts.weight(case, shape),
-                    transposed: false,
-                    output: Output::F32(&mut y),
-                };
-                super::product(isa, product, 2, &for_each).unwrap();
+                let y = run(isa, case, &parts, shape, &row);
                 let is_right = |y: &f32| if is_number { y.abs() < 1e-28 } else { y.is_nan() };
                 assert!(y.iter().all(is_right), "{isa:?}: {y:?} for {x}, {case:?}");
             }

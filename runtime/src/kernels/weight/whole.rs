@@ -6,12 +6,11 @@
 //! rounded to a multiple of the unit, which is at most 2^-14 of the largest.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use super::super::pack::Pack;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{ForEach, Shared, Task, run};
-use super::rows::{AHEAD, BLOCK, Rows, TOKENS, read, read_bytes};
+use super::rows::{AHEAD, Rows, Sums, read, read_bytes};
 use super::stored::Stored;
 use super::{Floats, Groups, Offset, Weight};
 
@@ -151,52 +150,17 @@ pub(super) struct WholeRows<'a, 'p, F> {
     pub(super) form: PhantomData<F>,
 }
 
-impl<F: Stored> Task for WholeRows<'_, '_, F> {
+impl<F: Stored> Sums for WholeRows<'_, '_, F> {
     const PAIRS: bool = false;
 
     #[inline(always)]
-    unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
-        let tokens = self.rows.tokens();
-        for block in self.rows.blocks(index) {
-            for token in (0..tokens).step_by(TOKENS) {
-                // SAFETY: the caller's; rows and tokens are those that there are.
-                unsafe {
-                    match tokens - token {
-                        1 => self.block::<S, BLOCK, 1>(block.clone(), token),
-                        2 => self.block::<S, BLOCK, 2>(block.clone(), token),
-                        _ => self.block::<S, 2, TOKENS>(block.clone(), token),
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl<F: Stored> WholeRows<'_, '_, F> {
-    /// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last
-    /// one is taken again.
-    ///
-    /// # Safety
-    /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
-    #[inline(always)]
-    unsafe fn block<S: Simd, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
-        let last = self.rows.tokens() - 1;
-        let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
-        for row in rows.clone().step_by(R) {
-            let block: [usize; R] = std::array::from_fn(|r| (rows.end - 1).min(row + r));
-            // SAFETY: the caller's.
-            unsafe {
-                let acc = self.sums::<S, R, M>(block, tokens);
-                self.rows.write::<S, R, M>(acc, row..rows.end, token..last + 1);
-            }
-        }
+    fn rows(&self) -> &Rows<'_> {
+        self.rows
     }
 
-    /// # Safety
-    /// That of [`Simd`]; rows and tokens are there.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
-    unsafe fn sums<S: Simd, const R: usize, const M: usize>(
+    unsafe fn sums<S: Simd, W: Pack, const R: usize, const M: usize>(
         &self,
         rows: [usize; R],
         tokens: [usize; M],
