@@ -6,6 +6,7 @@
 //! | other `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
+//! | `argmax` | a reduction of pairs | the greatest element, and the first that equals it | a reduction of pairs |
 //! | attention to a cache | decomposed | lmc's kernel for few queries, else decomposed | decomposed |
 //! | writing into a cache | decomposed | lmc's kernel | decomposed |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
@@ -27,7 +28,7 @@ pub(crate) use cached::{cache_kernel_fits, cached_attention};
 pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
 pub(crate) use matmul::Matmul;
-pub(crate) use reduce::{ReduceStep, reduce_steps};
+pub(crate) use reduce::{ArgmaxForm, ReduceStep, argmax, reduce_steps};
 pub(crate) use weight::{StoredWeight, WeightForm, absorbed, weight_form};
 
 use crate::target::{Platform, Target};

@@ -19,6 +19,24 @@ pub(crate) enum ReduceStep {
     Window { dimension: usize, size: usize },
 }
 
+/// How the index of the greatest element is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ArgmaxForm {
+    /// One reduction of pairs of an element and its index.
+    Pairs,
+    /// The greatest element, and then the least index of those that equal it: two reductions of numbers. XLA's CPU backend
+    /// makes vectors of these, and a loop over the elements of that of pairs.
+    Greatest,
+}
+
+/// How the index of the greatest element is found on this target.
+pub(crate) fn argmax(target: &Target) -> ArgmaxForm {
+    match target.platform {
+        Platform::Generic | Platform::Cuda(_) => ArgmaxForm::Pairs,
+        Platform::Cpu => ArgmaxForm::Greatest,
+    }
+}
+
 /// Elements that one sum adds up at most. Along the last dimension there are at least 16 partial sums, one a lane, so that
 /// none has more than 256 terms.
 const LONGEST_ROW: usize = 4096;

@@ -1,6 +1,6 @@
 //! Ops that combine or order elements along dimensions.
 
-use lmc_graph::ops::{Argmax, BinaryOp, ComparisonDirection, Reduce, ReduceOp, Sort, SortDirection};
+use lmc_graph::ops::{Argmax, BinaryOp, BroadcastInDim, ComparisonDirection, Reduce, ReduceOp, Sort, SortDirection};
 use lmc_graph::{DType, Literal, TensorType};
 
 use super::control;
@@ -8,7 +8,7 @@ use super::elementwise::{self, compare, compare_in};
 use super::emitter::{Emitter, Value, names, types};
 use super::shape;
 use super::syntax::{list, results, tensor};
-use crate::choices::{self, ReduceStep};
+use crate::choices::{self, ArgmaxForm, ReduceStep};
 
 /// Whether sums and products of this type go through f32: rounding every partial result to a narrow float loses digits
 /// that the reference, which rounds once, keeps. XLA's CPU backend leaves an error of 2 units in the last place in a
@@ -95,8 +95,8 @@ fn neutral(op: ReduceOp, dtype: DType) -> Literal {
     match op {
         ReduceOp::Add | ReduceOp::Or => Literal::zeros(ty),
         ReduceOp::Multiply => Literal::from_f64s(ty, &[1.0]),
-        ReduceOp::Maximum => least(dtype),
-        ReduceOp::Minimum => greatest(dtype),
+        ReduceOp::Maximum => least_of(dtype),
+        ReduceOp::Minimum => greatest_of(dtype),
         ReduceOp::And if dtype == DType::Bool => Literal::scalar(true),
         ReduceOp::And => from_bytes(ty, vec![0xFF; dtype.size()]),
     }
@@ -107,7 +107,7 @@ fn from_bytes(ty: TensorType, bytes: Vec<u8>) -> Literal {
 }
 
 /// The greatest element of a type: ∞ for floats.
-fn greatest(dtype: DType) -> Literal {
+fn greatest_of(dtype: DType) -> Literal {
     let ty = TensorType::scalar(dtype);
     if dtype.is_float() {
         return Literal::from_f64s(ty, &[f64::INFINITY]);
@@ -118,7 +118,7 @@ fn greatest(dtype: DType) -> Literal {
 }
 
 /// The least element of a type: -∞ for floats.
-fn least(dtype: DType) -> Literal {
+fn least_of(dtype: DType) -> Literal {
     let ty = TensorType::scalar(dtype);
     if dtype.is_float() {
         return Literal::from_f64s(ty, &[f64::NEG_INFINITY]);
@@ -128,16 +128,46 @@ fn least(dtype: DType) -> Literal {
     from_bytes(ty, [vec![0x00; dtype.size() - 1], vec![top]].concat())
 }
 
-/// A reduction of pairs of an element and its index, by an operation that is the same in any order.
 pub(super) fn argmax(e: &mut Emitter<'_>, op: &Argmax, x: &Value) -> Value {
     let Argmax { dimension, index_dtype } = op;
     // Indices are compared, so they must not wrap in a narrow type before the end.
     let fits = i32::try_from(x.ty.shape[*dimension]).is_ok();
     let wide = if fits { DType::I32 } else { DType::I64 };
     let indices = shape::iota(e, *dimension, &x.ty.with_dtype(wide));
-    let init = [shape::constant(e, &least(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
+    let found = match choices::argmax(e.target) {
+        ArgmaxForm::Greatest => first_greatest(e, x, *dimension, &indices),
+        ArgmaxForm::Pairs => of_pairs(e, x, *dimension, &indices),
+    };
+    if *index_dtype == wide { found } else { elementwise::convert(e, &found, *index_dtype) }
+}
+
+/// The least of the indices of elements that are the greatest, or no number.
+fn first_greatest(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Value) -> Value {
+    let mut reduced = x.ty.clone();
+    reduced.shape.remove(dimension);
+    let kept: Vec<usize> = (0..x.ty.rank()).filter(|&d| d != dimension).collect();
+    let greatest = reduce_with(e, ReduceOp::Maximum, x, &[dimension], &reduced);
+    let spread = BroadcastInDim { shape: x.ty.shape.clone(), broadcast_dimensions: kept };
+    let greatest = shape::broadcast_in_dim(e, &spread, &greatest);
+    let mut is_greatest = compare(e, ComparisonDirection::Eq, x, &greatest);
+    if x.ty.dtype.is_float() {
+        // Of elements with a NaN the greatest is one.
+        let is_nan = compare(e, ComparisonDirection::Ne, x, x);
+        is_greatest = elementwise::binary(e, BinaryOp::Or, &is_greatest, &is_nan);
+    }
+    let none = shape::constant(e, &greatest_of(indices.ty.dtype));
+    let spread = BroadcastInDim { shape: x.ty.shape.clone(), broadcast_dimensions: vec![] };
+    let none = shape::broadcast_in_dim(e, &spread, &none);
+    let candidates = elementwise::select(e, &is_greatest, indices, &none);
+    reduce_with(e, ReduceOp::Minimum, &candidates, &[dimension], &reduced.with_dtype(indices.ty.dtype))
+}
+
+/// A reduction of pairs of an element and its index, by an operation that is the same in any order.
+fn of_pairs(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Value) -> Value {
+    let wide = indices.ty.dtype;
+    let init = [shape::constant(e, &least_of(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
     let mut reduced = x.ty.shape.clone();
-    reduced.remove(*dimension);
+    reduced.remove(dimension);
     let reduced = [x.ty.with_shape(reduced.clone()), TensorType::new(wide, reduced)];
 
     let (left, values) = e.results(&reduced);
@@ -172,8 +202,8 @@ pub(super) fn argmax(e: &mut Emitter<'_>, op: &Argmax, x: &Value) -> Value {
     let index = elementwise::select(e, &wins, i, j);
     e.return_values(&[element, index]);
     e.close("}");
-    let [_, indices] = &values[..] else { unreachable!("two types were given") };
-    if *index_dtype == wide { indices.clone() } else { elementwise::convert(e, indices, *index_dtype) }
+    let [_, found] = &values[..] else { unreachable!("two types were given") };
+    found.clone()
 }
 
 /// Whether `a` is greater than `b`, and whether they are equal, a NaN being greater than numbers and equal to itself.

@@ -70,12 +70,15 @@ impl<'g> Rows<'g> {
             },
             || vec![likeliest],
         );
-        let (token, log_probs) = (drawn[0], logits.log_softmax(1));
-        let log_prob = is_token(token, vocab).select(log_probs, log_probs.full_like(0.0)).sum(&[1]);
+        let token = drawn[0];
+        let greatest = logits.max(&[1]);
+        let log_total = (logits - column(greatest, vocab)).exp().sum(&[1]).log();
+        let place = b.iota(&TensorType::new(DType::I32, [batch]), 0) * vocab as f64 + token;
+        let log_prob = logits.reshape(&[batch * vocab]).take_rows(place) - greatest - log_total;
         let count = LIKELIEST.min(vocab);
         let told = b.if_else(
             wants_likeliest,
-            || likeliest_of(log_probs, count),
+            || likeliest_of(logits - column(greatest, vocab) - column(log_total, vocab), count),
             || {
                 let none = |dtype| b.full(&TensorType::new(dtype, [batch, count]), 0.0);
                 vec![none(DType::I32), none(DType::F32)]

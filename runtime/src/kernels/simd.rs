@@ -64,7 +64,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
-            if avx512 && is_x86_feature_detected!("avx512bf16") {
+            if avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni") {
                 if super::amx::is_available() {
                     available.push(Isa::Amx);
                 }
@@ -125,9 +125,19 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_i8_words(from: *const u8) -> Self::V;
     /// Reads 32 unsigned bytes as pairs of 16-bit integers.
     unsafe fn load_u8_words(from: *const u8) -> Self::V;
-    /// Reads 32 bytes of two numbers from 0 to 15 each as pairs of 16-bit integers: those of the low halves, and those of
-    /// the high ones.
-    unsafe fn load_nibble_words(from: *const u8) -> [Self::V; 2];
+    /// Reads 64 bytes of two numbers from 0 to 15 each as bytes: those of the low halves, and those of the high ones.
+    unsafe fn load_nibble_bytes(from: *const u8) -> [Self::V; 2];
+    /// Reads `N` f32, 1, 2 or 4, and gives each part of the lanes, from the first on, one of them.
+    #[inline(always)]
+    unsafe fn spread<const N: usize>(from: *const f32) -> Self::V {
+        let mut spread = [0.0; LANES];
+        for (l, x) in spread.iter_mut().enumerate() {
+            // SAFETY: the caller gives a pointer that is valid for N elements.
+            *x = unsafe { from.add(l / (LANES / N)).read() };
+        }
+        // SAFETY: the array has a vector's elements; the rest is the caller's.
+        unsafe { Self::load(spread.as_ptr()) }
+    }
     /// Writes 16 f32 or words.
     unsafe fn store(to: *mut f32, x: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -148,6 +158,11 @@ pub(crate) unsafe trait Simd: Copy {
     /// Lanes of `a` and `b` are pairs of 16-bit integers, those of `c` 32-bit integers: `c + a.0 * b.0 + a.1 * b.1`, modulo
     /// `2^32`.
     unsafe fn dot_words(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Lanes of `a` are four bytes from 0 to 15, those of `b` four signed ones, those of `c` 32-bit integers: `c` and the
+    /// products of the bytes of both pairs, modulo `2^32`.
+    unsafe fn dot_nibbles(a: [Self::V; 2], b: [Self::V; 2], c: Self::V) -> Self::V;
+    /// `256 * high + low` of 32-bit integers, modulo `2^32`.
+    unsafe fn join_bytes(high: Self::V, low: Self::V) -> Self::V;
     /// 32-bit integers as f32, rounded to nearest, ties to even.
     unsafe fn from_integers(a: Self::V) -> Self::V;
     /// Writes 16 f32 as bf16, rounded to nearest, ties to even.
@@ -298,15 +313,11 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
         words(|i| i16::from(x[i]))
     }
     #[inline(always)]
-    unsafe fn load_nibble_words(from: *const u8) -> [Self::V; 2] {
-        #[cfg(target_arch = "x86_64")]
-        if FMA {
-            // SAFETY: as above, and AVX2 is there.
-            return unsafe { avx2::load_nibble_words(from) };
-        }
-        // SAFETY: as above.
-        let x = unsafe { from.cast::<[u8; 2 * LANES]>().read_unaligned() };
-        [words(|i| i16::from(x[i] & 15)), words(|i| i16::from(x[i] >> 4))]
+    unsafe fn load_nibble_bytes(from: *const u8) -> [Self::V; 2] {
+        // SAFETY: the caller gives a pointer that is valid for 64 bytes, at any alignment.
+        let x = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        let low = |x: u32| f32::from_bits(x & 0x0f0f_0f0f);
+        [lanes(|i| low(x[i])), lanes(|i| low(x[i] >> 4))]
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, x: Self::V) {
@@ -379,6 +390,26 @@ unsafe impl<const FMA: bool> Simd for Wide<FMA> {
             let sum = (low(a[i]) * low(b[i])).wrapping_add(high(a[i]) * high(b[i]));
             f32::from_bits(c[i].to_bits().wrapping_add(sum.cast_unsigned()))
         })
+    }
+    #[inline(always)]
+    unsafe fn dot_nibbles(a: [Self::V; 2], b: [Self::V; 2], c: Self::V) -> Self::V {
+        #[cfg(target_arch = "x86_64")]
+        if FMA {
+            // SAFETY: AVX2 is there.
+            return unsafe { avx2::dot_nibbles(a, b, c) };
+        }
+        let dot = |a: f32, b: f32| -> i32 {
+            let (a, b) = (a.to_bits().to_le_bytes(), b.to_bits().to_le_bytes());
+            a.iter().zip(b).map(|(&a, b)| i32::from(a) * i32::from(b.cast_signed())).sum()
+        };
+        lanes(|i| {
+            let sum = dot(a[0][i], b[0][i]) + dot(a[1][i], b[1][i]);
+            f32::from_bits(c[i].to_bits().wrapping_add(sum.cast_unsigned()))
+        })
+    }
+    #[inline(always)]
+    unsafe fn join_bytes(high: Self::V, low: Self::V) -> Self::V {
+        lanes(|i| f32::from_bits((high[i].to_bits() << 8).wrapping_add(low[i].to_bits())))
     }
     #[inline(always)]
     unsafe fn from_integers(a: Self::V) -> Self::V {

@@ -99,7 +99,7 @@ pub(crate) trait Task: Sync {
 /// # Safety
 /// As [`run_avx512_pairs`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
 unsafe fn run_amx<T: Task>(task: &T, index: usize) {
     let _tiles = Tiles::new();
     // SAFETY: the caller's, and there are tiles.
@@ -111,7 +111,7 @@ unsafe fn run_amx<T: Task>(task: &T, index: usize) {
 /// # Safety
 /// The processor has it; and as [`Task::run`].
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
 unsafe fn run_avx512_pairs<T: Task>(task: &T, index: usize) {
     // SAFETY: the caller's.
     unsafe { task.run::<Avx512<true>, Pair>(index) }

@@ -174,6 +174,10 @@ impl<'a> Call<'a> {
     /// If a call panicked.
     pub(crate) fn for_each(&self, number: usize, f: &(dyn Fn(usize) + Sync)) {
         let helpers = self.num_threads().min(number).saturating_sub(1);
+        if helpers == 0 {
+            (0..number).for_each(f);
+            return;
+        }
         // SAFETY: only the lifetime is changed. The function is called for indices below `number` only, and `finish`,
         // below, returns when all of these calls have.
         let f: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(f) };

@@ -178,19 +178,28 @@ impl<E: Element> Task for Parts<'_, E> {
             let rows = ROWS.min(seen.end - first);
             let key = &key[first * h..][..rows * h];
             let value = &value[first * v..][..rows * v];
+            let next = self.key[pair * s.rows * h..].as_ptr().wrapping_add((first + ROWS) * h);
             // SAFETY: the caller's.
             unsafe {
-                for (query, scores) in query.chunks_exact(words).zip(scores.chunks_exact_mut(ROWS)) {
-                    row_products::<S, E>(query, key, h, scores);
+                let mut i = 0;
+                while i < queries {
+                    let (query, scores) = (&query[i * words..], &mut scores[i * ROWS..]);
+                    // Values are asked for while keys are multiplied.
+                    let ahead = (i == 0).then_some(value.as_ptr());
+                    i += match queries - i {
+                        1 => products::<S, E, 1>(query, (key, h), (ahead, v), scores),
+                        2 | 3 => products::<S, E, 2>(query, (key, h), (ahead, v), scores),
+                        _ => products::<S, E, 4>(query, (key, h), (ahead, v), scores),
+                    };
                 }
                 for (i, scores) in scores.chunks_exact_mut(ROWS).enumerate() {
                     let position = start + (i / (s.heads / s.key_heads)) as i64;
                     scores[rows..].fill(HIDDEN);
                     if !s.hide(&mut scores[..rows], first, position, last) {
+                        scores.fill(0.0);
                         continue;
                     }
-                    let result = &mut partial[i * self.stride..][..self.stride];
-                    let (sums, state) = result.split_at_mut(columns);
+                    let (sums, state) = partial[i * self.stride..][..self.stride].split_at_mut(columns);
                     let mut largest_and_sum = (state[0], state[1]);
                     let factor = softmax_row::<S, Single>(scores, &mut [], s.scale, &mut largest_and_sum);
                     (state[0], state[1]) = largest_and_sum;
@@ -199,86 +208,123 @@ impl<E: Element> Task for Parts<'_, E> {
                             *x *= factor;
                         }
                     }
-                    weigh::<S, E>(&scores[..rows], value, v, sums);
+                }
+                let mut i = 0;
+                while i < queries {
+                    let (weights, sums) = (&scores[i * ROWS..], &mut partial[i * self.stride..]);
+                    // The next keys are asked for while values are weighed.
+                    let ahead = (i == 0).then_some(next);
+                    i += match queries - i {
+                        1 => weigh::<S, E, 1>(weights, (value, v), (ahead, h), (sums, self.stride)),
+                        2 | 3 => weigh::<S, E, 2>(weights, (value, v), (ahead, h), (sums, self.stride)),
+                        _ => weigh::<S, E, 4>(weights, (value, v), (ahead, h), (sums, self.stride)),
+                    };
                 }
             }
         }
     }
 }
 
-/// The product of a query with every row of `key`, each of `h` elements. The query is f32, with zeros behind its end.
+/// Asks for so many elements from an address on, which need not be valid, if there is one.
 ///
 /// # Safety
 /// That of [`Simd`].
 #[inline(always)]
-unsafe fn row_products<S: Simd, E: Element>(query: &[f32], key: &[E], h: usize, scores: &mut [f32]) {
-    /// Rows at a time: sums that do not wait for each other.
+unsafe fn prefetch<S: Simd, E>(from: Option<*const E>, elements: usize) {
+    let Some(from) = from else { return };
+    for at in (0..elements * size_of::<E>()).step_by(64) {
+        // SAFETY: the caller's.
+        unsafe { S::prefetch(from.cast::<u8>().wrapping_add(at)) };
+    }
+}
+
+/// The products of `Q` queries with every row of `key`, each of `h` elements, [`ROWS`] scores for each query. Queries are
+/// f32, with zeros behind their end up to a whole vector. For each row one of `ahead` is asked for. Returns `Q`.
+///
+/// # Safety
+/// That of [`Simd`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
+unsafe fn products<S: Simd, E: Element, const Q: usize>(
+    query: &[f32],
+    (key, h): (&[E], usize),
+    (ahead, width): (Option<*const E>, usize),
+    scores: &mut [f32],
+) -> usize {
+    /// Rows at a time: with each query a sum that does not wait for the others.
     const TOGETHER: usize = 4;
-    let vectors = h / LANES;
-    for (rows, scores) in key.chunks(TOGETHER * h).zip(scores.chunks_mut(TOGETHER)) {
-        if rows.len() == TOGETHER * h {
-            // SAFETY: whole vectors of the query and of four rows; the rest is the caller's.
-            unsafe {
-                let mut sums = [S::splat(0.0); TOGETHER];
-                for i in 0..vectors {
-                    let query = S::load(query[i * LANES..][..LANES].as_ptr());
-                    for r in 0..TOGETHER {
-                        let key = E::load::<S>(rows[r * h + i * LANES..][..LANES].as_ptr());
-                        sums[r] = S::mul_add(query, key, sums[r]);
-                    }
-                }
+    let (vectors, words) = (h / LANES, h.next_multiple_of(LANES));
+    let query: [&[f32]; Q] = std::array::from_fn(|q| &query[q * words..][..words]);
+    let rows = key.len() / h;
+    for row in (0..rows).step_by(TOGETHER) {
+        let number = TOGETHER.min(rows - row);
+        // Where there are fewer, the last one is taken again.
+        let key: [&[E]; TOGETHER] = std::array::from_fn(|r| &key[(row + r.min(number - 1)) * h..][..h]);
+        // SAFETY: whole vectors of queries and rows; the rest is the caller's.
+        unsafe {
+            prefetch::<S, E>(ahead.map(|ahead| ahead.wrapping_add(row * width)), number * width);
+            let mut sums = [[S::splat(0.0); TOGETHER]; Q];
+            for i in 0..vectors {
+                let mut keys = [S::splat(0.0); TOGETHER];
                 for r in 0..TOGETHER {
-                    scores[r] = S::sum(sums[r]);
+                    keys[r] = E::load::<S>(key[r][i * LANES..][..LANES].as_ptr());
                 }
-            }
-        } else {
-            for (row, score) in rows.chunks_exact(h).zip(&mut *scores) {
-                // SAFETY: as above, of one row.
-                unsafe {
-                    let mut sum = S::splat(0.0);
-                    for i in 0..vectors {
-                        let key = E::load::<S>(row[i * LANES..][..LANES].as_ptr());
-                        sum = S::mul_add(S::load(query[i * LANES..][..LANES].as_ptr()), key, sum);
+                for q in 0..Q {
+                    let query = S::load(query[q][i * LANES..][..LANES].as_ptr());
+                    for r in 0..TOGETHER {
+                        sums[q][r] = S::mul_add(query, keys[r], sums[q][r]);
                     }
-                    *score = S::sum(sum);
                 }
             }
-        }
-        for (row, score) in rows.chunks_exact(h).zip(scores) {
-            for i in vectors * LANES..h {
-                *score += query[i] * row[i].to_f32();
+            for q in 0..Q {
+                for r in 0..number {
+                    let mut sum = S::sum(sums[q][r]);
+                    for i in vectors * LANES..h {
+                        sum += query[q][i] * key[r][i].to_f32();
+                    }
+                    scores[q * ROWS + row + r] = sum;
+                }
             }
         }
     }
+    Q
 }
 
-/// Adds rows of `value`, each of `v` elements, to `sums`, each multiplied by its weight.
+/// Adds rows of `value`, each of `v` elements, to the sums of `Q` queries, which are `stride` apart, each multiplied by its
+/// weight: [`ROWS`] of each query. For each row one of `ahead` is asked for. Returns `Q`.
 ///
 /// # Safety
 /// That of [`Simd`].
 #[inline(always)]
-unsafe fn weigh<S: Simd, E: Element>(weights: &[f32], value: &[E], v: usize, sums: &mut [f32]) {
+unsafe fn weigh<S: Simd, E: Element, const Q: usize>(
+    weights: &[f32],
+    (value, v): (&[E], usize),
+    (ahead, width): (Option<*const E>, usize),
+    (sums, stride): (&mut [f32], usize),
+) -> usize {
+    let rows = value.len() / v;
     let mut column = 0;
     // SAFETY: whole vectors within a row; the rest is the caller's.
     unsafe {
-        while column + 8 * LANES <= v {
-            weigh_columns::<S, E, 8>(weights, value, v, column, sums);
-            column += 8 * LANES;
-        }
         while column + 4 * LANES <= v {
-            weigh_columns::<S, E, 4>(weights, value, v, column, sums);
+            let ahead = ahead.filter(|_| column == 0);
+            weigh_columns::<S, E, Q, 4>(weights, (value, v), column, (ahead, width), (sums, stride));
             column += 4 * LANES;
         }
         while column + LANES <= v {
-            weigh_columns::<S, E, 1>(weights, value, v, column, sums);
+            let ahead = ahead.filter(|_| column == 0);
+            weigh_columns::<S, E, Q, 1>(weights, (value, v), column, (ahead, width), (sums, stride));
             column += LANES;
         }
     }
-    for (row, weight) in value.chunks_exact(v).zip(weights) {
-        for i in column..v {
-            sums[i] += weight * row[i].to_f32();
+    for q in 0..Q {
+        for row in 0..rows {
+            for i in column..v {
+                sums[q * stride + i] += weights[q * ROWS + row] * value[row * v + i].to_f32();
+            }
         }
     }
+    Q
 }
 
 /// [`weigh`] of `N` vectors of columns.
@@ -286,28 +332,41 @@ unsafe fn weigh<S: Simd, E: Element>(weights: &[f32], value: &[E], v: usize, sum
 /// # Safety
 /// That of [`Simd`]; rows have these columns.
 #[inline(always)]
-unsafe fn weigh_columns<S: Simd, E: Element, const N: usize>(
+#[allow(clippy::needless_range_loop, reason = "arrays stay in registers")]
+unsafe fn weigh_columns<S: Simd, E: Element, const Q: usize, const N: usize>(
     weights: &[f32],
-    value: &[E],
-    v: usize,
+    (value, v): (&[E], usize),
     column: usize,
-    sums: &mut [f32],
+    (ahead, width): (Option<*const E>, usize),
+    (sums, stride): (&mut [f32], usize),
 ) {
+    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q * ROWS..][..ROWS]);
     // SAFETY: slices of whole vectors; the rest is the caller's.
     unsafe {
-        let sums = &mut sums[column..][..N * LANES];
-        let mut sum = [S::splat(0.0); N];
-        for i in 0..N {
-            sum[i] = S::load(sums[i * LANES..][..LANES].as_ptr());
-        }
-        for (row, &weight) in value.chunks_exact(v).zip(weights) {
-            let (row, weight) = (&row[column..][..N * LANES], S::splat(weight));
+        let mut sum = [[S::splat(0.0); N]; Q];
+        for q in 0..Q {
             for i in 0..N {
-                sum[i] = S::mul_add(weight, E::load::<S>(row[i * LANES..][..LANES].as_ptr()), sum[i]);
+                sum[q][i] = S::load(sums[q * stride + column + i * LANES..][..LANES].as_ptr());
             }
         }
-        for i in 0..N {
-            S::store(sums[i * LANES..][..LANES].as_mut_ptr(), sum[i]);
+        for (row, value) in value.chunks_exact(v).enumerate() {
+            prefetch::<S, E>(ahead.map(|ahead| ahead.wrapping_add(row * width)), width);
+            let value = &value[column..][..N * LANES];
+            let mut values = [S::splat(0.0); N];
+            for i in 0..N {
+                values[i] = E::load::<S>(value[i * LANES..][..LANES].as_ptr());
+            }
+            for q in 0..Q {
+                let weight = S::splat(weights[q][row]);
+                for i in 0..N {
+                    sum[q][i] = S::mul_add(weight, values[i], sum[q][i]);
+                }
+            }
+        }
+        for q in 0..Q {
+            for i in 0..N {
+                S::store(sums[q * stride + column + i * LANES..][..LANES].as_mut_ptr(), sum[q][i]);
+            }
         }
     }
 }

@@ -32,31 +32,13 @@ pub(super) unsafe fn load_i8_words(from: *const u8) -> Vector {
     }
 }
 
-/// The same of unsigned bytes.
-#[inline(always)]
-unsafe fn u8_words(from: *const u8) -> [__m256i; 2] {
-    // SAFETY: as above.
-    unsafe {
-        let [low, high] = [_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(LANES).cast())];
-        [_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)]
-    }
-}
-
 /// `Simd::load_u8_words`.
 #[inline(always)]
 pub(super) unsafe fn load_u8_words(from: *const u8) -> Vector {
     // SAFETY: as above.
-    unsafe { joined(u8_words(from)) }
-}
-
-/// `Simd::load_nibble_words`.
-#[inline(always)]
-pub(super) unsafe fn load_nibble_words(from: *const u8) -> [Vector; 2] {
-    // SAFETY: as above.
     unsafe {
-        let ([first, second], mask) = (u8_words(from), _mm256_set1_epi16(15));
-        let low = [_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)];
-        [joined(low), joined([_mm256_srli_epi16::<4>(first), _mm256_srli_epi16::<4>(second)])]
+        let [low, high] = [_mm_loadu_si128(from.cast()), _mm_loadu_si128(from.add(LANES).cast())];
+        joined([_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)])
     }
 }
 
@@ -69,5 +51,21 @@ pub(super) unsafe fn dot_words(a: Vector, b: Vector, c: Vector) -> Vector {
         let first = _mm256_add_epi32(c[0], _mm256_madd_epi16(a[0], b[0]));
         let second = _mm256_add_epi32(c[1], _mm256_madd_epi16(a[1], b[1]));
         joined([first, second])
+    }
+}
+
+/// `Simd::dot_nibbles`. A sum of four products is at most 4 * 15 * 128 and fits 16 bits.
+#[inline(always)]
+pub(super) unsafe fn dot_nibbles(a: [Vector; 2], b: [Vector; 2], c: Vector) -> Vector {
+    // SAFETY: as above.
+    unsafe {
+        let (a, b, c) = ([halves(a[0]), halves(a[1])], [halves(b[0]), halves(b[1])], halves(c));
+        let mut sums = c;
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let pairs = [_mm256_maddubs_epi16(a[0][i], b[0][i]), _mm256_maddubs_epi16(a[1][i], b[1][i])];
+            let pairs = _mm256_add_epi16(pairs[0], pairs[1]);
+            *sum = _mm256_add_epi32(c[i], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        joined(sums)
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{Avx512, LANES, Simd};
 
-// SAFETY: instructions of AVX-512 F, BW, DQ and VL, and of BF16 with `PAIRS`, which is what the trait's contract
+// SAFETY: instructions of AVX-512 F, BW, DQ and VL, and of BF16 and VNNI with `PAIRS`, which is what the trait's contract
 // says; pointers are read and written as it says.
 unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     type V = __m512;
@@ -77,12 +77,26 @@ unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
         unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()))) }
     }
     #[inline(always)]
-    unsafe fn load_nibble_words(from: *const u8) -> [__m512; 2] {
+    unsafe fn load_nibble_bytes(from: *const u8) -> [__m512; 2] {
         // SAFETY: as above.
         unsafe {
-            let bytes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(from.cast()));
-            let low = _mm512_and_si512(bytes, _mm512_set1_epi16(15));
-            [_mm512_castsi512_ps(low), _mm512_castsi512_ps(_mm512_srli_epi16::<4>(bytes))]
+            let (bytes, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15));
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
+            [_mm512_castsi512_ps(_mm512_and_si512(bytes, mask)), _mm512_castsi512_ps(high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn spread<const N: usize>(from: *const f32) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            match N {
+                1 => _mm512_set1_ps(*from),
+                2 => _mm512_mask_blend_ps(0xff00, _mm512_set1_ps(*from), _mm512_set1_ps(*from.add(1))),
+                _ => {
+                    let quarters = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    _mm512_permutexvar_ps(quarters, _mm512_castps128_ps512(_mm_loadu_ps(from)))
+                }
+            }
         }
     }
     #[inline(always)]
@@ -146,8 +160,33 @@ unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     unsafe fn dot_words(a: __m512, b: __m512, c: __m512) -> __m512 {
         // SAFETY: as above.
         unsafe {
-            let products = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(c), products))
+            let (a, b, c) = (_mm512_castps_si512(a), _mm512_castps_si512(b), _mm512_castps_si512(c));
+            _mm512_castsi512_ps(match PAIRS {
+                true => _mm512_dpwssd_epi32(c, a, b),
+                false => _mm512_add_epi32(c, _mm512_madd_epi16(a, b)),
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_nibbles(a: [__m512; 2], b: [__m512; 2], c: __m512) -> __m512 {
+        // SAFETY: as above. A sum of four products is at most 4 * 15 * 128 and fits 16 bits.
+        unsafe {
+            let (a, b) = ([_mm512_castps_si512(a[0]), _mm512_castps_si512(a[1])], [_mm512_castps_si512(b[0]), _mm512_castps_si512(b[1])]);
+            let c = _mm512_castps_si512(c);
+            _mm512_castsi512_ps(if PAIRS {
+                _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(c, a[0], b[0]), a[1], b[1])
+            } else {
+                let pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a[0], b[0]), _mm512_maddubs_epi16(a[1], b[1]));
+                _mm512_add_epi32(c, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn join_bytes(high: __m512, low: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let high = _mm512_slli_epi32::<8>(_mm512_castps_si512(high));
+            _mm512_castsi512_ps(_mm512_add_epi32(high, _mm512_castps_si512(low)))
         }
     }
     #[inline(always)]

@@ -83,15 +83,14 @@ pub(super) trait Stored: Copy + Send + Sync {
     /// What number 0 of the bytes means, of codes of four bits.
     const FIRST: i8;
 
-    /// Reads 32 bytes of codes as pairs of 16-bit integers from 0 on (signed bytes as they are): lane `l` of vector `v` is
-    /// element `l * VECTORS + v`. With one vector the second is the first.
+    /// Reads 32 codes of a byte each as pairs of 16-bit integers.
     ///
     /// # Safety
     /// That of [`Simd`]; `from` is valid for 32 bytes.
     ///
     /// # Panics
-    /// If the elements are no codes.
-    unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2];
+    /// If the elements are no such codes.
+    unsafe fn load_words<S: Simd>(from: *const u8) -> S::V;
 
     /// Reads a step: lane `l` of vector `v` is element `l * VECTORS + v`. With one vector the second is the first.
     ///
@@ -122,16 +121,15 @@ macro_rules! stored {
             const FIRST: i8 = 0;
 
             #[inline(always)]
-            unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2] {
+            unsafe fn load_words<S: Simd>(from: *const u8) -> S::V {
                 // SAFETY: the caller's.
-                let x = unsafe {
+                unsafe {
                     match Self::FORM {
                         Form::I8 => S::load_i8_words(from),
                         Form::U8 => S::load_u8_words(from),
                         Form::F32 | Form::Bf16 | Form::F16 | Form::U4 | Form::I4 => unreachable!("no bytes of codes"),
                     }
-                };
-                [x, x]
+                }
             }
 
             #[inline(always)]
@@ -172,9 +170,8 @@ macro_rules! packed {
             const FIRST: i8 = $first;
 
             #[inline(always)]
-            unsafe fn load_words<S: Simd>(from: *const u8) -> [S::V; 2] {
-                // SAFETY: the caller's.
-                unsafe { S::load_nibble_words(from) }
+            unsafe fn load_words<S: Simd>(_from: *const u8) -> S::V {
+                unreachable!("two codes in a byte")
             }
 
             #[inline(always)]

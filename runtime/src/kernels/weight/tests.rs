@@ -239,6 +239,9 @@ fn weights_of_codes() {
                 check(case, [6, 128], 1);
                 check(case, [5, 2560], 2);
                 check(case, [260, 1152], 1);
+                // Ends that are no whole step of codes of four bits.
+                check(case, [5, group], 1);
+                check(case, [9, 17 * group], 3);
             }
         }
     }
@@ -259,18 +262,21 @@ fn operands_of_many_sizes() {
         let case = Case { form, group: 64, scales: Form::Bf16, offsets, transposed: false };
         let shape = [7, 1280];
         let (parts, input) = (parts(case, shape), shape[1]);
-        let x: Vec<bf16> = numbers(input, 3)
+        let mut x: Vec<bf16> = numbers(input, 3)
             .iter()
             .zip(integers(input, 4))
             .map(|(x, power)| bf16::from_f32(x * 0.5f32.powi((power % 24) as i32)))
             .collect();
+        // All bits of the largest are set: as an integer it would be 2^15 - 2^7.
+        (x[5], x[70]) = (bf16::from_f32(255.0), bf16::from_f32(-255.0 / 64.0));
         for isa in Isa::available() {
             let y = run(isa, case, &parts, shape, &x);
             for (y, values) in y.iter().zip(parts.values.chunks(input)) {
                 let (mut expected, mut size) = (0.0, 0.0);
                 for (x, values) in x.chunks(64).zip(values.chunks(64)) {
                     let largest = x.iter().map(|x| f64::from(x.to_f32()).abs()).fold(0.0, f64::max);
-                    let unit = (largest.log2().floor() - 14.0).exp2();
+                    let power = largest.log2().floor().exp2();
+                    let unit = power * 2f64.powi(if largest / power == 255.0 / 128.0 { -13 } else { -14 });
                     for (x, value) in x.iter().zip(values) {
                         let term = (f64::from(x.to_f32()) / unit).round_ties_even() * unit * value;
                         expected += term;
@@ -278,7 +284,7 @@ fn operands_of_many_sizes() {
                     }
                 }
                 let error = (f64::from(*y) - expected).abs() / size;
-                assert!(error < 1e-6, "{isa:?}: {y} for {expected}, {error:.1e} off, {case:?}");
+                assert!(error < 4e-6, "{isa:?}: {y} for {expected}, {error:.1e} off, {case:?}");
             }
         }
     }
