@@ -32,22 +32,34 @@ pub(super) fn cached_attention(
     }
 }
 
-/// A cache with new tokens in it. lmc's kernel writes where the cache lies; XLA's CPU backend has no stores of bf16 into a
-/// part of a tensor, and converts all of it to f32 and back.
-pub(super) fn cache_update(e: &mut Emitter<'_>, x: &[Value], result_type: &TensorType) -> Vec<Value> {
+/// A cache with new tokens in it, and these tokens for what comes after it. lmc's kernel writes where the cache lies; XLA's
+/// CPU backend has no stores of bf16 into a part of a tensor, and converts all of it to f32 and back.
+///
+/// That the kernel hands the tokens on, in their memory, makes it run before their other users. XLA would write the caches
+/// of all layers at the end of a program, and keep the keys and values of all layers until then.
+pub(super) fn cache_update(e: &mut Emitter<'_>, x: &[Value], result_type: &TensorType) -> (Vec<Value>, Option<Value>) {
     let operands: Vec<TensorType> = x.iter().map(|x| x.ty.clone()).collect();
     if !choices::cache_kernel_fits(e.target, &operands) {
         let func = decompose(&Op::CacheUpdate, &operands).expect("it has a decomposition");
-        return inline(e, &func, x);
+        return (inline(e, &func, x), None);
     }
-    let aliases =
-        "#stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 0, operand_tuple_indices = []>";
+    let types_of_results = [result_type.clone(), x[1].ty.clone()];
+    let alias = |i: usize| {
+        format!(
+            "#stablehlo.output_operand_alias<output_tuple_indices = [{i}], operand_index = {i}, \
+             operand_tuple_indices = []>"
+        )
+    };
     let text = format!(
-        "stablehlo.custom_call @lmc.cache_update({}) {{api_version = 4 : i32, output_operand_aliases = [{aliases}]}} : \
-         ({}) -> {result_type}",
+        "stablehlo.custom_call @lmc.cache_update({}) {{api_version = 4 : i32, output_operand_aliases = [{}, {}]}} : \
+         ({}) -> {}",
         names(x),
+        alias(0),
+        alias(1),
         types(x),
-        result_type = syntax::tensor(result_type),
+        syntax::results(&types_of_results),
     );
-    e.op_n(&text, std::slice::from_ref(result_type))
+    let mut results = e.op_n(&text, &types_of_results);
+    let tokens = results.pop();
+    (results, tokens)
 }

@@ -86,13 +86,15 @@ struct Frame<'f> {
     absorbed: Vec<bool>,
     /// Whether nodes keep the emitter's location instead of having their own.
     keeps_location: bool,
+    /// The region that is being written.
+    region: Option<RegionId>,
 }
 
 impl<'f> Frame<'f> {
     fn new(func: &'f Func, target: &Target) -> Frame<'f> {
         let uses = Uses::of(func);
         let absorbed = choices::absorbed(target, func, &uses);
-        Frame { func, values: vec![None; func.values().count()], uses, absorbed, keeps_location: false }
+        Frame { func, values: vec![None; func.values().count()], uses, absorbed, keeps_location: false, region: None }
     }
 
     fn get(&self, value: ValueId) -> Value {
@@ -107,14 +109,22 @@ impl<'f> Frame<'f> {
         }
     }
 
+    /// Whether a value is made in the region that is being written, so that another may stand for it from here on.
+    fn is_of_this_region(&self, value: ValueId) -> bool {
+        let node = self.func.defining_node(value);
+        node.zip(self.region).is_some_and(|(node, region)| self.func.region(region).nodes.contains(&node))
+    }
+
     /// Writes the nodes of a region here, with `arguments` in place of its parameters, and returns its results.
     fn inline(&mut self, e: &mut Emitter<'_>, region: RegionId, arguments: &[Value]) -> Vec<Value> {
         let func = self.func;
+        let around = self.region.replace(region);
         let region = func.region(region);
         self.set(&region.params, arguments);
         for &node in &region.nodes {
             self.node(e, node);
         }
+        self.region = around;
         region.results.iter().map(|&value| self.get(value)).collect()
     }
 
@@ -187,7 +197,13 @@ impl<'f> Frame<'f> {
                 attention::attention(e, Attention::Backward(op), x, types, false)
             }
             Op::CachedAttention(op) => cache::cached_attention(e, op, x, types),
-            Op::CacheUpdate => cache::cache_update(e, x, &types[0]),
+            Op::CacheUpdate => {
+                let (results, tokens) = cache::cache_update(e, x, &types[0]);
+                if let Some(tokens) = tokens.filter(|_| self.is_of_this_region(node.operands[1])) {
+                    self.set(&node.operands[1..2], &[tokens]);
+                }
+                results
+            }
         }
     }
 }

@@ -108,7 +108,8 @@ impl<'a> Call<'a> {
     pub(crate) fn result<T: FfiElement>(&self, i: usize) -> Result<&'a mut [T], String> {
         let (data, len) = elements::<T>(buffer(&self.frame.results, i, "result")?)?;
         // SAFETY: XLA gives results that nothing else reads or writes while the call lasts, and that overlap no operand but
-        // the first of `lmc.cache_update`, the only kernel that is declared to alias one, which does not ask for it; size,
+        // those of `lmc.cache_update`, the only kernel with results that is declared to alias some: it asks for the first
+        // result and not for its operand, and for the second operand and not for its result; size,
         // type and alignment were checked. The kernels, all in this crate, ask for each once.
         Ok(unsafe { slice::from_raw_parts_mut(data.cast_mut(), len) })
     }
