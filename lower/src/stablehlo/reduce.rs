@@ -165,7 +165,8 @@ fn first_greatest(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Va
 /// A reduction of pairs of an element and its index, by an operation that is the same in any order.
 fn of_pairs(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Value) -> Value {
     let wide = indices.ty.dtype;
-    let init = [shape::constant(e, &least_of(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
+    let init =
+        [shape::constant(e, &least_of(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
     let mut reduced = x.ty.shape.clone();
     reduced.remove(dimension);
     let reduced = [x.ty.with_shape(reduced.clone()), TensorType::new(wide, reduced)];

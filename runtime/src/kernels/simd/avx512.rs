@@ -171,7 +171,10 @@ unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     unsafe fn dot_nibbles(a: [__m512; 2], b: [__m512; 2], c: __m512) -> __m512 {
         // SAFETY: as above. A sum of four products is at most 4 * 15 * 128 and fits 16 bits.
         unsafe {
-            let (a, b) = ([_mm512_castps_si512(a[0]), _mm512_castps_si512(a[1])], [_mm512_castps_si512(b[0]), _mm512_castps_si512(b[1])]);
+            let (a, b) = (
+                [_mm512_castps_si512(a[0]), _mm512_castps_si512(a[1])],
+                [_mm512_castps_si512(b[0]), _mm512_castps_si512(b[1])],
+            );
             let c = _mm512_castps_si512(c);
             _mm512_castsi512_ps(if PAIRS {
                 _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(c, a[0], b[0]), a[1], b[1])
