@@ -43,8 +43,8 @@ pub(super) fn fits(x: Floats<'_>, weight: &Weight<'_>) -> bool {
 
 /// Rows of operands as integers.
 pub(super) struct Whole {
-    /// `[tokens, width]`, whole steps: pairs of 16-bit integers; with codes of four bits, of each step four vectors: the high
-    /// bytes of the integers with even indices and those with odd ones, and then the low bytes.
+    /// `[tokens, width]`, whole steps: pairs of 16-bit integers; with codes of four bits, of each step four vectors: the
+    /// high bytes of the integers with even indices and those with odd ones, and then the low bytes.
     words: Vec<f32>,
     width: usize,
     /// `[tokens, groups]`: what a one of each group is; of whole vectors, the rest zeros.
