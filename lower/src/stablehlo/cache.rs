@@ -63,3 +63,65 @@ pub(super) fn cache_update(e: &mut Emitter<'_>, x: &[Value], result_type: &Tenso
     let tokens = results.pop();
     (results, tokens)
 }
+
+#[cfg(test)]
+mod tests {
+    use lmc_graph::{Builder, DType, Value};
+
+    use super::*;
+    use crate::stablehlo::lower;
+    use crate::{Options, Target};
+
+    /// Compares the lines that are written for the CPU's kernels behind the function's head, without locations, the
+    /// attributes of custom calls and the types left out.
+    #[track_caller]
+    fn check(build: impl for<'g> FnOnce(Builder<'g>) -> Vec<Value<'g>>, expected: &[&str]) {
+        let target = Target { has_kernels: true, ..Target::cpu(None) };
+        let text = lower(&Builder::build("f", build), &target, &Options { locations: false }).text;
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with('%') || line.starts_with("return"));
+        let short = |line: &str| line.split([':', '{']).next().map(|line| line.trim().to_string());
+        let lines: Vec<String> = lines.filter(|line| !line.contains("constant")).filter_map(short).collect();
+        assert_eq!(lines, expected);
+    }
+
+    fn inputs(b: Builder<'_>) -> [Value<'_>; 4] {
+        let cache = b.param("cache", TensorType::new(DType::F32, [1, 2, 8, 4]));
+        let new = b.param("new", TensorType::new(DType::F32, [1, 3, 2, 4]));
+        let places = ["start", "count"].map(|name| b.param(name, TensorType::new(DType::I32, [1])));
+        [cache, new, places[0], places[1]]
+    }
+
+    #[test]
+    fn tokens_are_used_after_they_are_written() {
+        check(
+            |b| {
+                let [cache, new, start, count] = inputs(b);
+                let new = new + new;
+                let updated = cache.cache_update(new, b.scalar(DType::I32, 0.0), [start, count]);
+                vec![updated, new * new]
+            },
+            &["%0 = stablehlo.add %arg1, %arg1", "%2", "%3 = stablehlo.multiply %2#1, %2#1", "return %2#0, %3"],
+        );
+    }
+
+    /// A value from outside of a region keeps its name there: what stands for it in the region is not known behind it.
+    #[test]
+    fn tokens_from_around_a_region_stay() {
+        check(
+            |b| {
+                let [cache, new, start, count] = inputs(b);
+                let (new, is_wanted) = (new + new, b.param("is_wanted", TensorType::scalar(DType::Bool)));
+                let update = || vec![cache.cache_update(new, b.scalar(DType::I32, 0.0), [start, count])];
+                let updated = b.if_else(is_wanted, update, || vec![cache])[0];
+                vec![updated, new * new]
+            },
+            &[
+                "%0 = stablehlo.add %arg1, %arg1",
+                "%1 = \"stablehlo.if\"(%arg4) (",
+                "%3",
+                "%4 = stablehlo.multiply %0, %0",
+                "return %1, %4",
+            ],
+        );
+    }
+}
