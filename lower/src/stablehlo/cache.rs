@@ -6,7 +6,7 @@ use lmc_graph::{Op, TensorType};
 
 use super::attention::{decomposed, inline, kernel, report, window};
 use super::emitter::{Emitter, Value, names, types};
-use super::syntax;
+use super::syntax::{self, operand_alias};
 use crate::choices::{self, AttentionForm};
 use crate::report::cached_attention_flops;
 
@@ -44,18 +44,12 @@ pub(super) fn cache_update(e: &mut Emitter<'_>, x: &[Value], result_type: &Tenso
         return (inline(e, &func, x), None);
     }
     let types_of_results = [result_type.clone(), x[1].ty.clone()];
-    let alias = |i: usize| {
-        format!(
-            "#stablehlo.output_operand_alias<output_tuple_indices = [{i}], operand_index = {i}, \
-             operand_tuple_indices = []>"
-        )
-    };
     let text = format!(
         "stablehlo.custom_call @lmc.cache_update({}) {{api_version = 4 : i32, output_operand_aliases = [{}, {}]}} : \
          ({}) -> {}",
         names(x),
-        alias(0),
-        alias(1),
+        operand_alias("[0]", 0),
+        operand_alias("[1]", 1),
         types(x),
         syntax::results(&types_of_results),
     );

@@ -4,7 +4,7 @@ use lmc_graph::ops::{BinaryOp, ComparisonDirection, Scan};
 use lmc_graph::{DType, Literal, RegionId, TensorType};
 
 use super::emitter::{Emitter, Value, names, types};
-use super::syntax::{joined, results, tensor};
+use super::syntax::{joined, operand_alias, results, tensor};
 use super::{Frame, elementwise, index, shape};
 
 /// A `while` over a counter, the carries and the stacked results; the body reads a slice of each tensor and writes an
@@ -148,8 +148,7 @@ pub(super) fn optimization_barrier(e: &mut Emitter<'_>, x: &[Value]) -> Vec<Valu
 /// result is the operand's memory.
 pub(super) fn kept(e: &mut Emitter<'_>, x: &Value) -> Value {
     let ty = tensor(&x.ty);
-    let alias =
-        "#stablehlo.output_operand_alias<output_tuple_indices = [], operand_index = 0, operand_tuple_indices = []>";
+    let alias = operand_alias("[]", 0);
     let op = format!(
         "stablehlo.custom_call @lmc.optimization_barrier({}) {{api_version = 4 : i32, output_operand_aliases = [{alias}]}} \
          : ({ty}) -> {ty}",

@@ -95,8 +95,8 @@ fn neutral(op: ReduceOp, dtype: DType) -> Literal {
     match op {
         ReduceOp::Add | ReduceOp::Or => Literal::zeros(ty),
         ReduceOp::Multiply => Literal::from_f64s(ty, &[1.0]),
-        ReduceOp::Maximum => least_of(dtype),
-        ReduceOp::Minimum => greatest_of(dtype),
+        ReduceOp::Maximum => least(dtype),
+        ReduceOp::Minimum => greatest(dtype),
         ReduceOp::And if dtype == DType::Bool => Literal::scalar(true),
         ReduceOp::And => from_bytes(ty, vec![0xFF; dtype.size()]),
     }
@@ -107,7 +107,7 @@ fn from_bytes(ty: TensorType, bytes: Vec<u8>) -> Literal {
 }
 
 /// The greatest element of a type: ∞ for floats.
-fn greatest_of(dtype: DType) -> Literal {
+fn greatest(dtype: DType) -> Literal {
     let ty = TensorType::scalar(dtype);
     if dtype.is_float() {
         return Literal::from_f64s(ty, &[f64::INFINITY]);
@@ -118,7 +118,7 @@ fn greatest_of(dtype: DType) -> Literal {
 }
 
 /// The least element of a type: -∞ for floats.
-fn least_of(dtype: DType) -> Literal {
+fn least(dtype: DType) -> Literal {
     let ty = TensorType::scalar(dtype);
     if dtype.is_float() {
         return Literal::from_f64s(ty, &[f64::NEG_INFINITY]);
@@ -146,18 +146,16 @@ fn first_greatest(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Va
     let mut reduced = x.ty.clone();
     reduced.shape.remove(dimension);
     let kept: Vec<usize> = (0..x.ty.rank()).filter(|&d| d != dimension).collect();
-    let greatest = reduce_with(e, ReduceOp::Maximum, x, &[dimension], &reduced);
+    let maximum = reduce_with(e, ReduceOp::Maximum, x, &[dimension], &reduced);
     let spread = BroadcastInDim { shape: x.ty.shape.clone(), broadcast_dimensions: kept };
-    let greatest = shape::broadcast_in_dim(e, &spread, &greatest);
-    let mut is_greatest = compare(e, ComparisonDirection::Eq, x, &greatest);
+    let maximum = shape::broadcast_in_dim(e, &spread, &maximum);
+    let mut is_greatest = compare(e, ComparisonDirection::Eq, x, &maximum);
     if x.ty.dtype.is_float() {
         // Of elements with a NaN the greatest is one.
         let is_nan = compare(e, ComparisonDirection::Ne, x, x);
         is_greatest = elementwise::binary(e, BinaryOp::Or, &is_greatest, &is_nan);
     }
-    let none = shape::constant(e, &greatest_of(indices.ty.dtype));
-    let spread = BroadcastInDim { shape: x.ty.shape.clone(), broadcast_dimensions: vec![] };
-    let none = shape::broadcast_in_dim(e, &spread, &none);
+    let none = shape::full(e, &indices.ty, &neutral(ReduceOp::Minimum, indices.ty.dtype));
     let candidates = elementwise::select(e, &is_greatest, indices, &none);
     reduce_with(e, ReduceOp::Minimum, &candidates, &[dimension], &reduced.with_dtype(indices.ty.dtype))
 }
@@ -165,8 +163,7 @@ fn first_greatest(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Va
 /// A reduction of pairs of an element and its index, by an operation that is the same in any order.
 fn of_pairs(e: &mut Emitter<'_>, x: &Value, dimension: usize, indices: &Value) -> Value {
     let wide = indices.ty.dtype;
-    let init =
-        [shape::constant(e, &least_of(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
+    let init = [shape::constant(e, &least(x.ty.dtype)), shape::constant(e, &Literal::zeros(TensorType::scalar(wide)))];
     let mut reduced = x.ty.shape.clone();
     reduced.remove(dimension);
     let reduced = [x.ty.with_shape(reduced.clone()), TensorType::new(wide, reduced)];

@@ -28,6 +28,14 @@ pub(super) fn results(types: &[TensorType]) -> String {
     }
 }
 
+/// The attribute by which a result of a custom call, `[]` or of several `[1]`, lies in an operand's memory.
+pub(super) fn operand_alias(result: &str, operand: usize) -> String {
+    format!(
+        "#stablehlo.output_operand_alias<output_tuple_indices = {result}, operand_index = {operand}, \
+         operand_tuple_indices = []>"
+    )
+}
+
 /// `[0, 2, 1]`.
 pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     format!("[{}]", joined(items))

@@ -428,9 +428,7 @@ impl ClientHandle {
         args.compile_options = options.as_ptr().cast();
         args.compile_options_size = options.len();
         // SAFETY: the client is alive; program, format and options live until after the call and are only read.
-        let args = unsafe { call!(self.api, PJRT_Client_Compile, args) };
-        release_freed_memory();
-        let args = args?;
+        let args = unsafe { call!(self.api, PJRT_Client_Compile, args) }?;
         ExecutableHandle::new(self, args.executable)
     }
 
@@ -442,9 +440,7 @@ impl ClientHandle {
         args.serialized_executable = bytes.as_ptr().cast();
         args.serialized_executable_size = bytes.len();
         // SAFETY: the client is alive and the bytes live until after the call.
-        let args = unsafe { call!(self.api, PJRT_Executable_DeserializeAndLoad, args) };
-        release_freed_memory();
-        let args = args?;
+        let args = unsafe { call!(self.api, PJRT_Executable_DeserializeAndLoad, args) }?;
         ExecutableHandle::new(self, args.loaded_executable)
     }
 }
@@ -837,6 +833,7 @@ impl ExecutableHandle {
     /// Takes over `loaded`, which the plugin has just returned.
     fn new(client: &Arc<ClientHandle>, loaded: *mut PJRT_LoadedExecutable) -> Result<ExecutableHandle, PjrtError> {
         let loaded = LoadedHandle { client: client.clone(), executable: loaded };
+        release_freed_memory();
         let mut args = PJRT_LoadedExecutable_GetExecutable_Args::new();
         args.loaded_executable = loaded.executable;
         // SAFETY: the loaded executable is alive.
