@@ -125,8 +125,10 @@ fn build_vjp<'g>(builder: Builder<'g>, func: &Func, wrt: &[usize], seeds: Seeds)
     };
     let wrt: Vec<ValueId> = wrt.iter().map(|&index| func.param_values()[index]).collect();
     let mut pass = Pass::new(builder, func, &wrt);
-    let mut results = pass.record(func.body(), &args);
+    pass.record(func.body(), &args);
     let cts = pass.reverse(func.body(), &cts)?;
+    // Read only now: the backward pass may have computed a result on its way.
+    let mut results: Vec<Value<'g>> = func.result_values().iter().map(|&value| pass.copy.get(value)).collect();
     results.extend(wrt.iter().map(|&param| pass.cotangent_or_zeros(&cts, param)));
     Ok(results)
 }

@@ -77,8 +77,8 @@ pub enum Layers {
 /// `vocab * hidden / (3 * parameters)`, 8 % for a model of 100M parameters with 32,000 tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LossChunk {
-    /// The fewest chunks whose f32 logits, over all sequences of the batch, take at most 128 MiB each. A vocabulary of
-    /// characters is never divided; one of 32,000 tokens is from 1049 tokens a batch on.
+    /// The fewest chunks whose f32 logits, over all sequences of the batch, take at most 128 MiB each, but no more than 8. A
+    /// vocabulary of characters is never divided; one of 32,000 tokens is from 1049 tokens a batch on.
     Auto,
     /// All tokens at once.
     Whole,
@@ -90,11 +90,18 @@ pub enum LossChunk {
 /// beside the state of a model that has so large a vocabulary.
 const CHUNK_BYTES: usize = 128 << 20;
 
+/// The most chunks of [`LossChunk::Auto`]. Every chunk reads and writes the sum of the head's gradient once more, and what
+/// an eighth of the logits takes is little beside the activations of a batch so large.
+const MOST_CHUNKS: usize = 8;
+
 impl LossChunk {
     /// The tokens of a chunk: from 1 to `seq_len`, and `seq_len` for a loss that is not divided.
     pub fn tokens(self, batch: usize, seq_len: usize, vocab_size: usize) -> usize {
         let limit = match self {
-            LossChunk::Auto => CHUNK_BYTES / batch.saturating_mul(vocab_size).saturating_mul(size_of::<f32>()).max(1),
+            LossChunk::Auto => {
+                let bytes_of_token = batch.saturating_mul(vocab_size).saturating_mul(size_of::<f32>()).max(1);
+                (CHUNK_BYTES / bytes_of_token).max(seq_len.div_ceil(MOST_CHUNKS))
+            }
             LossChunk::Whole => seq_len,
             LossChunk::Tokens(tokens) => tokens,
         };
@@ -342,8 +349,8 @@ mod tests {
         for model in models(MANY) {
             let (products, largest) = products_and_largest(&model, LossChunk::Whole);
             assert_eq!(largest, 64 * MANY);
-            // One product more: that of the head is computed again. All of them stay products.
-            assert_eq!(products_and_largest(&model, LossChunk::Tokens(16)), (products + 1, 16 * MANY));
+            // All of them stay products, and none is computed again: each chunk's gradient is computed where its loss is.
+            assert_eq!(products_and_largest(&model, LossChunk::Tokens(16)), (products, 16 * MANY));
         }
     }
 
@@ -357,6 +364,8 @@ mod tests {
             (LossChunk::Auto, [1, 1049, 32000], 525),
             (LossChunk::Auto, [4, 512, 32000], 256),
             (LossChunk::Auto, [2, 2048, 32000], 512),
+            (LossChunk::Auto, [4, 2048, 32000], 256),
+            (LossChunk::Auto, [32, 2048, 32000], 256),
             (LossChunk::Auto, [1 << 20, 8, 32000], 1),
             (LossChunk::Auto, [usize::MAX, 8, usize::MAX], 1),
             (LossChunk::Whole, [4, 512, 32000], 512),

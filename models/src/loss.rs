@@ -221,8 +221,9 @@ pub(crate) fn build_stored(
 /// [`cross_entropy_sum`] of the logits that `head` makes of the last activations, `chunk` tokens of every sequence at a
 /// time: `B T C`, `i32 B T → f32, f32`. A `chunk` that is not less than `T` is the whole.
 ///
-/// It is a scan over the chunks, so that neither the pass forward nor the one backward, which computes them again, holds
-/// the logits of more than one. Chunks go along the sequence, so that a batch that is split over devices stays so. A last
+/// It is a scan over the chunks, so that the logits of no more than one are held at a time. As it only adds up, and a loss
+/// has the cotangent 1, its derivative computes the gradient of a chunk where it computes the chunk's loss, and no logits
+/// twice. Chunks go along the sequence, so that a batch that is split over devices stays so. A last
 /// chunk that is not full ends in positions that count nothing.
 ///
 /// # Panics

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use lmc_graph::ops::{Op, Scan};
-use lmc_graph::{Builder, Node, NodeId, RegionId, TensorType, Value, ValueId};
+use lmc_graph::ops::{BinaryOp, Op, Scan};
+use lmc_graph::{Builder, Func, Node, NodeId, RegionId, TensorType, Value, ValueId};
 
 use crate::engine::{Cotangents, Pass};
 use crate::error::DiffError;
@@ -87,6 +87,10 @@ pub(crate) fn record_scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, node: &Node) -
 ///
 /// Its carries are the cotangents of the forward's carries and the sums of the cotangents of captured values; its
 /// stacked results are the cotangents of the forward's slices.
+///
+/// Where all that the scan does is to add up, and the cotangents are constants, nothing has to run before it: then it goes in
+/// the same direction and adds up, too, and its sums take the place of the forward's, which would compute every term a
+/// second time for them.
 pub(crate) fn scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, id: NodeId, cts: &[Option<Value<'g>>]) -> Found<'g> {
     let node = pass.func.node(id);
     let (num_carry, body) = (op.num_carry, node.regions[0]);
@@ -94,8 +98,13 @@ pub(crate) fn scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, id: NodeId, cts: &[Op
     // possible only with an idea of it; likewise with captures. So both are guesses, until the body confirms them.
     let mut carries: BTreeSet<usize> = (0..num_carry).filter(|&i| cts[i].is_some()).collect();
     let mut captures: BTreeSet<ValueId> = pass.capture_sources(body).into_iter().collect();
+    let begin = if only_adds_up(pass.func, op, node) && cts.iter().flatten().all(|&ct| is_constant(ct)) {
+        Begin::Sums(node.operands.iter().take(num_carry).map(|&value| pass.copy.get(value)).collect())
+    } else {
+        Begin::Saved(pass.saved_carries(id))
+    };
     loop {
-        let attempt = scan_with(pass, op, node, &pass.saved_carries(id), cts, &carries, &captures)?;
+        let attempt = scan_with(pass, op, node, &begin, cts, &carries, &captures)?;
         let num_carries = carries.len();
         carries.extend(&attempt.found_carries);
         if carries.len() == num_carries && captures == attempt.found_captures {
@@ -105,12 +114,56 @@ pub(crate) fn scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, id: NodeId, cts: &[Op
     }
 }
 
+/// What the iterations of a backward scan know of the forward's carries.
+enum Begin<'g> {
+    /// What each iteration began with, stacked.
+    Saved(Vec<Value<'g>>),
+    /// What the first one began with, as the carries are nothing but sums, which are added up again.
+    Sums(Vec<Value<'g>>),
+}
+
+/// Whether a scan only adds up: it stacks nothing, and each of its carries is used for nothing but to add something to it.
+fn only_adds_up(func: &Func, op: &Scan, node: &Node) -> bool {
+    let body = func.region(node.regions[0]);
+    let carries = &body.params[..op.num_carry];
+    let uses = |value: ValueId| {
+        let nodes = func.walk(node.regions[0]).into_iter().map(|id| func.node(id));
+        let in_regions = nodes.clone().flat_map(|node| &node.regions).flat_map(|&region| &func.region(region).results);
+        nodes.flat_map(|node| &node.operands).chain(in_regions).chain(&body.results).filter(|&&x| x == value).count()
+    };
+    node.results.len() == op.num_carry
+        && carries.iter().zip(&body.results).all(|(&carry, &next)| {
+            let sum = func.defining_node(next).map(|id| func.node(id));
+            let is_sum = sum.is_some_and(|sum| {
+                sum.op == Op::Binary(BinaryOp::Add) && sum.operands.iter().filter(|&&x| x == carry).count() == 1
+            });
+            is_sum && uses(carry) == 1 && uses(next) == 1
+        })
+}
+
+/// Whether a value is the same whatever the function is given, as far as its making shows at once.
+fn is_constant(value: Value<'_>) -> bool {
+    value.builder().with_func(|func| {
+        let mut value = value.id();
+        while let Some(node) = func.defining_node(value).map(|id| func.node(id)) {
+            match (&node.op, &node.operands[..]) {
+                (Op::Constant(_), _) => return true,
+                (Op::BroadcastInDim(_) | Op::Convert(_) | Op::Reshape(_), &[operand]) => value = operand,
+                _ => return false,
+            }
+        }
+        false
+    })
+}
+
 /// A backward scan whose body is made.
 struct ScanAttempt<'g> {
     body: RegionId,
     operands: Vec<Value<'g>>,
-    /// What the carries and stacked results of the scan are cotangents of.
+    /// What the carries and stacked results of the scan are cotangents of, behind the forward's results that it adds up.
     targets: Vec<ValueId>,
+    /// The forward's results that it adds up.
+    sums: Vec<ValueId>,
     num_carry: usize,
     /// The carries that the body returns a cotangent of.
     found_carries: BTreeSet<usize>,
@@ -119,12 +172,17 @@ struct ScanAttempt<'g> {
 }
 
 impl<'g> ScanAttempt<'g> {
-    fn push(self, pass: &Pass<'_, 'g>, op: &Scan) -> Vec<(ValueId, Value<'g>)> {
+    fn push(self, pass: &mut Pass<'_, 'g>, op: &Scan) -> Vec<(ValueId, Value<'g>)> {
         if self.targets.is_empty() {
             return Vec::new();
         }
-        let backward = Scan { num_carry: self.num_carry, length: op.length, reverse: !op.reverse };
-        let results = pass.builder.push(Op::Scan(backward), &self.operands, &[self.body]);
+        // Sums are added up in the forward's order.
+        let reverse = if self.sums.is_empty() { !op.reverse } else { op.reverse };
+        let backward = Scan { num_carry: self.num_carry, length: op.length, reverse };
+        let mut results = pass.builder.push(Op::Scan(backward), &self.operands, &[self.body]).into_iter();
+        for (sum, value) in self.sums.into_iter().zip(&mut results) {
+            pass.copy.map(sum, value);
+        }
         self.targets.into_iter().zip(results).collect()
     }
 }
@@ -134,7 +192,7 @@ fn scan_with<'g>(
     pass: &mut Pass<'_, 'g>,
     op: &Scan,
     node: &Node,
-    saved: &[Value<'g>],
+    begin: &Begin<'g>,
     cts: &[Option<Value<'g>>],
     carries: &BTreeSet<usize>,
     captures: &BTreeSet<ValueId>,
@@ -143,9 +201,13 @@ fn scan_with<'g>(
     let params = &pass.func.region(body).params;
     let xs = node.operands[num_carry..].iter().map(|&value| pass.copy.get(value));
     let stacked_cts = cts[num_carry..].iter().copied().flatten();
-    // Carried: cotangents of carries, sums for captures. Sliced: the forward's carries and slices, cotangents of its
-    // stacked results.
-    let mut operands: Vec<Value<'g>> = Vec::new();
+    // Carried: the forward's sums, cotangents of carries, sums for captures. Sliced: the forward's carries and slices,
+    // cotangents of its stacked results.
+    let (mut operands, saved): (Vec<Value<'g>>, &[Value<'g>]) = match begin {
+        Begin::Sums(sums) => (sums.clone(), &[]),
+        Begin::Saved(saved) => (Vec::new(), saved),
+    };
+    let num_sums = operands.len();
     for &i in carries {
         operands.push(cts[i].unwrap_or_else(|| pass.builder.full(pass.func.ty(node.results[i]), 0.0)));
     }
@@ -159,9 +221,10 @@ fn scan_with<'g>(
 
     let (mut found_carries, mut found_captures, mut sliced) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
     let backward = try_region(pass.builder, &types, |args| {
-        let (carry_cts, rest) = args.split_at(carries.len());
+        let (added, rest) = args.split_at(num_sums);
+        let (carry_cts, rest) = rest.split_at(carries.len());
         let (sums, rest) = rest.split_at(captures.len());
-        let (forward, stacked_cts) = rest.split_at(params.len());
+        let (sliced_forward, stacked_cts) = rest.split_at(params.len() - num_sums);
         let mut carry_cts_left = carry_cts.iter().copied();
         let mut stacked_cts = stacked_cts.iter().copied();
         let result_cts: Vec<Option<Value<'g>>> = (cts.iter().enumerate())
@@ -173,12 +236,18 @@ fn scan_with<'g>(
                 }
             })
             .collect();
-        pass.record_again(body, forward);
+        match begin {
+            // This is the forward pass of the body, and the only one.
+            Begin::Sums(_) => drop(pass.record(body, &[added, sliced_forward].concat())),
+            Begin::Saved(_) => pass.record_again(body, sliced_forward),
+        }
+        let next = pass.func.region(body).results[..num_sums].iter().map(|&value| pass.copy.get(value));
+        let mut results: Vec<Value<'g>> = next.collect();
         let mut found: Cotangents<'g> = pass.reverse(body, &result_cts)?;
 
         found_carries.extend((0..num_carry).filter(|&i| found.contains_key(&params[i])));
         // A carry of the scan needs a value in each iteration, also where no cotangent arrives.
-        let mut results: Vec<Value<'g>> = carries.iter().map(|&i| pass.cotangent_or_zeros(&found, params[i])).collect();
+        results.extend(carries.iter().map(|&i| pass.cotangent_or_zeros(&found, params[i])));
         let slices: Vec<(ValueId, Value<'g>)> = (node.operands[num_carry..].iter().zip(&params[num_carry..]))
             .filter_map(|(&operand, param)| Some((operand, found.remove(param)?)))
             .collect();
@@ -190,7 +259,9 @@ fn scan_with<'g>(
         Ok(results)
     })?;
     let targets = (carries.iter().map(|&i| node.operands[i])).chain(captures.iter().copied()).chain(sliced).collect();
-    Ok(ScanAttempt { body: backward, operands, targets, num_carry: num_backward_carry, found_carries, found_captures })
+    let sums = node.results[..num_sums].to_vec();
+    let num_carry = num_backward_carry;
+    Ok(ScanAttempt { body: backward, operands, targets, sums, num_carry, found_carries, found_captures })
 }
 
 /// A region whose body may fail.
@@ -212,7 +283,7 @@ fn try_region<'g>(
 #[cfg(test)]
 mod tests {
     use lmc_graph::ops::Scan;
-    use lmc_graph::{Builder, DType, Tensor, TensorType, text};
+    use lmc_graph::{Builder, DType, Tensor, TensorType, Value, eval_f64, text};
 
     use crate::check::{Random, check, check_func, check_in, count, gradients};
 
@@ -409,6 +480,46 @@ mod tests {
             .map(|node| node.results.len())
             .collect();
         assert_eq!(scans, [1, 2], "the sum; its cotangent and those of the slices:\n{}", text::print(&grad));
+    }
+
+    /// A loss that is the first carry of a scan over `xs`, f32[5,2], which begins with ones; the second carry is a result
+    /// beside it. How often its derivative computes an exponential, and how many scans it has; what it returns is what the
+    /// loss returns, and its gradient is that of differences.
+    fn exponentials_and_scans(
+        body: impl for<'g> Fn(&[Value<'g>], Value<'g>) -> Vec<Value<'g>>,
+        loss: impl for<'g> Fn(Value<'g>) -> Value<'g>,
+    ) -> (usize, usize) {
+        let func = Builder::build("sums", |b| {
+            let xs = b.param("xs", f32(&[5, 2]));
+            let w = b.param("w", f32(&[2]));
+            let one = b.scalar(DType::F32, 1.0);
+            let scanned = b.scan(&[one, one], &[xs], 5, |h, x| (body(h, (x[0] * w).exp()), vec![]));
+            vec![loss(scanned.carries[0]), scanned.carries[1]]
+        });
+        let mut random = Random::new(5);
+        let args: Vec<Tensor> = func.param_types().iter().map(|ty| random.tensor(ty, &(0.2..0.8))).collect();
+        check_func(&func, &args, 1);
+        let both = crate::value_and_grad(&func, &[0, 1]).expect("scan has a derivative");
+        let (expected, found) = (eval_f64(&func, &args).expect("values"), eval_f64(&both, &args).expect("values"));
+        for (expected, found) in expected.iter().zip(&found) {
+            assert!((expected.floats()[0] - found.floats()[0]).abs() < 1e-12, "{expected:?}, {found:?}");
+        }
+        (count(&both, "exponential"), count(&both, "scan"))
+    }
+
+    #[test]
+    fn what_only_adds_up_is_computed_once() {
+        const fn id(x: Value<'_>) -> Value<'_> {
+            x
+        }
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] + x.sum(&[0]), x.sum(&[0]) + h[1]], id), (1, 1));
+        // The cotangent of the sum is not known before the sum is.
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] + x.sum(&[0]), h[1] + 1.0], |x| x * x), (2, 2));
+        // What is added depends on the sum, or on the other one; the sum is more than a sum.
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] + x.sum(&[0]) * h[0], h[1] + 1.0], id), (2, 2));
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] + x.sum(&[0]) * h[1], h[1] + 1.0], id), (2, 2));
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] * x.sum(&[0]), h[1] + 1.0], id), (2, 2));
+        assert_eq!(exponentials_and_scans(|h, x| vec![h[0] + h[0] + x.sum(&[0]), h[1] + 1.0], id), (2, 2));
     }
 
     #[test]

@@ -364,8 +364,8 @@ pub struct TrainConfig {
     pub precision: Precision,
     /// Compute the loss by chunks of this many tokens of each row, whose logits alone are held at a time, forward and
     /// backward; 0 means all at once. Default: all at once while the logits of a micro-batch take at most 128 MiB
-    /// (`micro_batch_size * seq_len * vocab_size * 4` bytes), else the fewest chunks of at most that much. It saves
-    /// memory, computes the logits twice, and changes nothing but rounding.
+    /// (`micro_batch_size * seq_len * vocab_size * 4` bytes), else the fewest chunks of at most that much, but no
+    /// more than 8. It saves memory, and changes nothing but rounding.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_chunk: Option<usize>,
     /// Add `z_loss * z^2` to the training loss of every token, `z` being the logarithm of the sum of the exponentials of

@@ -229,24 +229,8 @@ fn advice(config: &StepConfig, report: &Report, attribution: &Attribution) -> Ve
             ),
         ));
     }
-    // What is computed again: blocks by `remat` or a scan over them, the head by a loss in chunks.
-    let again = attribution.total_of(Direction::Recompute).flops;
-    let head = recomputed_head(attribution);
-    if head > 0.0 {
-        let chunk =
-            config.compute.loss_chunk.tokens(config.micro_batch_size, config.seq_len, config.model.vocab_size());
-        let logits = (config.micro_batch_size * config.seq_len * config.model.vocab_size() * 4) as f64;
-        found.push((
-            head,
-            format!(
-                "the loss is computed in chunks of {chunk} tokens, and the head again in the backward pass: {} of the \
-                 work, which train.loss_chunk = 0 saves for {} of logits",
-                percent(head),
-                crate::run::quantity::bytes(logits)
-            ),
-        ));
-    }
-    let blocks = again - head;
+    // What is computed again: blocks by `remat` or a scan over them.
+    let blocks = attribution.total_of(Direction::Recompute).flops;
     let setting = match (config.compute.layers, config.compute.remat) {
         (Layers::Scan, _) => Some("train.layers = \"unroll\""),
         (Layers::Unroll, Remat::Layer) => Some("train.remat = \"none\""),
@@ -293,9 +277,3 @@ fn is_fused_in_bf16(config: &StepConfig, target: &Target) -> bool {
             .is_ok_and(|step| !lower(&step.func, target).report.rows.iter().any(is_decomposed_attention))
 }
 
-/// Operations of what is computed again outside of blocks.
-fn recomputed_head(attribution: &Attribution) -> f64 {
-    let pass = Direction::ALL.iter().position(|&direction| direction == Direction::Recompute).unwrap_or(0);
-    let is_block = |layer: &str| layer.contains(".layers") || layer.contains(".h.") || layer.ends_with(".h");
-    attribution.layers.iter().filter(|row| !is_block(&row.layer)).map(|row| row.passes[pass].flops).sum()
-}
