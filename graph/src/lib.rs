@@ -112,7 +112,8 @@
 //!
 //! [`dtype`] and [`literal`] (types and data), [`entity`] and [`func`] (the graph), [`attributes`] and [`ops`] (what
 //! nodes do), [`error`], [`builder`] (how models make graphs), [`text`], [`verify`](mod@verify), [`eval`](mod@eval) (what
-//! it all means), [`compose`] (functions of ops), [`decompose`] (attention in terms of other ops), [`dce`](mod@dce).
+//! it all means), [`compose`] (functions of ops), [`decompose`] (attention in terms of other ops), [`dce`](mod@dce) and
+//! [`hoist`].
 
 pub mod attributes;
 pub mod builder;
@@ -124,6 +125,7 @@ pub mod entity;
 pub mod error;
 pub mod eval;
 pub mod func;
+pub mod hoist;
 pub mod literal;
 pub mod ops;
 pub mod text;
@@ -136,6 +138,7 @@ pub use entity::{Entity, NodeId, RegionId, ValueId};
 pub use error::{TypeError, Violation};
 pub use eval::{EvalError, Tensor, eval, eval_f64};
 pub use func::{Func, Location, Node, Param, Region};
+pub use hoist::hoist_conversions;
 pub use literal::{Element, Literal};
 pub use ops::Op;
 pub use verify::{VerifyErrors, verify};

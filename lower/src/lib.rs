@@ -49,7 +49,7 @@ mod stablehlo;
 pub mod target;
 pub mod wasm;
 
-use lmc_graph::Func;
+use lmc_graph::{Func, hoist_conversions};
 
 pub use gpu::{Gpu, UnknownGpu};
 pub use report::Report;
@@ -86,5 +86,10 @@ pub fn lower(func: &Func, target: &Target) -> Lowered {
 /// # Panics
 /// If the function would not pass the verifier.
 pub fn lower_with(func: &Func, target: &Target, options: &Options) -> Lowered {
-    stablehlo::lower(func, target, options)
+    match target.platform {
+        // XLA for GPUs leaves in a loop what is the same in every iteration: weights would be rounded for each micro-batch,
+        // and for each chunk of a loss.
+        Platform::Cuda(_) => stablehlo::lower(&hoist_conversions(func), target, options),
+        Platform::Cpu | Platform::Generic => stablehlo::lower(func, target, options),
+    }
 }
