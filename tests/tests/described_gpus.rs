@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             ("llama_within_documents", llama_within_documents),
             ("attention_has_plans_on_every_gpu", attention_has_plans_on_every_gpu),
             ("deterministic_attention_takes_more_memory", deterministic_attention_takes_more_memory),
+            ("every_deterministic_call_says_so", every_deterministic_call_says_so),
             ("estimates_are_near_what_is_compiled", estimates_are_near_what_is_compiled),
         ],
         vec![descriptions],
@@ -282,6 +283,21 @@ fn deterministic_attention_takes_more_memory(plugin: &Path) -> Result<(), Failed
     let plain = workspace(&CompileOptions::default())?;
     let deterministic = workspace(&CompileOptions::default().with("xla_gpu_deterministic_ops", true))?;
     assert!(deterministic > plain && plain > 0, "{plain} and {deterministic} bytes");
+    Ok(())
+}
+
+/// Of equal calls XLA tells only the first to be deterministic, and fails when it loads the others, which is seen on a GPU
+/// alone.
+fn every_deterministic_call_says_so(plugin: &Path) -> Result<(), Failed> {
+    let settings = ["model.num_hidden_layers=3", "train.grad_accum_steps=1", "runtime.deterministic=true"];
+    let config = config("lm-100m.toml", &settings);
+    let step = train_step(&step_config(&config)?)?;
+    let gpu = gpu("h200");
+    let target = TargetDevice::Gpu(gpu).lowering(&config.runtime);
+    let program = described(plugin, &gpu, &lower(&step.func, &target).text, &compile_options(&target))?;
+    let occurrences = |what: &str| program.optimized_hlo.matches(what).count();
+    assert_eq!(occurrences("custom_call_target=\"__cudnn$fmhaSoftmaxBackward\""), 3);
+    assert_eq!(occurrences("\"force_deterministic\":true"), 3);
     Ok(())
 }
 

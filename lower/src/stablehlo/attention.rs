@@ -12,6 +12,7 @@ use super::syntax;
 use crate::choices::{self, Attention, AttentionForm};
 use crate::documents;
 use crate::report::{Direction, Form, Kind, Row, fused_attention_flops};
+use crate::target::{Cuda, Platform};
 
 /// An attention in the form that the target has for it. The log-sum-exp is left out of the results where it is not used
 /// and a fused kernel need not write it.
@@ -175,6 +176,7 @@ fn call(
         // A window of all keys limits nothing.
         sliding_window_length: op.sliding_window.filter(|&window| window < operands[1].ty.shape[1]).unwrap_or(0),
         max_seg_per_batch: rows.places,
+        deterministic: matches!(e.target.platform, Platform::Cuda(Cuda { deterministic: true, .. })),
         operands: operands.iter().map(|operand| operand.ty.clone()).collect(),
         results,
     };

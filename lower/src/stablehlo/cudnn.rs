@@ -19,6 +19,8 @@ pub(super) struct Call {
     pub(super) sliding_window_length: usize,
     /// The places for documents in a row; 1 where rows are not packed.
     pub(super) max_seg_per_batch: usize,
+    /// Whether the derivative must come out the same every time.
+    pub(super) deterministic: bool,
     pub(super) operands: Vec<TensorType>,
     pub(super) results: Vec<(TensorType, Layout)>,
 }
@@ -117,6 +119,11 @@ impl Call {
         }
         if self.max_seg_per_batch > 1 {
             config += &format!(",\"max_seg_per_batch\":{}", self.max_seg_per_batch);
+        }
+        if self.is_backward && self.deterministic {
+            // XLA writes it into the first of equal calls only, and then finds no plan for the others when it loads them
+            // (openxla/xla#46500).
+            config += ",\"force_deterministic\":true";
         }
         if self.is_backward {
             let element_type = if self.operands[0].dtype == DType::BF16 { "BF16" } else { "F16" };
@@ -239,6 +246,7 @@ mod tests {
             mask_type: MaskType::Causal,
             sliding_window_length: 0,
             max_seg_per_batch: 1,
+            deterministic: false,
             operands: vec![q.clone(), kv.clone(), kv, ty(DType::F32, &[2, 12, 128]), q.clone(), q],
             results: vec![by_head(12), by_head(4), by_head(4), (ty(DType::U8, &[0]), Layout::RowMajor)],
         }
@@ -300,6 +308,10 @@ mod tests {
             config(forward()),
             r#"{"cudnn_fmha_backend_config":{"fmha_scale":0.125,"mask_type":"CAUSAL","bmm1_dot_dimension_numbers":{"lhs_contracting_dimensions":[3],"rhs_contracting_dimensions":[3],"lhs_batch_dimensions":[0,2],"rhs_batch_dimensions":[0,2]},"bmm2_dot_dimension_numbers":{"lhs_contracting_dimensions":[3],"rhs_contracting_dimensions":[1],"lhs_batch_dimensions":[0,1],"rhs_batch_dimensions":[0,2]}}}"#
         );
+        assert_eq!(config(Call { deterministic: true, ..forward() }), config(forward()));
+        let deterministic = config(Call { deterministic: true, ..backward() });
+        assert_eq!(deterministic.replacen(r#","force_deterministic":true"#, "", 1), config(backward()));
+        assert_ne!(deterministic, config(backward()));
         let call = Call { scale: 1.0, sliding_window_length: 256, ..backward() };
         assert_eq!(
             config(call),
