@@ -32,8 +32,10 @@ pub struct CudaOptions {
 }
 
 impl Default for CudaOptions {
+    /// Memory is taken as it is needed: what only looks at a GPU, or uses a model on it, need not have it to itself.
+    /// Training takes its part at once unless `[runtime]` says otherwise.
     fn default() -> CudaOptions {
-        CudaOptions { memory_fraction: 0.75, preallocate: true, device: 0, deterministic: false }
+        CudaOptions { memory_fraction: 0.75, preallocate: false, device: 0, deterministic: false }
     }
 }
 
@@ -136,7 +138,7 @@ pub(crate) fn foreseen(options: &DeviceOptions, machine: &Machine) -> Option<(Op
 }
 
 /// Whether a plugin's file is one for NVIDIA's GPUs, by its name.
-fn is_cuda_plugin(path: &Path) -> bool {
+pub(crate) fn is_cuda_plugin(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         let name = name.to_string_lossy().to_lowercase();
         name.contains("cuda") || name.contains("gpu")
@@ -300,7 +302,7 @@ mod tests {
             ("nvidia/cudnn/lib/libcudnn.so.9", ""),
             (
                 "nvidia/cudnn/include/cudnn_version.h",
-                "#define CUDNN_MAJOR 9\n#define CUDNN_MINOR 27\n#define CUDNN_PATCHLEVEL 0\n",
+                "#define CUDNN_MAJOR 8\n#define CUDNN_MINOR 9\n#define CUDNN_PATCHLEVEL 7\n",
             ),
             ("nvidia/cu13/lib/libcublasLt.so.13", ""),
             ("nvidia/cu13/nvvm/libdevice/libdevice.10.bc", ""),
@@ -311,7 +313,7 @@ mod tests {
             &[&GPU[..], &libraries[..]].concat(),
             "a/b/p.so",
             2,
-            "is 9.27.0, and this plugin works with 9.24 to 9.26",
+            "is 8.9.7, and this plugin works with cuDNN 9",
         );
     }
 

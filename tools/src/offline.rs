@@ -53,7 +53,9 @@ pub fn find_cuda_plugin() -> Result<Found> {
     match find(PLUGIN, &locations).map_err(|e| Error::run(e.to_string()))? {
         Search::Found(found) => {
             // Some of what may be missing would end the process that compiles without a word of which.
-            libraries(&found.path, &Machine::this()).check().map_err(|problem| Error::run(problem.to_string()))?;
+            libraries(&found.path, &Machine::this())
+                .check_deviceless()
+                .map_err(|problem| Error::run(problem.to_string()))?;
             Ok(found)
         }
         Search::NotFound { looked } => {

@@ -23,9 +23,13 @@ impl fmt::Display for CudnnVersion {
     }
 }
 
-/// The versions that fit the pinned plugin: later ones want a property of the device that it does not send, and earlier
-/// ones were not tried.
-const FITTING: std::ops::RangeInclusive<(u32, u32)> = (9, 24)..=(9, 26);
+/// The major version that the pinned plugin is made for. Which minor versions have which forms of attention is for lowering
+/// to choose by; a cuDNN before the one that it was built with, the plugin refuses itself.
+const MAJOR: u32 = 9;
+
+/// The minor versions that compile without a GPU in the pinned plugin: later ones want a property of the device that it does
+/// not send then, and earlier ones were not tried.
+const DEVICELESS: std::ops::RangeInclusive<u32> = 24..=26;
 
 /// What is beside a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +71,8 @@ pub enum LibraryProblem {
     },
     /// cuDNN is of a version that does not fit.
     #[error(
-        "the cuDNN beside the CUDA plugin {} is {found}, and this plugin works with 9.24 to 9.26: {why}. `lmc plugin install \
-         cuda13` puts a plugin and a cuDNN that fit in one place; Python's packages are mended by `python3 -m pip install \
+        "the cuDNN beside the CUDA plugin {} is {found}, and this plugin {needs}. `lmc plugin install cuda13` puts a plugin and \
+         a cuDNN that fit in one place; Python's packages are mended by `python3 -m pip install \
          'nvidia-cudnn-cu13>=9.24,<9.27'`.", plugin.display()
     )]
     CudnnUnfit {
@@ -76,8 +80,8 @@ pub enum LibraryProblem {
         plugin: PathBuf,
         /// The version found.
         found: CudnnVersion,
-        /// What goes wrong with it.
-        why: &'static str,
+        /// What the plugin takes, and why not this one.
+        needs: &'static str,
     },
 }
 
@@ -154,7 +158,7 @@ fn version_in_name(library: &Path) -> Option<CudnnVersion> {
 }
 
 impl Libraries {
-    /// Checks that all are there and that cuDNN fits. A version that no file tells is not refused.
+    /// Checks that all are there to run programs on a GPU, and that cuDNN fits. A version that no file tells is not refused.
     ///
     /// # Errors
     /// What is missing or does not fit.
@@ -171,16 +175,31 @@ impl Libraries {
             }
         }
         match self.cudnn_version {
-            Some(found) if !FITTING.contains(&(found.major, found.minor)) => {
-                let why = if (found.major, found.minor) > *FITTING.end() {
-                    "later ones want a property of the GPU that it does not send"
-                } else {
-                    "earlier ones were not tried"
-                };
-                Err(LibraryProblem::CudnnUnfit { plugin: self.plugin.clone(), found, why })
+            Some(found) if found.major != MAJOR => Err(self.unfit(found, "works with cuDNN 9")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// As [`Libraries::check`], for compiling without a GPU, which not every version that runs can.
+    ///
+    /// # Errors
+    /// As [`Libraries::check`].
+    pub fn check_deviceless(&self) -> Result<(), LibraryProblem> {
+        self.check()?;
+        match self.cudnn_version {
+            Some(found) if found.minor > *DEVICELESS.end() => Err(self.unfit(
+                found,
+                "compiles without a GPU with 9.24 to 9.26: later ones want a property of the GPU that it does not send",
+            )),
+            Some(found) if found.minor < *DEVICELESS.start() => {
+                Err(self.unfit(found, "compiles without a GPU with 9.24 to 9.26: earlier ones were not tried"))
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    fn unfit(&self, found: CudnnVersion, needs: &'static str) -> LibraryProblem {
+        LibraryProblem::CudnnUnfit { plugin: self.plugin.clone(), found, needs }
     }
 }
 
@@ -218,7 +237,7 @@ mod tests {
             visible_devices: None,
         };
         let found = libraries(&dir.path().join(FILES[0]), &machine);
-        found.check().map_err(|problem| problem.to_string())?;
+        found.check_deviceless().map_err(|problem| problem.to_string())?;
         Ok(found)
     }
 
@@ -240,7 +259,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told() {
         refused("", (9, 27, 0), &["is 9.27.0", "does not send"]);
-        refused("", (10, 0, 0), &["is 10.0.0", "does not send"]);
+        refused("", (10, 0, 0), &["is 10.0.0", "works with cuDNN 9."]);
         refused("", (9, 23, 2), &["is 9.23.2", "were not tried"]);
     }
 

@@ -72,15 +72,18 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
     let survey = survey(&machine);
     let locations = Locations::from_environment(explicit.clone()).map_err(|e| Error::input(e.to_string()))?;
     let named = locations.explicit.is_some() || locations.from_environment.is_some();
+    // A plugin that the user names is the one for GPUs if its name says so.
+    let explicit_path = locations.explicit.as_ref().or(locations.from_environment.as_ref());
+    let names_cuda = explicit_path.is_some_and(|path| cuda::is_cuda_plugin(path));
     let managed = Locations { explicit: None, from_environment: None, ..locations.clone() };
-    let cuda = match find(cuda::PLUGIN, &managed).map_err(|error| plugin_error(false, &error))? {
+    let cuda = match find(cuda::PLUGIN, if names_cuda { &locations } else { &managed }).map_err(|error| plugin_error(false, &error))? {
         Search::Found(found) => Some(found),
         Search::NotFound { .. } => None,
     };
     let libraries = cuda.as_ref().map(|found| libraries(&found.path, &machine));
     report.extend(of_gpus(&survey));
     report.extend(of_libraries(&survey, cuda.as_ref(), libraries.as_ref()));
-    let gpu = cuda.filter(|_| !named && survey.usable(0).is_ok());
+    let gpu = cuda.filter(|_| (!named || names_cuda) && survey.usable(0).is_ok());
     let found = match gpu {
         Some(found) => found,
         None => match find("cpu", &locations).map_err(|error| plugin_error(named, &error))? {
