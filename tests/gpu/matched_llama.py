@@ -2,6 +2,7 @@
 
 Makes weights:  peer_X.py init MODEL.json WEIGHTS.safetensors
 Trains:         peer_X.py train MODEL.json WEIGHTS.safetensors TOKENS.bin --steps 50 --micro-batch 2 ...
+                with - for WEIGHTS.safetensors from random ones, for its speed
 
 Training prints a JSON object a step, and one at the end.
 """
@@ -53,6 +54,11 @@ def begins_of_rows(num_tokens, first, count, length):
     return [((first + row) % whole) * length for row in range(count)]
 
 
+def learning_rate_of(arguments, step):
+    """The learning rate of a step, counted from 0: linear up to `--warmup-steps`, constant from there."""
+    return arguments.learning_rate * min(1.0, (step + 1) / max(arguments.warmup_steps, 1))
+
+
 def read_arguments():
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
@@ -67,6 +73,7 @@ def read_arguments():
     command.add_argument("--micro-batch", type=int, required=True)
     command.add_argument("--accumulate", type=int, default=1)
     command.add_argument("--learning-rate", type=float, default=4e-4)
+    command.add_argument("--warmup-steps", type=int, default=0)
     command.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     command.add_argument("--device", default="cuda")
     command.add_argument("--compile", action="store_true")

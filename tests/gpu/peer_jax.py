@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matched_llama import begins_of_rows, read_arguments, read_safetensors
+from matched_llama import begins_of_rows, learning_rate_of, read_arguments, read_safetensors, shapes
 
 BETAS, EPS, WEIGHT_DECAY, CLIP = (0.9, 0.95), 1e-8, 0.1, 1.0
 
@@ -57,7 +57,7 @@ def loss_of(weights, tokens, labels, model, dtype, implementation):
     return jnp.mean(jax.nn.logsumexp(logits, -1) - picked)
 
 
-@partial(jax.jit, static_argnames=("loss", "learning_rate"), donate_argnums=0)
+@partial(jax.jit, static_argnames="loss", donate_argnums=0)
 def train_step(state, tokens, labels, loss, learning_rate):
     """One step of AdamW over micro-batches, the leading dimension of `tokens`."""
     weights, first, second, step = state
@@ -83,6 +83,20 @@ def train_step(state, tokens, labels, loss, learning_rate):
     return (jax.tree.map(update, weights, first, second), first, second, step), value, norm
 
 
+def read_weights(path):
+    read = read_safetensors(path).items()
+    return {name: jnp.asarray(np.frombuffer(raw, np.float32).reshape(shape)) for name, (shape, raw) in read}
+
+
+def init(model):
+    """Random weights, made on the device."""
+    weights = {}
+    for number, (name, shape) in enumerate(shapes(model).items()):
+        key = jax.random.fold_in(jax.random.key(1337), number)
+        weights[name] = jnp.ones(shape) if len(shape) == 1 else 0.02 * jax.random.normal(key, shape)
+    return weights
+
+
 def train(arguments, model):
     if arguments.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
@@ -93,8 +107,7 @@ def train(arguments, model):
     # cuDNN's is for 16 bits.
     fused = device.platform == "gpu" and dtype == jnp.bfloat16
     loss = partial(loss_of, model=model, dtype=dtype, implementation="cudnn" if fused else "xla")
-    read = read_safetensors(arguments.weights).items()
-    weights = {name: jnp.asarray(np.frombuffer(raw, np.float32).reshape(shape)) for name, (shape, raw) in read}
+    weights = init(model) if arguments.weights == "-" else read_weights(arguments.weights)
     # Two zeros of each: what is donated must be a buffer of its own.
     moments = [jax.tree.map(jnp.zeros_like, weights) for _ in range(2)]
     state = (weights, *moments, jnp.float32(0))
@@ -104,7 +117,8 @@ def train(arguments, model):
     for step in range(arguments.steps):
         begins = begins_of_rows(len(tokens), step * accumulate * micro, accumulate * micro, length)
         window = np.stack([tokens[begin : begin + length + 1] for begin in begins]).reshape(accumulate, micro, length + 1)
-        state, value, norm = train_step(state, window[..., :-1], window[..., 1:], loss, arguments.learning_rate)
+        rate = jnp.float32(learning_rate_of(arguments, step))
+        state, value, norm = train_step(state, window[..., :-1], window[..., 1:], loss, rate)
         # Reading waits for the step, as a time of each needs.
         value, norm = float(value), float(norm)
         end = time.perf_counter()

@@ -10,7 +10,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from matched_llama import begins_of_rows, read_arguments, read_safetensors, shapes
+from matched_llama import begins_of_rows, learning_rate_of, read_arguments, read_safetensors, shapes
 
 
 def read_tensors(path):
@@ -33,14 +33,14 @@ def write_safetensors(path, tensors):
             file.write(tensor.contiguous().numpy().tobytes())
 
 
-def init(model):
-    generator = torch.Generator().manual_seed(1337)
+def init(model, device="cpu"):
+    generator = torch.Generator(device).manual_seed(1337)
     tensors = {}
     for name, shape in shapes(model).items():
         if len(shape) == 1:
-            tensors[name] = torch.ones(shape)
+            tensors[name] = torch.ones(shape, device=device)
         else:
-            tensors[name] = torch.randn(shape, generator=generator) * 0.02
+            tensors[name] = torch.randn(shape, generator=generator, device=device) * 0.02
     return tensors
 
 
@@ -109,7 +109,9 @@ def train(arguments, model):
     device = torch.device(arguments.device)
     cuda = device.type == "cuda"
     torch.backends.cuda.matmul.allow_tf32 = True
-    network = Llama(model, read_tensors(arguments.weights), device)
+    tensors = init(model, device) if arguments.weights == "-" else read_tensors(arguments.weights)
+    network = Llama(model, tensors, device)
+    del tensors
     with open(arguments.tokens, "rb") as file:
         tokens = torch.frombuffer(bytearray(file.read()), dtype=torch.uint16).to(torch.int32)
     matrices = [weight for weight in network.parameters() if weight.ndim > 1]
@@ -135,6 +137,8 @@ def train(arguments, model):
             loss.backward()
             total += loss.detach()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_of(arguments, step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         # Reading waits for the step, as a time of each needs.

@@ -1,37 +1,51 @@
-//! The CPU plugin that all tests of a process share.
+//! The device that all tests of a process share: the CPU, unless `LMC_TEST_DEVICE` is `cuda`.
+//!
+//! On a GPU, results in f32 are compared as on the CPU, which products in TF32 do not meet: set `NVIDIA_TF32_OVERRIDE=0` and
+//! `XLA_FLAGS=--xla_gpu_enable_triton_gemm=false` there.
 
+use std::env;
 use std::sync::OnceLock;
 
+use lmc::DeviceOptions;
+use lmc::config::DeviceKind;
+use lmc::device::Device;
 use lmc_graph::{Func, Literal};
 use lmc_lower::{Target, lower};
-use lmc_runtime::plugin::{Locations, find_or_install};
-use lmc_runtime::{Argument, Client, ClientOptions, Executable, Plugin};
+use lmc_runtime::{Argument, Client, Executable};
 
-/// The client of the CPU plugin, which is fetched when it is nowhere, as the program fetches it.
+/// The device, whose plugin is fetched when it is nowhere, as the program fetches it.
 ///
 /// # Panics
 /// If the plugin can neither be found nor fetched, or does not start: tests that need it then fail, with the reason.
-pub fn client() -> &'static Client {
-    static CLIENT: OnceLock<Client> = OnceLock::new();
-    CLIENT.get_or_init(|| {
-        let locations = Locations::from_environment(None).unwrap_or_else(|error| panic!("{error}"));
-        let found = find_or_install("cpu", &locations, &mut |progress| eprintln!("{progress:?}"));
-        let found = found.unwrap_or_else(|error| panic!("{error}"));
-        let plugin = Plugin::load(&found.path).unwrap_or_else(|error| panic!("{error}"));
-        let options = ClientOptions { cpu_device_count: Some(1), ..ClientOptions::default() };
-        Client::new(&plugin, &options).unwrap_or_else(|error| panic!("{error}"))
+pub fn device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        let kind = match env::var("LMC_TEST_DEVICE").as_deref() {
+            Ok("cuda") => DeviceKind::Cuda,
+            Ok("cpu") | Err(_) => DeviceKind::Cpu,
+            Ok(other) => panic!("LMC_TEST_DEVICE is cpu or cuda, found {other}"),
+        };
+        Device::open(&DeviceOptions { kind, ..DeviceOptions::default() }).unwrap_or_else(|error| panic!("{error}"))
     })
 }
 
-/// A verified function, lowered and compiled for the CPU as the program does it.
+/// The client of the device's plugin.
+///
+/// # Panics
+/// As [`device`].
+pub fn client() -> &'static Client {
+    device().client().expect("a device of a plugin")
+}
+
+/// A verified function, lowered and compiled for the device as the program does it.
 ///
 /// # Errors
 /// What XLA says, and the StableHLO it says it of.
 pub fn compile(func: &Func) -> Result<Executable, String> {
-    compile_for(func, &lmc::device::cpu_target())
+    compile_for(func, device().target())
 }
 
-/// A verified function, lowered for a target and compiled for the CPU.
+/// A verified function, lowered for a target and compiled for the device.
 ///
 /// # Errors
 /// As [`compile`].
