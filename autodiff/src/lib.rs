@@ -26,7 +26,8 @@
 //! - A derivative of a product is a product: `dot_general` in, `dot_general` out, on operands of the forward's element
 //!   type. Where the forward rounds an operand from a wider float, the gradient is asked for in that wider type.
 //! - What is inside of a region (the body of a `scan`, a branch of an `if`, a `remat`) is computed again in the backward
-//!   pass. Of a `scan` the carries are kept, of the others nothing.
+//!   pass. Of a `scan` the carries are kept, of the others nothing. A `scan` that only adds up, for a cotangent that is
+//!   known before, is computed in the backward pass alone.
 //! - There is one routing match over ops, without a wildcard arm; a missing rule does not compile. An op without a
 //!   derivative is an error only where a cotangent arrives, and it names the model's line.
 //! - A node of the backward pass has the location of the node it is for, in the scope `vjp(scope)`; a node of the forward

@@ -78,9 +78,8 @@ impl Hoist<'_> {
                 continue;
             };
             let (before, after) = (self.from.ty(operand), self.from.ty(result));
-            let Some(outside) = self.values[operand.index()].filter(|_| after.dtype.size() < before.dtype.size()) else {
-                continue;
-            };
+            let is_narrower = after.dtype.size() < before.dtype.size();
+            let Some(outside) = self.values[operand.index()].filter(|_| is_narrower) else { continue };
             let same = made.iter().find(|(of, results)| *of == outside && self.to.ty(results[0]) == after);
             if let Some((_, results)) = same {
                 self.values[result.index()] = Some(results[0]);

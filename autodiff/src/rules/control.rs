@@ -88,8 +88,8 @@ pub(crate) fn record_scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, node: &Node) -
 /// Its carries are the cotangents of the forward's carries and the sums of the cotangents of captured values; its
 /// stacked results are the cotangents of the forward's slices.
 ///
-/// Where all that the scan does is to add up, and the cotangents are constants, nothing has to run before it: then it goes in
-/// the same direction and adds up, too, and its sums take the place of the forward's, which would compute every term a
+/// Where all that the scan does is to add up, and the cotangents are constants, nothing has to run before it: then it goes
+/// in the same direction and adds up, too, and its sums take the place of the forward's, which would compute every term a
 /// second time for them.
 pub(crate) fn scan<'g>(pass: &mut Pass<'_, 'g>, op: &Scan, id: NodeId, cts: &[Option<Value<'g>>]) -> Found<'g> {
     let node = pass.func.node(id);

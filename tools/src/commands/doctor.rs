@@ -76,7 +76,9 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
     let explicit_path = locations.explicit.as_ref().or(locations.from_environment.as_ref());
     let names_cuda = explicit_path.is_some_and(|path| cuda::is_cuda_plugin(path));
     let managed = Locations { explicit: None, from_environment: None, ..locations.clone() };
-    let cuda = match find(cuda::PLUGIN, if names_cuda { &locations } else { &managed }).map_err(|error| plugin_error(false, &error))? {
+    let cuda = match find(cuda::PLUGIN, if names_cuda { &locations } else { &managed })
+        .map_err(|error| plugin_error(false, &error))?
+    {
         Search::Found(found) => Some(found),
         Search::NotFound { .. } => None,
     };

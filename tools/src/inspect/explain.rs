@@ -276,4 +276,3 @@ fn is_fused_in_bf16(config: &StepConfig, target: &Target) -> bool {
         && lmc_models::train_step(&StepConfig { compute, ..config.clone() })
             .is_ok_and(|step| !lower(&step.func, target).report.rows.iter().any(is_decomposed_attention))
 }
-
