@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lmc_graph::{DType, Func, TensorType};
@@ -32,6 +32,8 @@ pub struct Model {
     storage: Params<Stored>,
     weights: HashMap<String, Buffer>,
     weight_bytes: u64,
+    /// The folder's chat template, if it has one, once it was asked for.
+    template: OnceLock<Option<ChatTemplate>>,
     programs: Mutex<HashMap<ProgramKey, Arc<ModelProgram>>>,
     compilations: AtomicU64,
 }
@@ -106,6 +108,7 @@ impl Model {
             storage,
             weights,
             weight_bytes,
+            template: OnceLock::new(),
             programs: Mutex::default(),
             compilations: AtomicU64::new(0),
         })
@@ -136,7 +139,14 @@ impl Model {
     /// # Errors
     /// If the folder has no chat template or no tokenizer, or the template refuses the messages.
     pub fn chat_tokens(&self, chat: &Chat) -> Result<Vec<u32>> {
-        let Some(template) = ChatTemplate::read(&self.folder)? else {
+        let template = match self.template.get() {
+            Some(template) => template,
+            None => {
+                let template = ChatTemplate::read(&self.folder)?;
+                self.template.get_or_init(|| template)
+            }
+        };
+        let Some(template) = template else {
             return Err(Error::input(format!("{} has no chat template", self.folder.display())));
         };
         template.encode(chat, self.tokenizer()?)
