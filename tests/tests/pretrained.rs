@@ -58,7 +58,8 @@ fn reference(name: &str) -> Reference {
 
 /// An engine with chunks of 16 tokens, so that prompts take several.
 fn engine(model: &Arc<Model>, slots: usize, launch_tokens: usize) -> Engine {
-    let options = EngineOptions { max_context: Some(100), slots, launch_tokens, chunk: Some(16), ..Default::default() };
+    let (max_context, launch_tokens) = (Some(100), Some(launch_tokens));
+    let options = EngineOptions { max_context, slots, launch_tokens, chunk: Some(16), ..Default::default() };
     Engine::new(Arc::clone(model), &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -252,7 +253,7 @@ fn requests_that_cannot_be_are_refused() {
     for (options, expected) in [
         (EngineOptions { slots: 0, ..Default::default() }, "slots"),
         (EngineOptions { max_context: Some(129), ..Default::default() }, "a context is from 2 to 128"),
-        (EngineOptions { launch_tokens: 0, ..Default::default() }, "tokens of a launch"),
+        (EngineOptions { launch_tokens: Some(0), ..Default::default() }, "tokens of a launch"),
         (
             EngineOptions { max_context: Some(100), cache_budget: Some(1000), ..Default::default() },
             "the budget is 1.0 kB",

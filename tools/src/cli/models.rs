@@ -85,9 +85,9 @@ pub struct ModelArgs {
     /// Bytes that the cache of keys and values may take; a context that was not asked for is shortened to fit
     #[arg(long, value_name = "BYTES")]
     pub cache_budget: Option<u64>,
-    /// Tokens that one launch of the device draws
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub launch_tokens: usize,
+    /// Tokens that one launch of the device draws [default: 1 on the CPU, 8 on a GPU]
+    #[arg(long, value_name = "N")]
+    pub launch_tokens: Option<usize>,
     /// Sample among tokens at least this many times as likely as the most likely one
     #[arg(long, value_name = "P")]
     pub min_p: Option<f32>,
@@ -113,7 +113,7 @@ impl Default for ModelArgs {
             context: None,
             truncate_prompt: false,
             cache_budget: None,
-            launch_tokens: 1,
+            launch_tokens: None,
             min_p: None,
             repetition_penalty: None,
             presence_penalty: 0.0,

@@ -253,7 +253,10 @@ mod tests {
         };
         let h200 = machine("NVIDIA H200", Some("9.0"));
         check(&h200, &beside(24), "yes, in bfloat16: attention, cuDNN");
-        check(&h200, &beside(27), "no: the cuDNN beside");
+        // What does not compile without a GPU runs on one.
+        check(&h200, &beside(27), "yes, in bfloat16: attention, cuDNN");
+        let old = Some(CudnnVersion { major: 8, minor: 9, patch: 7 });
+        check(&h200, &Libraries { cudnn_version: old, ..beside(24) }, "no: the cuDNN beside");
         check(
             &h200,
             &Libraries { package: None, ..beside(24) },

@@ -42,6 +42,9 @@ pub(super) fn engine(model: &Arc<Model>, args: &ModelArgs, slots: usize) -> Resu
 /// text are those for another. `None` is the engine's default.
 fn context(model: &Model, args: &ModelArgs, tokens: usize) -> Option<usize> {
     let default = model.architecture().max_context().unwrap_or(usize::MAX).min(EngineOptions::DEFAULT_CONTEXT);
+    // The last launch may draw more tokens than are wanted.
+    let options = EngineOptions { launch_tokens: args.launch_tokens, ..EngineOptions::default() };
+    let tokens = tokens.saturating_add(options.launch_tokens(model.device().target()).saturating_sub(1));
     let enough = tokens.checked_next_power_of_two().map(|tokens| tokens.max(SMALLEST_CONTEXT));
     args.context.or(enough.filter(|&enough| enough < default))
 }

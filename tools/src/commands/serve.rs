@@ -56,9 +56,9 @@ pub struct ServeArgs {
     /// What the cache of keys and values may take; a context that is not given is made shorter to fit
     #[arg(long, value_name = "MB")]
     pub cache_mb: Option<u64>,
-    /// Tokens of each text that are drawn in one launch; several come all at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub launch_tokens: u16,
+    /// Tokens of each text that are drawn in one launch; several come all at once [default: 1 on the CPU, 8 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub launch_tokens: Option<u16>,
     /// Texts that may wait for a slot; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub queue: u32,
@@ -132,7 +132,7 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
         max_context: args.context,
         slots: args.slots.into(),
         cache_budget: args.cache_mb.map(|megabytes| megabytes << 20),
-        launch_tokens: args.launch_tokens.into(),
+        launch_tokens: args.launch_tokens.map(usize::from),
         ..EngineOptions::default()
     };
     let engine = Engine::new(Arc::clone(&model), &engine_options)?;

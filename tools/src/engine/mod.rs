@@ -103,12 +103,13 @@ impl Engine {
     pub fn new(model: Arc<Model>, options: &EngineOptions) -> Result<Engine> {
         let cache = cache_shape(&model, options)?;
         let slots = options.slots;
-        if options.launch_tokens == 0 || options.launch_tokens > cache.context {
+        if let Some(tokens) = options.launch_tokens.filter(|tokens| !(1..=cache.context).contains(tokens)) {
             return Err(Error::input(format!(
-                "tokens of a launch are from 1 to the context of {}, found {}",
-                cache.context, options.launch_tokens
+                "tokens of a launch are from 1 to the context of {}, found {tokens}",
+                cache.context
             )));
         }
+        let launch_tokens = options.launch_tokens(model.device().target());
         let vocab = model.architecture().vocab_size();
         let zeros = |ty| model.device().zeros(ty);
         let counts = |dtype| zeros(TensorType::new(dtype, [slots, vocab]));
@@ -131,7 +132,7 @@ impl Engine {
             no_bias,
             settings: None,
             pending: Vec::new(),
-            launch_tokens: options.launch_tokens,
+            launch_tokens,
             figures,
             ahead: None,
         })
