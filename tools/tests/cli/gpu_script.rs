@@ -45,7 +45,16 @@ fn its_stages_run_on_the_cpu() {
     assert_eq!(ran.code, 0, "{}\n{}", ran.stdout, ran.stderr);
     has(
         &ran.stdout,
-        &["packed documents", "tiny, micro-batch 4, lmc", "cold", "warm", "bit for bit", "exact", "0 wrong"],
+        &[
+            "packed documents",
+            "tiny, micro-batch 4, lmc",
+            "compiled",
+            "tiny, micro-batch 2, again",
+            "% of",
+            "bit for bit",
+            "exact",
+            "0 wrong",
+        ],
     );
     assert!(!ran.stdout.contains("no time"), "{}", ran.stdout);
 }
