@@ -8,7 +8,8 @@ use crate::ops::Op;
 ///
 /// A `convert` in the body of a `scan` or a `while`, at whatever depth, of a value from outside of the loop goes in front of
 /// it, once for all that are equal. What is kept over the loop then is smaller than what it is made of. Nothing else moves:
-/// most other ops are better computed where they are used, since compilers make them part of their users.
+/// most other ops are better computed where they are used, since compilers make them part of their users. And nothing moves
+/// out of a loop with a `remat` or a barrier in it, which computes things again rather than keeping them.
 ///
 /// # Panics
 /// If `func` does not pass [`verify`](crate::verify::verify).
@@ -71,6 +72,10 @@ impl Hoist<'_> {
     fn hoist_from(&mut self, the_loop: NodeId, to: RegionId) {
         let mut made: Vec<(ValueId, Vec<ValueId>)> = Vec::new();
         let regions = &self.from.node(the_loop).regions;
+        let saves_memory = |id: &NodeId| matches!(self.from.node(*id).op, Op::Remat | Op::OptimizationBarrier);
+        if regions.iter().flat_map(|&region| self.from.walk(region)).any(|id| saves_memory(&id)) {
+            return;
+        }
         let inside = regions.iter().flat_map(|&region| self.from.walk(region)).filter(|&id| !self.is_done(id));
         for id in inside.collect::<Vec<NodeId>>() {
             let node = self.from.node(id);
@@ -191,6 +196,40 @@ mod tests {
     return %2
   })
   return %6
+",
+        );
+    }
+
+    #[test]
+    fn a_loop_that_computes_again_keeps_nothing() {
+        // The conversion leaves the loop inside, and no further.
+        check(
+            "(%0: f32[], %1: bf16[]) -> (bf16[])",
+            "  %r: bf16[] = scan(%1) {num_carry = 1, length = 2, reverse = false} ({
+    ^(%a: bf16[]):
+    %b: bf16[] = optimization_barrier(%a)
+    %e: bf16[] = scan(%b) {num_carry = 1, length = 3, reverse = false} ({
+      ^(%f: bf16[]):
+      %g: bf16[] = convert(%0) {dtype = bf16}
+      %h: bf16[] = add(%f, %g)
+      return %h
+    })
+    return %e
+  })
+  return %r
+",
+            "  %8: bf16[] = scan(%1) {num_carry = 1, length = 2, reverse = false} ({
+    ^(%2: bf16[]):
+    %3: bf16[] = optimization_barrier(%2)
+    %4: bf16[] = convert(%0) {dtype = bf16}
+    %7: bf16[] = scan(%3) {num_carry = 1, length = 3, reverse = false} ({
+      ^(%5: bf16[]):
+      %6: bf16[] = add(%5, %4)
+      return %6
+    })
+    return %7
+  })
+  return %8
 ",
         );
     }
