@@ -150,18 +150,24 @@ impl Copy<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::text::parse;
     use crate::verify;
 
-    /// The function's text, and what is left of it: bodies alone.
-    fn check(header: &str, body: &str, expected: &str) {
+    /// A function's text, and what a pass makes of it: bodies alone, as the header stays.
+    #[track_caller]
+    pub(crate) fn check_pass(pass: impl Fn(&Func) -> Func, header: &str, body: &str, expected: &str) {
         let text = format!("func @f{header} {{\n{body}}}\n");
         let func = parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
-        let slim = dce(&func);
-        assert_eq!(verify(&slim), Ok(()));
-        assert_eq!(slim.to_string(), format!("func @f{header} {{\n{expected}}}\n"));
+        let made = pass(&func);
+        assert_eq!(verify(&made), Ok(()));
+        assert_eq!(made.to_string(), format!("func @f{header} {{\n{expected}}}\n"));
+    }
+
+    #[track_caller]
+    fn check(header: &str, body: &str, expected: &str) {
+        check_pass(dce, header, body, expected);
     }
 
     #[test]

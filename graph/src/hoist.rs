@@ -1,6 +1,8 @@
 //! Loop-invariant conversions: computed before a loop, not in each of its iterations.
 
-use crate::entity::{Entity, NodeId, RegionId, ValueId};
+use crate::builder::{Builder, Copier, Value};
+use crate::dtype::TensorType;
+use crate::entity::{NodeId, RegionId};
 use crate::func::Func;
 use crate::ops::Op;
 
@@ -14,115 +16,92 @@ use crate::ops::Op;
 /// # Panics
 /// If `func` does not pass [`verify`](crate::verify::verify).
 pub fn hoist_conversions(func: &Func) -> Func {
-    let mut result = Func::new(&func.name);
-    let mut values = vec![None; func.values().count()];
-    for (&value, param) in func.param_values().iter().zip(&func.params) {
-        values[value.index()] = Some(result.add_param(&param.name, func.ty(value).clone()));
-    }
-    let body = result.body();
-    Hoist { from: func, to: &mut result, values }.region(func.body(), body);
+    let mut result = Builder::build(&func.name, |builder| {
+        let params = func.params.iter().zip(func.param_types());
+        let args: Vec<Value<'_>> = params.map(|(param, ty)| builder.param(&param.name, ty)).collect();
+        Hoist { builder, func, copy: Copier::new(builder, func) }.inline(func.body(), &args)
+    });
     result.params.clone_from(&func.params);
     result.result_names.clone_from(&func.result_names);
     result
 }
 
-struct Hoist<'a> {
-    from: &'a Func,
-    to: &'a mut Func,
-    /// What stands for each value so far.
-    values: Vec<Option<ValueId>>,
+struct Hoist<'f, 'g> {
+    builder: Builder<'g>,
+    func: &'f Func,
+    copy: Copier<'f, 'g>,
 }
 
-impl Hoist<'_> {
-    fn region(&mut self, from: RegionId, to: RegionId) {
-        for &node in &self.from.region(from).nodes {
+impl<'g> Hoist<'_, 'g> {
+    /// As [`Copier::inline`], without the conversions that went in front of a loop.
+    fn inline(&mut self, region: RegionId, args: &[Value<'g>]) -> Vec<Value<'g>> {
+        let region = self.func.region(region);
+        region.params.iter().zip(args).for_each(|(&param, &arg)| self.copy.map(param, arg));
+        for &node in &region.nodes {
             if !self.is_done(node) {
-                self.node(node, to);
+                self.node(node);
             }
         }
-        let results = self.mapped(&self.from.region(from).results);
-        self.to.set_results(to, results);
+        region.results.iter().map(|&value| self.copy.get(value)).collect()
     }
 
     /// Whether a node is a conversion that went in front of a loop.
     fn is_done(&self, node: NodeId) -> bool {
-        self.from.node(node).results.first().is_some_and(|result| self.values[result.index()].is_some())
+        self.func.node(node).results.first().is_some_and(|&result| self.copy.find(result).is_some())
     }
 
-    fn node(&mut self, id: NodeId, to: RegionId) {
-        let node = self.from.node(id);
-        if matches!(node.op, Op::Scan(_) | Op::While) {
-            self.hoist_from(id, to);
-        }
-        let operands = self.mapped(&node.operands);
-        let regions: Vec<RegionId> = node.regions.iter().map(|&from| self.copied(from)).collect();
-        self.push(id, to, &operands, &regions);
-    }
-
-    fn copied(&mut self, from: RegionId) -> RegionId {
-        let region = self.to.add_region();
-        for &param in &self.from.region(from).params {
-            self.values[param.index()] = Some(self.to.add_region_param(region, self.from.ty(param).clone()));
-        }
-        self.region(from, region);
-        region
-    }
-
-    /// Puts the conversions in a loop whose operands are there before it into `to`.
-    fn hoist_from(&mut self, the_loop: NodeId, to: RegionId) {
-        let mut made: Vec<(ValueId, Vec<ValueId>)> = Vec::new();
-        let regions = &self.from.node(the_loop).regions;
-        let saves_memory = |id: &NodeId| matches!(self.from.node(*id).op, Op::Remat | Op::OptimizationBarrier);
-        if regions.iter().flat_map(|&region| self.from.walk(region)).any(|id| saves_memory(&id)) {
+    fn node(&mut self, id: NodeId) {
+        let (builder, node) = (self.builder, self.func.node(id));
+        if node.regions.is_empty() {
+            self.copy.node(id);
             return;
         }
-        let inside = regions.iter().flat_map(|&region| self.from.walk(region)).filter(|&id| !self.is_done(id));
-        for id in inside.collect::<Vec<NodeId>>() {
-            let node = self.from.node(id);
+        if matches!(node.op, Op::Scan(_) | Op::While) {
+            self.hoist_from(id);
+        }
+        let operands: Vec<Value<'g>> = node.operands.iter().map(|&value| self.copy.get(value)).collect();
+        let mut regions = Vec::with_capacity(node.regions.len());
+        for &region in &node.regions {
+            let params = &self.func.region(region).params;
+            let types: Vec<TensorType> = params.iter().map(|&param| self.func.ty(param).clone()).collect();
+            regions.push(builder.region(&types, |params| self.inline(region, params)));
+        }
+        let results =
+            builder.at(self.copy.location(&node.location), || builder.push(node.op.clone(), &operands, &regions));
+        node.results.iter().zip(results).for_each(|(&old, new)| self.copy.map(old, new));
+    }
+
+    /// Puts the conversions in a loop whose operands are there before it here.
+    fn hoist_from(&mut self, the_loop: NodeId) {
+        let func = self.func;
+        let inside: Vec<NodeId> = func.node(the_loop).regions.iter().flat_map(|&region| func.walk(region)).collect();
+        if inside.iter().any(|&id| matches!(func.node(id).op, Op::Remat | Op::OptimizationBarrier)) {
+            return;
+        }
+        let mut made: Vec<(Value<'g>, Value<'g>)> = Vec::new();
+        for id in inside {
+            let node = func.node(id);
             let (Op::Convert(_), &[operand], &[result]) = (&node.op, &node.operands[..], &node.results[..]) else {
                 continue;
             };
-            let (before, after) = (self.from.ty(operand), self.from.ty(result));
-            let is_narrower = after.dtype.size() < before.dtype.size();
-            let Some(outside) = self.values[operand.index()].filter(|_| is_narrower) else { continue };
-            let same = made.iter().find(|(of, results)| *of == outside && self.to.ty(results[0]) == after);
-            if let Some((_, results)) = same {
-                self.values[result.index()] = Some(results[0]);
-            } else {
-                made.push((outside, self.push(id, to, &[outside], &[])));
+            let is_narrower = func.ty(result).dtype.size() < func.ty(operand).dtype.size();
+            let Some(outside) = self.copy.find(operand).filter(|_| is_narrower && !self.is_done(id)) else { continue };
+            let same = made.iter().find(|(of, to)| of.id() == outside.id() && to.ty() == *func.ty(result));
+            match same {
+                Some(&(_, converted)) => self.copy.map(result, converted),
+                None => made.push((outside, self.copy.node(id)[0])),
             }
         }
-    }
-
-    fn push(&mut self, id: NodeId, to: RegionId, operands: &[ValueId], regions: &[RegionId]) -> Vec<ValueId> {
-        let node = self.from.node(id);
-        let made = self.to.push(to, node.op.clone(), operands, regions, node.location.clone());
-        let made = made.unwrap_or_else(|error| panic!("the function was not verified:\n{error}"));
-        let results = self.to.node(made).results.clone();
-        for (old, &new) in node.results.iter().zip(&results) {
-            self.values[old.index()] = Some(new);
-        }
-        results
-    }
-
-    fn mapped(&self, values: &[ValueId]) -> Vec<ValueId> {
-        values.iter().map(|value| self.values[value.index()].expect("a value comes before its users")).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::parse;
-    use crate::verify;
+    use crate::dce::tests::check_pass;
 
-    /// The function's text, and what becomes of it: bodies alone.
     fn check(header: &str, body: &str, expected: &str) {
-        let text = format!("func @f{header} {{\n{body}}}\n");
-        let func = parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
-        let hoisted = hoist_conversions(&func);
-        assert_eq!(verify(&hoisted), Ok(()));
-        assert_eq!(hoisted.to_string(), format!("func @f{header} {{\n{expected}}}\n"));
+        check_pass(hoist_conversions, header, body, expected);
     }
 
     #[test]

@@ -236,13 +236,14 @@ fn scan_with<'g>(
                 }
             })
             .collect();
-        match begin {
-            // This is the forward pass of the body, and the only one.
-            Begin::Sums(_) => drop(pass.record(body, &[added, sliced_forward].concat())),
-            Begin::Saved(_) => pass.record_again(body, sliced_forward),
-        }
-        let next = pass.func.region(body).results[..num_sums].iter().map(|&value| pass.copy.get(value));
-        let mut results: Vec<Value<'g>> = next.collect();
+        let mut results = match begin {
+            // This is the forward pass of the body, and the only one; it returns the sums, and nothing else.
+            Begin::Sums(_) => pass.record(body, &[added, sliced_forward].concat()),
+            Begin::Saved(_) => {
+                pass.record_again(body, sliced_forward);
+                Vec::new()
+            }
+        };
         let mut found: Cotangents<'g> = pass.reverse(body, &result_cts)?;
 
         found_carries.extend((0..num_carry).filter(|&i| found.contains_key(&params[i])));
