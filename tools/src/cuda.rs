@@ -53,12 +53,12 @@ pub(crate) struct Ready {
 /// When `cuda` is asked for and something stands in the way: all of it is looked at before anything is loaded.
 pub(crate) fn ready(options: &DeviceOptions, machine: &Machine) -> Result<Option<Ready>> {
     let locations = Locations::from_environment(options.plugin.clone()).map_err(|e| Error::input(e.to_string()))?;
-    let named = locations.explicit.as_ref().or(locations.from_environment.as_ref());
+    let named = locations.named();
     let wanted = match options.kind {
         DeviceKind::Cpu | DeviceKind::Wasm => return Ok(None),
         DeviceKind::Cuda => true,
         // A plugin that the user names says which device is meant.
-        DeviceKind::Auto => named.is_some_and(|path| is_cuda_plugin(path)),
+        DeviceKind::Auto => named.is_some_and(is_cuda_plugin),
     };
     if named.is_some() && !wanted {
         return Ok(None);
@@ -102,11 +102,11 @@ pub(crate) fn ready(options: &DeviceOptions, machine: &Machine) -> Result<Option
 /// that is known, and what functions are lowered for there. `None` where it would be the CPU, or an error.
 pub(crate) fn foreseen(options: &DeviceOptions, machine: &Machine) -> Option<(Option<u64>, Target)> {
     let locations = Locations::from_environment(options.plugin.clone()).ok()?;
-    let named = locations.explicit.as_ref().or(locations.from_environment.as_ref());
+    let named = locations.named();
     let wanted = match options.kind {
         DeviceKind::Cpu | DeviceKind::Wasm => return None,
         DeviceKind::Cuda => true,
-        DeviceKind::Auto => named.is_some_and(|path| is_cuda_plugin(path)),
+        DeviceKind::Auto => named.is_some_and(is_cuda_plugin),
     };
     if named.is_some() && !wanted {
         return None;

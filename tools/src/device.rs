@@ -386,7 +386,7 @@ fn host_processor() -> Processor {
 /// If it cannot be found or fetched.
 pub fn find_plugin(explicit: Option<PathBuf>) -> Result<Found> {
     let locations = Locations::from_environment(explicit).map_err(|e| Error::input(e.to_string()))?;
-    let named = locations.explicit.is_some() || locations.from_environment.is_some();
+    let named = locations.named().is_some();
     let mut installation = Installation::default();
     find_or_install("cpu", &locations, &mut |progress| installation.show(progress))
         .map_err(|error| plugin_error(named, &error))

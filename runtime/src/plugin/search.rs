@@ -32,6 +32,11 @@ impl Locations {
         Ok(Locations { explicit, from_environment, cache: cache_dir()?, offline })
     }
 
+    /// The library that the user names, by either way.
+    pub fn named(&self) -> Option<&Path> {
+        self.explicit.as_deref().or(self.from_environment.as_deref())
+    }
+
     /// The folder that a managed plugin is unpacked in. It names the architecture, for homes that machines share.
     pub fn managed_dir(&self, name: &str, plugin: &Managed) -> PathBuf {
         self.cache.join("plugins").join(format!("{name}-{}-{}", plugin.version, env::consts::ARCH))

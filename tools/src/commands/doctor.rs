@@ -71,10 +71,9 @@ fn examine(explicit: Option<std::path::PathBuf>, report: &mut Map<String, Value>
     let machine = Machine::this();
     let survey = survey(&machine);
     let locations = Locations::from_environment(explicit.clone()).map_err(|e| Error::input(e.to_string()))?;
-    let named = locations.explicit.is_some() || locations.from_environment.is_some();
+    let named = locations.named().is_some();
     // A plugin that the user names is the one for GPUs if its name says so.
-    let explicit_path = locations.explicit.as_ref().or(locations.from_environment.as_ref());
-    let names_cuda = explicit_path.is_some_and(|path| cuda::is_cuda_plugin(path));
+    let names_cuda = locations.named().is_some_and(cuda::is_cuda_plugin);
     let managed = Locations { explicit: None, from_environment: None, ..locations.clone() };
     let cuda = match find(cuda::PLUGIN, if names_cuda { &locations } else { &managed })
         .map_err(|error| plugin_error(false, &error))?
