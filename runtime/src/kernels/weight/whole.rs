@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 use super::super::pack::Pack;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{ForEach, Shared, Task, run};
-use super::rows::{AHEAD, Rows, Sums, read, read_bytes};
+use super::rows::{Ahead, Rows, Sums, read, read_bytes};
 use super::stored::Stored;
 use super::{Floats, Groups, Offset, Weight};
 
@@ -197,6 +197,7 @@ impl<F: Stored> Sums for WholeRows<'_, '_, F> {
         // SAFETY: a row of the weight and of operands has `num_groups` groups, and units and sums are whole vectors.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; R];
+            let mut ahead = Ahead::new::<R>(self.rows, rows[0]);
             for first in (0..num_groups).step_by(LANES) {
                 let number = LANES.min(num_groups - first);
                 let mut units = [[[0.0f32; LANES]; M]; R];
@@ -218,10 +219,10 @@ impl<F: Stored> Sums for WholeRows<'_, '_, F> {
                 }
                 let span = Span { rows, tokens, first: first * groups.size, number, units: &units };
                 match (F::FORM.is_packed(), groups.size) {
-                    (false, size) => self.add_bytes::<S, R, M>(span, size, &mut acc),
-                    (true, 32) => self.add_nibbles::<S, R, M, 4>(span, 32, &mut acc),
-                    (true, 64) => self.add_nibbles::<S, R, M, 2>(span, 64, &mut acc),
-                    (true, size) => self.add_nibbles::<S, R, M, 1>(span, size, &mut acc),
+                    (false, size) => self.add_bytes::<S, R, M>(span, size, &mut ahead, &mut acc),
+                    (true, 32) => self.add_nibbles::<S, R, M, 4>(span, 32, &mut ahead, &mut acc),
+                    (true, 64) => self.add_nibbles::<S, R, M, 2>(span, 64, &mut ahead, &mut acc),
+                    (true, size) => self.add_nibbles::<S, R, M, 1>(span, size, &mut ahead, &mut acc),
                 }
             }
             acc
@@ -259,6 +260,7 @@ impl<F: Stored> WholeRows<'_, '_, F> {
         &self,
         span: Span<'_, R, M>,
         size: usize,
+        ahead: &mut Ahead,
         acc: &mut [[S::V; M]; R],
     ) {
         let w = span.rows.map(|row| self.rows.row(row).wrapping_add(span.first));
@@ -269,8 +271,8 @@ impl<F: Stored> WholeRows<'_, '_, F> {
             for g in 0..span.number {
                 let mut sums = [[S::splat(0.0); M]; R];
                 for _ in 0..size / STEP {
+                    ahead.ask::<S>(R * STEP);
                     for r in 0..R {
-                        S::prefetch(w[r].wrapping_add(at + AHEAD));
                         let codes = F::load_words::<S>(w[r].add(at));
                         for m in 0..M {
                             sums[r][m] = S::dot_words(codes, S::load(x[m].add(at / 2)), sums[r][m]);
@@ -298,6 +300,7 @@ impl<F: Stored> WholeRows<'_, '_, F> {
         &self,
         span: Span<'_, R, M>,
         size: usize,
+        ahead: &mut Ahead,
         acc: &mut [[S::V; M]; R],
     ) {
         let w = span.rows.map(|row| self.rows.row(row).wrapping_add(span.first / 2));
@@ -311,9 +314,7 @@ impl<F: Stored> WholeRows<'_, '_, F> {
                 let mut sums = [[[S::splat(0.0); 2]; M]; R];
                 let g = 2 * at / size;
                 for _ in 0..steps {
-                    for r in 0..R {
-                        S::prefetch(w[r].wrapping_add(at + AHEAD));
-                    }
+                    ahead.ask::<S>(R * STEP_BYTES);
                     nibble_step::<S, R, M>(w.map(|w| w.add(at)), x.map(|x| x.add(at)), &mut sums);
                     at += STEP_BYTES;
                 }
