@@ -44,6 +44,19 @@ impl Isa {
         }
     }
 
+    /// Whether it multiplies pairs of bf16 at the rate of f32, so that products of pairs take half the time. AMD's processors
+    /// do (of the fifth generation of EPYC a core takes two instructions of either in a cycle); Intel's without AMX took twice
+    /// as long for the same product (two cores of a Xeon: 130 GFLOP/s by pairs, 260 by f32).
+    pub(crate) fn has_fast_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => is_of_amd(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Baseline => false,
+        }
+    }
+
     /// The best that this processor has.
     pub(crate) fn detect() -> Isa {
         static ISA: OnceLock<Isa> = OnceLock::new();
@@ -80,6 +93,13 @@ impl Isa {
         available.push(Isa::Baseline);
         available
     }
+}
+
+/// Whether AMD made this processor: `cpuid` says so in the registers EBX, EDX and ECX of leaf 0.
+#[cfg(target_arch = "x86_64")]
+fn is_of_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
 }
 
 /// Vectors of [`LANES`] f32.

@@ -218,7 +218,8 @@ pub(crate) fn product(isa: Isa, call: Product<'_>, threads: usize, for_each: For
     }
     let output = SharedOutput::new(output);
     if tokens > FEW_ROWS {
-        many::Many { tokens, x, weight, transposed, output }.run(isa, for_each);
+        let many = many::Many { tokens, x, weight, transposed, output };
+        many.run(isa, isa.has_fast_pairs() && many.fits_pairs(), for_each);
         return Ok(());
     }
     if transposed {
