@@ -7,7 +7,7 @@
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
 //! | `argmax` | a reduction of pairs | the greatest element, and the first that equals it | a reduction of pairs |
-//! | attention to a cache | decomposed | lmc's kernel for few queries, else decomposed | decomposed |
+//! | attention to a cache | decomposed | lmc's kernel, else decomposed | decomposed |
 //! | writing into a cache | decomposed | lmc's kernel | decomposed |
 //! | chains of `add`, `sine`, `cosine` | as they are | kept in memory for their users | as they are |
 

@@ -6,10 +6,6 @@ use lmc_graph::ops::CachedAttention;
 use super::{AttentionForm, kernels_take};
 use crate::target::{Platform, Target};
 
-/// Queries of a text that the kernel takes. It computes with vectors, a row of the cache at a time, which is as fast as the
-/// cache can be read; with more queries products of matrices are faster.
-const MOST_QUERIES: usize = 8;
-
 /// The form of an attention to a cache on this target.
 pub(crate) fn cached_attention(target: &Target, op: &CachedAttention, operands: &[TensorType]) -> AttentionForm {
     // Queries are `B T N H`.
@@ -29,9 +25,6 @@ pub(crate) fn cached_attention(target: &Target, op: &CachedAttention, operands: 
 /// Whether lmc's kernel for the CPU computes this attention, or why not.
 fn kernel_fits(target: &Target, op: &CachedAttention, operands: &[TensorType]) -> Result<(), &'static str> {
     kernels_take(target, operands[0].dtype)?;
-    if operands[0].shape[1] > MOST_QUERIES {
-        return Err("lmc's kernel for a cache is for few queries");
-    }
     if op.soft_cap.is_some() {
         return Err("lmc's kernel is for scores without a cap");
     }

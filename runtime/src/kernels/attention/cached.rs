@@ -1,11 +1,12 @@
-//! Attention of a few queries to a cache of keys and values, which is read once, as it is stored.
+//! Attention to a cache of keys and values, which is read as it is stored: of a few queries a row of the cache at a time with
+//! all that see it, of more by blocks, as attention without a cache.
 
-use super::super::pack::{Element, Pack, write_row};
+use super::super::pack::{Element, Pack, Rows, write_row};
 use super::super::product::Single;
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::HIDDEN;
-use super::forward::softmax_row;
+use super::forward::{Source, by_blocks, softmax_row};
+use super::{Attention, HIDDEN, Sight};
 
 /// Sizes and attributes: query `B T N H`, key `B K R H`, value `B K R V`.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,9 @@ const ROWS: usize = 64;
 /// Fewer rows are no work for a thread of its own.
 const SMALLEST_PART: usize = 4 * ROWS;
 
+/// Queries of a text up to which a row of the cache at a time is as fast as the cache can be read.
+const FEW_QUERIES: usize = 8;
+
 /// Computes the output with this instruction set, which the processor must have, on about `threads` threads. A query that
 /// sees no position gets zeros.
 pub(crate) fn cached<E: Element>(isa: Isa, call: Cached<'_, E>, threads: usize, for_each: ForEach<'_>) {
@@ -60,6 +64,25 @@ pub(crate) fn cached<E: Element>(isa: Isa, call: Cached<'_, E>, threads: usize, 
     assert_eq!(output.len(), s.batch * s.queries * s.heads * s.value_size);
     assert_eq!([start.len(), count.len()], [s.batch; 2]);
     assert!(s.visible_rows <= s.rows);
+    if s.queries > FEW_QUERIES
+        && let Some(texts) = Texts::new(s, (key, value), start, count)
+    {
+        let keys = texts.texts.iter().map(|text| text.positions).max().unwrap_or(0);
+        let a = Attention {
+            batch: s.batch,
+            queries: s.queries,
+            keys,
+            heads: s.heads,
+            key_heads: s.key_heads,
+            head_size: s.head_size,
+            value_size: s.value_size,
+            scale: s.scale,
+            causal: true,
+            window: s.window,
+        };
+        by_blocks(isa, a, query, &Of { a, texts: &texts }, (output, None), threads, for_each);
+        return;
+    }
     let pairs = s.batch * s.key_heads;
     let parts = (2 * threads).div_ceil(pairs.max(1)).min(s.visible_rows.div_ceil(SMALLEST_PART)).max(1);
     let columns = s.value_size.next_multiple_of(LANES);
@@ -124,6 +147,90 @@ impl CacheSizes {
             }
         }
         is_any_seen
+    }
+}
+
+/// A cache by positions.
+struct Texts<'a, E> {
+    s: CacheSizes,
+    key: &'a [E],
+    value: &'a [E],
+    texts: Vec<Text<E>>,
+}
+
+/// The positions of a text that its queries may see, one after the other.
+struct Text<E> {
+    /// How many there are.
+    positions: usize,
+    /// Those before the first query's own.
+    before: usize,
+    /// Their keys and values, `K R H` and `K R V`, where the cache has them in another order.
+    ordered: Option<[Vec<E>; 2]>,
+}
+
+impl<'a, E: Element> Texts<'a, E> {
+    /// `None` where positions that are seen lie in rows that are not visible.
+    fn new(s: CacheSizes, (key, value): (&'a [E], &'a [E]), start: &[i32], count: &[i32]) -> Option<Texts<'a, E>> {
+        let texts = start.iter().zip(count).enumerate().map(|(batch, (&start, &count))| {
+            let end = usize::try_from(i64::from(start) + i64::from(count)).unwrap_or(0);
+            let start = usize::try_from(start).ok()?;
+            if end <= s.visible_rows {
+                return Some(Text { positions: end, before: start, ordered: None });
+            }
+            let first = s.window.map_or(0, |window| (start + 1).saturating_sub(window)).max(end.saturating_sub(s.rows));
+            if s.visible_rows < s.rows || first > start {
+                return None;
+            }
+            let ordered = |cache: &[E], width: usize| -> Vec<E> {
+                let heads =
+                    cache[batch * s.key_heads * s.rows * width..].chunks_exact(s.rows * width).take(s.key_heads);
+                let mut ordered = Vec::with_capacity(s.key_heads * (end - first) * width);
+                for head in heads {
+                    for position in first..end {
+                        ordered.extend_from_slice(&head[position % s.rows * width..][..width]);
+                    }
+                }
+                ordered
+            };
+            let ordered = Some([ordered(key, s.head_size), ordered(value, s.value_size)]);
+            Some(Text { positions: end - first, before: start - first, ordered })
+        });
+        Some(Texts { s, key, value, texts: texts.collect::<Option<Vec<_>>>()? })
+    }
+}
+
+/// [`Texts`] as what queries see.
+struct Of<'a, 't, E> {
+    a: Attention,
+    texts: &'t Texts<'a, E>,
+}
+
+impl<E: Element> Source<E> for Of<'_, '_, E> {
+    fn sight(&self, batch: usize) -> Sight<'_> {
+        let Text { positions, before, .. } = self.texts.texts[batch];
+        Sight { a: self.a, keys: positions, before, documents: None }
+    }
+
+    fn rows(&self, batch: usize, key_head: usize) -> [Rows<'_, E>; 2] {
+        let Texts { s, key, value, texts } = self.texts;
+        let text = &texts[batch];
+        let rows = |elements, head, each, width| Rows {
+            elements,
+            start: head * each * width,
+            stride: width,
+            len: text.positions,
+            width,
+        };
+        match &text.ordered {
+            Some([key, value]) => [
+                rows(&key[..], key_head, text.positions, s.head_size),
+                rows(&value[..], key_head, text.positions, s.value_size),
+            ],
+            None => {
+                let head = batch * s.key_heads + key_head;
+                [rows(*key, head, s.rows, s.head_size), rows(*value, head, s.rows, s.value_size)]
+            }
+        }
     }
 }
 

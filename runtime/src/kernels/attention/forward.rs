@@ -1,9 +1,9 @@
 //! Output and log-sum-exp of an attention.
 
-use super::super::pack::{Element, Pack, write_row};
+use super::super::pack::{Element, Pack, Rows, write_row};
 use super::super::simd::{Isa, LANES, Simd};
 use super::super::task::{Buffer, ForEach, Shared, Task, run};
-use super::{Attention, Documents, HIDDEN, QUERY_BLOCK, words_of};
+use super::{Attention, Documents, HIDDEN, QUERY_BLOCK, Sight, words_of};
 
 /// Operands and results, row-major.
 pub(crate) struct Forward<'a, E> {
@@ -34,32 +34,72 @@ pub(crate) fn forward<E: Element>(isa: Isa, call: Forward<'_, E>, threads: usize
     assert_eq!(key.len(), a.batch * a.keys * a.key_heads * a.head_size);
     assert_eq!(value.len(), a.batch * a.keys * a.key_heads * a.value_size);
     assert_eq!(log_sum_exp.len(), a.batch * a.queries * a.heads);
+    let documents = a.documents(bounds);
+    let source = Whole { a, documents: documents.as_ref(), key, value };
+    by_blocks(isa, a, query, &source, (output, Some(log_sum_exp)), threads, for_each);
+}
+
+/// Where keys and values come from.
+pub(super) trait Source<E>: Sync {
+    /// What the queries of a row of the batch see.
+    fn sight(&self, batch: usize) -> Sight<'_>;
+
+    /// Keys and values of a head, as many as [`Sight`] says.
+    fn rows(&self, batch: usize, key_head: usize) -> [Rows<'_, E>; 2];
+}
+
+/// Arrays `B S K H` and `B S K V`.
+struct Whole<'a, E> {
+    a: Attention,
+    documents: Option<&'a Documents>,
+    key: &'a [E],
+    value: &'a [E],
+}
+
+impl<E: Element> Source<E> for Whole<'_, E> {
+    fn sight(&self, batch: usize) -> Sight<'_> {
+        self.a.sight(self.documents, batch)
+    }
+
+    fn rows(&self, batch: usize, key_head: usize) -> [Rows<'_, E>; 2] {
+        let Whole { a, key, value, .. } = self;
+        [a.key_rows(key, batch, key_head, a.head_size), a.key_rows(value, batch, key_head, a.value_size)]
+    }
+}
+
+/// Computes output and, where it is wanted, log-sum-exp, a block of queries against a block of keys at a time.
+pub(super) fn by_blocks<E: Element>(
+    isa: Isa,
+    a: Attention,
+    query: &[E],
+    source: &impl Source<E>,
+    (output, log_sum_exp): (&mut [E], Option<&mut [f32]>),
+    threads: usize,
+    for_each: ForEach<'_>,
+) {
     let (blocks, groups) = (a.queries.div_ceil(QUERY_BLOCK), a.batch * a.key_heads);
     let per_task = (blocks * groups / (4 * threads)).clamp(1, MOST_BLOCKS);
     let tasks = blocks.div_ceil(per_task);
-    let documents = a.documents(bounds);
-    let (documents, output, lse) = (documents.as_ref(), Shared::new(output), Shared::new(log_sum_exp));
-    let task = Blocks { a, documents, tasks, per_task, query, key, value, output, lse };
+    let (output, lse) = (Shared::new(output), log_sum_exp.map(Shared::new));
+    let task = Blocks { a, tasks, per_task, query, source, output, lse };
     // SAFETY: the processor has the instructions; a task writes the rows of its own block and heads.
     unsafe { run(isa, &task, groups * tasks, for_each) }
 }
 
 /// A task is some blocks of queries with all heads that share a key head.
-struct Blocks<'a, 'd, E> {
+struct Blocks<'a, 's, E, K> {
     a: Attention,
-    documents: Option<&'d Documents>,
     /// Tasks of a head.
     tasks: usize,
     /// Blocks of a task.
     per_task: usize,
     query: &'a [E],
-    key: &'a [E],
-    value: &'a [E],
+    source: &'s K,
     output: Shared<'a, E>,
-    lse: Shared<'a, f32>,
+    lse: Option<Shared<'a, f32>>,
 }
 
-impl<E: Element> Task for Blocks<'_, '_, E> {
+impl<E: Element, K: Source<E>> Task for Blocks<'_, '_, E, K> {
     const PAIRS: bool = E::IS_BF16;
 
     #[inline(always)]
@@ -69,9 +109,8 @@ impl<E: Element> Task for Blocks<'_, '_, E> {
         // The last blocks see the most keys: they begin first, so that threads end together.
         let task = self.tasks - 1 - index / (a.batch * key_heads);
         let (batch, key_head) = (index % (a.batch * key_heads) / key_heads, index % key_heads);
-        let sight = a.sight(self.documents, batch);
-        let key = a.key_rows(self.key, batch, key_head, h);
-        let value = a.key_rows(self.value, batch, key_head, v);
+        let sight = self.source.sight(batch);
+        let [key, value] = self.source.rows(batch, key_head);
         let (rows, most_keys) = (a.query_block::<W>(), a.key_block::<W>());
         let first = task * self.per_task * rows;
         let num_rows = (self.per_task * rows).min(a.queries - first);
@@ -94,7 +133,7 @@ impl<E: Element> Task for Blocks<'_, '_, E> {
 
         let seen = sight.visible_to(first..first + num_rows);
         for first_key in (seen.start / most_keys * most_keys..seen.end).step_by(most_keys) {
-            let num_keys = most_keys.min(a.keys - first_key).next_multiple_of(W::COLUMNS);
+            let num_keys = most_keys.min(sight.keys - first_key).next_multiple_of(W::COLUMNS);
             // SAFETY: the caller's.
             unsafe { key.pack_columns::<S, W>(&mut keys, &mut scratch, first_key, num_keys, words) };
             value.pack_right::<S, W>(&mut values, first_key, columns, num_keys / W::PER_WORD);
@@ -138,15 +177,18 @@ impl<E: Element> Task for Blocks<'_, '_, E> {
             let head = key_head * group + g;
             // SAFETY: no other task has this block of this head; the rest is the caller's.
             unsafe {
-                let lse = self.lse.part((batch * heads + head) * a.queries + first, num_rows);
-                for (r, lse) in lse.iter_mut().enumerate() {
+                let lse = self.lse.as_ref().map(|lse| lse.part((batch * heads + head) * a.queries + first, num_rows));
+                let mut lse = lse.into_iter().flatten();
+                for r in 0..num_rows {
                     let (maximum, sum) = state[g * span + r];
                     // A query that sees no key has the output 0, and a log-sum-exp that means nothing.
                     let (factor, log) = match sight.visible(first + r).is_empty() {
                         true => (0.0, 0.0),
                         false => (1.0 / sum, maximum + sum.ln()),
                     };
-                    *lse = log;
+                    if let Some(lse) = lse.next() {
+                        *lse = log;
+                    }
                     let at = ((batch * a.queries + first + r) * heads + head) * v;
                     let output = &outputs[(g * span + r) * columns..][..columns];
                     write_row::<S, E>(self.output.part(at, v), output, factor);

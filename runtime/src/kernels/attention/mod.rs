@@ -72,7 +72,8 @@ impl Attention {
 
     /// What the queries of a row of the batch see, with the documents of all rows.
     fn sight<'a>(&self, documents: Option<&'a Documents>, batch: usize) -> Sight<'a> {
-        Sight { a: *self, documents: documents.map(|documents| &documents[batch * self.keys..][..self.keys]) }
+        let documents = documents.map(|documents| &documents[batch * self.keys..][..self.keys]);
+        Sight { a: *self, keys: self.keys, before: 0, documents }
     }
 
     /// A head's rows of an array `B T N width`.
@@ -107,6 +108,10 @@ impl Attention {
 #[derive(Clone, Copy)]
 struct Sight<'a> {
     a: Attention,
+    /// The keys that there are.
+    keys: usize,
+    /// Those before the first query's own.
+    before: usize,
     /// The document of each position, if there are several in a row.
     documents: Option<&'a [Range<usize>]>,
 }
@@ -117,11 +122,12 @@ impl Sight<'_> {
     fn visible(&self, t: usize) -> Range<usize> {
         let a = &self.a;
         let document = match self.documents {
-            None => 0..a.keys,
+            None => 0..self.keys,
             Some(documents) => documents.get(t).cloned().unwrap_or(0..0),
         };
-        let end = if a.causal { document.end.min(t + 1) } else { document.end };
-        let start = a.window.map_or(0, |window| (t + 1).saturating_sub(window)).max(document.start);
+        let own = self.before + t;
+        let end = if a.causal { document.end.min(own + 1) } else { document.end };
+        let start = a.window.map_or(0, |window| (own + 1).saturating_sub(window)).max(document.start);
         start.min(end)..end
     }
 
@@ -134,7 +140,7 @@ impl Sight<'_> {
         hull(queries.map(|t| self.visible(t)))
     }
 
-    /// From the first query to the last that sees one of these keys.
+    /// From the first query to the last that sees one of these keys, of which none are before the queries.
     #[inline(always)]
     fn seeing(&self, keys: Range<usize>) -> Range<usize> {
         let a = &self.a;

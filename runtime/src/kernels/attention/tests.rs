@@ -267,10 +267,16 @@ fn check_cached(
     let operands = lens.map(|len| numbers(batch * len, len as u64 + 1));
     let narrow = operands.each_ref().map(|x| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<f32>>());
     let places: [&[i32]; 2] = [&start, &count];
-    // What the queries of a text without positions get has no meaning.
+    // What a query that sees no position gets has no meaning: of a text without any, or padding behind the window.
+    let sees = |b: usize, t: usize| {
+        let (last, own) = (start[b] + count[b] - 1, start[b] + t as i32);
+        last >= 0 && window.is_none_or(|window| own - last.min(own) < window as i32)
+    };
     let means = |x: Vec<f64>| -> Vec<f64> {
-        let per_text = x.len() / batch;
-        (0..batch).filter(|&b| start[b] + count[b] > 0).flat_map(|b| x[b * per_text..][..per_text].to_vec()).collect()
+        let per_query = heads * value_size;
+        let queries = (0..batch).flat_map(|b| (0..queries).map(move |t| (b, t)));
+        let rows = queries.zip(x.chunks(per_query)).filter(|&((b, t), _)| sees(b, t));
+        rows.flat_map(|(_, row)| row.to_vec()).collect()
     };
     let check = |found: Vec<f64>, operands: &[Vec<f32>; 3], tolerance: f64, what: &str| {
         assert!(found.iter().all(|x| x.is_finite()), "{what}, {s:?}");
@@ -309,6 +315,26 @@ fn attention_to_a_cache() {
         check_cached([1, 0, 2, 1, 16, 16], [64, 64], Some(window), [64, 1000], [1, 1]);
         check_cached([8, 0, 4, 2, 16, 32], [64, 64], Some(window), [60, 333], [8, 8]);
     }
+}
+
+#[test]
+fn attention_of_many_queries_to_a_cache() {
+    // The first positions, later ones, padding behind them; heads and sizes that are no whole vectors.
+    check_cached([16, 0, 4, 2, 16, 16], [96, 64], None, [0, 40], [16, 9]);
+    check_cached([100, 0, 2, 1, 7, 19], [512, 512], None, [300, 17], [100, 77]);
+    check_cached([130, 0, 4, 2, 64, 80], [1024, 768], None, [637, 130], [130, 1]);
+    // A text without positions beside one that has some.
+    check_cached([9, 0, 2, 2, 16, 16], [64, 64], None, [20, -1], [9, 1]);
+    for window in [1, 3, 50, 1000] {
+        check_cached([33, 0, 2, 1, 16, 16], [256, 256], Some(window), [40, 200], [33, 20]);
+    }
+    // Rings that have been round, with a window that they hold beside the queries; one that is full, and one that is not.
+    for window in [1, 3, 50] {
+        check_cached([30, 0, 4, 2, 16, 32], [80, 80], Some(window), [60, 1000], [30, 30]);
+        check_cached([14, 0, 2, 1, 16, 16], [64, 64], Some(window), [50, 20], [14, 11]);
+    }
+    // Some of the rows are visible, and positions lie in all of them.
+    check_cached([12, 0, 2, 1, 16, 16], [64, 32], None, [40, 0], [12, 12]);
 }
 
 #[test]
