@@ -2,11 +2,12 @@
 //! greedy continuations by the engine, and the engine against itself: cached against recomputed, texts beside each other
 //! against each alone.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use lmc::engine::{Engine, EngineOptions, Reason, Request, Sampling};
+use lmc::engine::{Engine, EngineOptions, Reason, Request, Sampling, SlotId};
 use lmc::graph::DType;
 use lmc::{LoadOptions, Model, load};
 use lmc_tests::source::workspace;
@@ -173,6 +174,58 @@ fn texts_beside_each_other_are_each_alone() {
         let mut several = engine(shared(), 3, 4);
         assert_eq!(one(&mut several, request.clone()), together.tokens, "{request:?}, four a launch");
         assert_eq!(together.tokens.len(), request.max_tokens);
+    }
+}
+
+/// Texts are added, cancelled and ended by stop tokens between launches in every order; each has the tokens it has alone.
+#[test]
+fn texts_come_and_go() {
+    let mut requests = mixed_requests();
+    // The only token of a text leaves its slot before it is handed out.
+    requests.retain(|request| request.max_tokens > 1);
+    let mut single = engine(shared(), 1, 1);
+    let mut expected: Vec<Vec<u32>> = Vec::new();
+    for (i, request) in requests.iter_mut().enumerate() {
+        let alone = one(&mut single, request.clone());
+        // Every other ends where its tenth token first stands.
+        if let Some(&stop) = alone.get(9).filter(|_| i % 2 == 1) {
+            request.stop_tokens = vec![stop];
+            let end = alone.iter().position(|&token| token == stop).map_or(alone.len(), |at| at + 1);
+            expected.push(alone[..end].to_vec());
+        } else {
+            expected.push(alone);
+        }
+    }
+    for launch_tokens in [1, 3] {
+        let mut engine = engine(shared(), 2, launch_tokens);
+        let mut running: HashMap<SlotId, (usize, Vec<u32>)> = HashMap::new();
+        let (mut state, mut ended, mut cancelled) = (launch_tokens as u64, 0, 0);
+        for _ in 0..400 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (state >> 33) as usize;
+            if number % 4 == 0 && engine.free_slots() > 0 {
+                let which = number / 4 % requests.len();
+                let slot = engine.add(requests[which].clone()).unwrap_or_else(|error| panic!("{error}"));
+                assert!(running.insert(slot, (which, Vec::new())).is_none());
+            } else if number % 29 == 1 && !running.is_empty() {
+                let slot = *running.keys().min().expect("there is one");
+                engine.cancel(slot);
+                running.remove(&slot);
+                cancelled += 1;
+            } else {
+                for emitted in engine.step().unwrap_or_else(|error| panic!("{error}")) {
+                    let (which, tokens) = running.get_mut(&emitted.slot).expect("its text runs");
+                    tokens.push(emitted.token);
+                    assert_eq!(tokens[..], expected[*which][..tokens.len()], "{:?}", requests[*which]);
+                    if emitted.finished.is_some() {
+                        assert_eq!(tokens.len(), expected[*which].len());
+                        running.remove(&emitted.slot);
+                        ended += 1;
+                    }
+                }
+            }
+        }
+        assert!(ended > 5 && cancelled > 3, "{ended} ended, {cancelled} were cancelled");
     }
 }
 

@@ -63,6 +63,9 @@ fn state_types(model: &Architecture, cache: &CacheShape) -> Vec<(String, TensorT
 /// How many of the state's tensors [`decode_func`] only reads: `in_prompt` and `bias`.
 const READ_ONLY: usize = 2;
 
+/// How many of [`DECODE_INPUTS`], `tokens` and `positions`, are the first results of [`decode_func`], too.
+const NEXT: usize = 2;
+
 /// A function that takes a chunk of a text's prompt into its slot and draws the token behind it, and the weights it needs.
 ///
 /// Parameters are [`PREFILL_INPUTS`], the state, and the weights:
@@ -166,11 +169,13 @@ fn prefill<'g>(
 /// needs.
 ///
 /// Parameters are [`DECODE_INPUTS`], the state of [`prefill_func`], and the weights:
-/// - `tokens` `i32 S`: the last token of each text, at `positions` `i32 S`, which are below 0 for slots without a text;
+/// - `tokens` `i32 S`: the last token of each text, at `positions` `i32 S`, which are below 0 for slots without a text; both
+///   are donated;
 /// - `settings` `f32 S 6`, `top_k` `i32 S`, `seed` `ui64 S`, `wants_likeliest` `i1` as there.
 ///
-/// Results are the state after it but for `in_prompt` and `bias`, which are not donated, then of each step the tokens
-/// `i32 N S`, log-probabilities `f32 N S`, likeliest tokens `i32 N S L` and their log-probabilities `f32 N S L`.
+/// Results are `tokens` and `positions` for the steps behind these, the state after them but for `in_prompt` and `bias`,
+/// which are not donated, then of each step the tokens `i32 N S`, log-probabilities `f32 N S`, likeliest tokens `i32 N S L`
+/// and their log-probabilities `f32 N S L`.
 ///
 /// # Panics
 /// If the configuration is not valid.
@@ -199,7 +204,8 @@ pub fn decode_func(
         inputs.chain(state.iter().map(|(name, ty)| (name.as_str(), ty.clone()))).collect();
     let (mut func, specs) =
         build_stored("decode", compute, storage, &inputs, |scope, inputs| decode(scope, model, steps, visible, inputs));
-    func.result_names = result_names(&state[READ_ONLY..]);
+    let next = DECODE_INPUTS[..NEXT].iter().map(|&name| name.to_owned());
+    func.result_names = next.chain(result_names(&state[READ_ONLY..])).collect();
     (func, specs)
 }
 
@@ -214,7 +220,7 @@ fn decode<'g>(
 ) -> Vec<Value<'g>> {
     let (inputs, state) = inputs.split_at(DECODE_INPUTS.len());
     let (kept, changed) = state.split_at(READ_ONLY);
-    for (i, &value) in changed.iter().enumerate() {
+    for (i, &value) in inputs[..NEXT].iter().chain(changed).enumerate() {
         scope.builder().donate(value, i);
     }
     let &[tokens, positions, settings, top_k, seed, wants_likeliest] = inputs else {
@@ -237,7 +243,7 @@ fn decode<'g>(
         let scanned = scope.builder().scan(&carried, &[], steps, |carried, _| step(carried));
         (scanned.carries, scanned.stacked)
     };
-    carried.into_iter().skip(2).chain(results).collect()
+    carried.into_iter().chain(results).collect()
 }
 
 /// One token of every slot: `generated` and the caches after it, and what was drawn.

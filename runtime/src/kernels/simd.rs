@@ -44,7 +44,7 @@ impl Isa {
         }
     }
 
-    /// Whether it multiplies pairs of bf16 at the rate of f32, so that products of pairs take half the time. AMD's processors
+    /// Whether it multiplies pairs of bf16 at the rate of f32, so that products of pairs take half the time. Those of AMD
     /// do (of the fifth generation of EPYC a core takes two instructions of either in a cycle); Intel's without AMX took twice
     /// as long for the same product (two cores of a Xeon: 130 GFLOP/s by pairs, 260 by f32).
     pub(crate) fn has_fast_pairs(self) -> bool {

@@ -26,6 +26,7 @@
 //! # }
 //! ```
 
+mod decode;
 mod generate;
 mod options;
 mod request;
@@ -40,11 +41,12 @@ use lmc_models::Precision;
 use lmc_models::inference::{CacheShape, LIKELIEST, Step};
 
 use crate::aside::Aside;
-use crate::device::{Argument, Buffer, run_error};
+use crate::device::{Argument, Buffer};
 use crate::error::{Error, Result};
 use crate::memory::size;
 use crate::pretrained::{Model, ModelProgram, ProgramKey};
 
+use decode::{Drawn, Launched};
 pub use generate::{Completion, Generation, Piece};
 pub use options::{EngineOptions, Figures};
 pub use request::{Emitted, Logprobs, MOST_LOGPROBS, Reason, Request, Sampling, SlotId, kept_tokens};
@@ -52,9 +54,6 @@ use slots::{Slot, Slots};
 pub use text::StopStrings;
 
 const _: () = assert!(MOST_LOGPROBS == LIKELIEST, "as many are told as may be asked for");
-
-/// Tensors at the beginning of the state that a step only reads.
-const READ_ONLY: usize = 2;
 
 /// The most tokens of a prompt that go through the model at a time.
 const CHUNK: usize = 512;
@@ -81,17 +80,12 @@ pub struct Engine {
     settings: Option<[Buffer; 3]>,
     /// First tokens that were not handed out yet.
     pending: Vec<Emitted>,
+    /// What was launched and not read yet.
+    launched: Option<Launched>,
     launch_tokens: usize,
     figures: Figures,
     /// The program of the next launch is being made.
     ahead: Option<Aside<()>>,
-}
-
-/// What a program drew, on the host: `N S` each, and `N S L`.
-struct Drawn {
-    tokens: Vec<i32>,
-    log_probs: Vec<f32>,
-    likeliest: Option<(Vec<i32>, Vec<f32>)>,
 }
 
 impl Engine {
@@ -132,6 +126,7 @@ impl Engine {
             no_bias,
             settings: None,
             pending: Vec::new(),
+            launched: None,
             launch_tokens,
             figures,
             ahead: None,
@@ -230,30 +225,6 @@ impl Engine {
         self.figures.prefill_time += begin.elapsed().saturating_sub(self.figures.compile_time - compile_time);
         self.figures.time_to_first_token = begin.elapsed();
         Ok(SlotId(index))
-    }
-
-    /// Draws the next tokens of all texts and hands them out: one of each text, or several, in order, where a launch takes
-    /// several. A text whose last token is among them has left its slot. First tokens of texts that were added since are
-    /// handed out alone, at once.
-    ///
-    /// # Errors
-    /// If the device fails.
-    pub fn step(&mut self) -> Result<Vec<Emitted>> {
-        if !self.pending.is_empty() || !self.slots.is_busy() {
-            return Ok(std::mem::take(&mut self.pending));
-        }
-        let (begin, compile_time) = (Instant::now(), self.figures.compile_time);
-        let (steps, visible) = self.launch(self.slots.longest());
-        let drawn = self.decode(steps, visible)?;
-        let mut emitted = Vec::new();
-        for step in 0..steps {
-            for index in self.slots.busy() {
-                emitted.extend(self.emit(index, &drawn, step * self.cache.slots + index));
-            }
-        }
-        self.figures.decode_tokens += emitted.len() as u64;
-        self.figures.decode_time += begin.elapsed().saturating_sub(self.figures.compile_time - compile_time);
-        Ok(emitted)
     }
 
     /// Ends a text before its time. A slot that is free stays so.
@@ -365,79 +336,11 @@ impl Engine {
         self.state = results;
         Drawn::read(&drawn, wants_likeliest)
     }
-
-    /// Takes `steps` tokens of every text.
-    fn decode(&mut self, steps: usize, visible: usize) -> Result<Drawn> {
-        let program = self.program(Step::Decode { tokens: steps, visible })?;
-        let device = self.model.device();
-        let count = self.cache.slots;
-        let (tokens, positions) = self.slots.tokens_and_positions();
-        let wants_likeliest = self.slots.want_likeliest();
-        let settings = match self.settings.take() {
-            Some(settings) => settings,
-            None => self.slots.settings().buffers(device)?,
-        };
-        let inputs = [
-            device.buffer(&Literal::new([count], &tokens))?,
-            device.buffer(&Literal::new([count], &positions))?,
-            device.buffer(&Literal::scalar(wants_likeliest))?,
-        ];
-        let [tokens, positions, wants] = &inputs;
-        let [numbers, top_k, seed] = &settings;
-        let mut state = taken(&mut self.state, self.state_len)?;
-        let changing = state.split_off(READ_ONLY);
-        let kept = [tokens, positions, numbers, top_k, seed, wants].into_iter().chain(&state).map(Argument::Keep);
-        let arguments = kept.chain(changing.into_iter().map(Argument::Donate)).collect();
-        let mut results = self.model.execute(&program, arguments)?;
-        let drawn = results.split_off(self.state_len - READ_ONLY);
-        state.extend(results);
-        self.state = state;
-        self.settings = Some(settings);
-        Drawn::read(&drawn, wants_likeliest)
-    }
-
-    fn emit_to_pending(&mut self, index: usize, drawn: &Drawn) {
-        let emitted = self.emit(index, drawn, 0);
-        self.pending.extend(emitted);
-    }
-
-    /// The token at `place` of what was drawn, for the text in a slot, which it may end.
-    fn emit(&mut self, index: usize, drawn: &Drawn, place: usize) -> Option<Emitted> {
-        let slot = self.slots.get_mut(index)?;
-        let token = drawn.tokens[place].cast_unsigned();
-        let logprobs = slot.logprobs.map(|count| {
-            let likeliest = drawn.likeliest.as_ref().map(|(ids, log_probs)| {
-                let width = ids.len() / drawn.tokens.len();
-                let row = place * width..(place + 1) * width;
-                let pairs = ids[row.clone()].iter().zip(&log_probs[row]);
-                pairs.take(count).map(|(id, &log_prob)| (id.cast_unsigned(), log_prob)).collect()
-            });
-            Logprobs { token: drawn.log_probs[place], likeliest: likeliest.unwrap_or_default() }
-        });
-        let finished = slot.take(token);
-        if finished.is_some() {
-            self.slots.clear(index);
-            self.settings = None;
-        }
-        Some(Emitted { slot: SlotId(index), token, logprobs, finished })
-    }
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("model", &self.model).field("cache", &self.cache).finish_non_exhaustive()
-    }
-}
-
-impl Drawn {
-    fn read(buffers: &[Buffer], wants_likeliest: bool) -> Result<Drawn> {
-        let read = |buffer: &Buffer| buffer.to_literal().map_err(run_error);
-        let (tokens, log_probs) = (read(&buffers[0])?.elements(), read(&buffers[1])?.elements());
-        let likeliest = match wants_likeliest {
-            true => Some((read(&buffers[2])?.elements(), read(&buffers[3])?.elements())),
-            false => None,
-        };
-        Ok(Drawn { tokens, log_probs, likeliest })
     }
 }
 

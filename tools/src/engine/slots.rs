@@ -6,6 +6,10 @@ use super::request::{Reason, Request, Sampling};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 
+/// A text among all that an engine ever had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TextId(u64);
+
 /// A text that is being continued.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -95,63 +99,83 @@ impl Settings {
 
 /// All slots.
 #[derive(Debug)]
-pub(super) struct Slots(Vec<Option<Slot>>);
+pub(super) struct Slots {
+    slots: Vec<Option<(TextId, Slot)>>,
+    /// Texts so far.
+    texts: u64,
+}
 
 impl Slots {
     pub(super) fn new(count: usize) -> Slots {
-        Slots(vec![None; count])
+        Slots { slots: vec![None; count], texts: 0 }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten().map(|(_, slot)| slot)
     }
 
     pub(super) fn free(&self) -> usize {
-        self.0.iter().filter(|slot| slot.is_none()).count()
+        self.slots.iter().filter(|slot| slot.is_none()).count()
     }
 
     pub(super) fn first_free(&self) -> Option<usize> {
-        self.0.iter().position(Option::is_none)
+        self.slots.iter().position(Option::is_none)
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.0.iter().any(Option::is_some)
+        self.slots.iter().any(Option::is_some)
     }
 
-    /// The slots with texts.
-    pub(super) fn busy(&self) -> Vec<usize> {
-        (0..self.0.len()).filter(|&index| self.0[index].is_some()).collect()
+    /// The texts with their slots.
+    pub(super) fn texts(&self) -> Vec<(usize, TextId)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(index, slot)| slot.as_ref().map(|(text, _)| (index, *text))).collect()
+    }
+
+    /// Whether this text is in this slot still.
+    pub(super) fn has(&self, (index, text): (usize, TextId)) -> bool {
+        matches!(self.slots.get(index), Some(Some((there, _))) if *there == text)
     }
 
     pub(super) fn put(&mut self, index: usize, slot: Slot) {
-        self.0[index] = Some(slot);
+        self.slots[index] = Some((TextId(self.texts), slot));
+        self.texts += 1;
     }
 
     pub(super) fn clear(&mut self, index: usize) {
-        if let Some(slot) = self.0.get_mut(index) {
+        if let Some(slot) = self.slots.get_mut(index) {
             *slot = None;
         }
     }
 
     pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Slot> {
-        self.0.get_mut(index)?.as_mut()
+        self.slots.get_mut(index)?.as_mut().map(|(_, slot)| slot)
     }
 
     /// The greatest position of a text's last token.
     pub(super) fn longest(&self) -> usize {
-        self.0.iter().flatten().map(|slot| slot.position).max().unwrap_or(0)
+        self.each().map(|slot| slot.position).max().unwrap_or(0)
+    }
+
+    /// The same when each has taken so many tokens more, of texts that go on then.
+    pub(super) fn longest_behind(&self, tokens: usize) -> Option<usize> {
+        self.each().filter(|slot| slot.left > tokens).map(|slot| slot.position + tokens).max()
     }
 
     pub(super) fn want_likeliest(&self) -> bool {
-        self.0.iter().flatten().any(|slot| slot.logprobs.is_some_and(|count| count > 0))
+        self.each().any(|slot| slot.logprobs.is_some_and(|count| count > 0))
     }
 
     /// The last token of each text and its position, which is -1 where there is no text.
     pub(super) fn tokens_and_positions(&self) -> (Vec<i32>, Vec<i32>) {
-        let row = |slot: &Option<Slot>| match slot {
-            Some(slot) => (slot.token.cast_signed(), slot.position as i32),
+        let row = |slot: &Option<(TextId, Slot)>| match slot {
+            Some((_, slot)) => (slot.token.cast_signed(), slot.position as i32),
             None => (0, -1),
         };
-        self.0.iter().map(row).unzip()
+        self.slots.iter().map(row).unzip()
     }
 
     pub(super) fn settings(&self) -> Settings {
-        Settings::of(self.0.iter().map(|slot| slot.as_ref().map(|slot| &slot.sampling)))
+        Settings::of(self.slots.iter().map(|slot| slot.as_ref().map(|(_, slot)| &slot.sampling)))
     }
 }

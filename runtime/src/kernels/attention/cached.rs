@@ -1,5 +1,5 @@
-//! Attention to a cache of keys and values, which is read as it is stored: of a few queries a row of the cache at a time with
-//! all that see it, of more by blocks, as attention without a cache.
+//! Attention to a cache of keys and values, which is read as it is stored: of a few queries a row of the cache at a time
+//! with all that see it, of more by blocks, as attention without a cache.
 
 use super::super::pack::{Element, Pack, Rows, write_row};
 use super::super::product::Single;
