@@ -86,7 +86,7 @@ pub use executable::{Argument, Executable};
 pub use kernels::has_matrix_unit;
 pub use memory::HostMemory;
 pub use options::{CompileOptions, OptionValue};
-pub use pjrt::calls::{MemoryStats, NamedValue};
+pub use pjrt::calls::{MemoryStats, NamedValue, share_freed_memory};
 pub use pjrt::program::CompiledMemoryStats;
 pub use plugin::{Plugin, PluginError};
 pub use process::{process_memory_bytes, process_peak_memory_bytes};

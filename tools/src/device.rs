@@ -16,6 +16,7 @@ use crate::config::{DeviceKind, RuntimeConfig};
 use crate::cuda::{self, CudaOptions};
 use crate::error::{Error, Result};
 use crate::installing::Installation;
+use crate::memory::size;
 use crate::wasm;
 
 pub use crate::tensors::{Argument, Buffer};
@@ -294,7 +295,9 @@ fn compile_lowered(
     let lower_time = start.elapsed();
     let (executable, outcome) = cache.compile(client, &lowered.text, options).map_err(run_error)?;
     let elapsed = start.elapsed();
-    tracing::info!("{name}: {outcome} in {:.2} s", elapsed.as_secs_f64());
+    let temporaries = executable.memory_stats().ok().and_then(|stats| u128::try_from(stats.temporaries).ok());
+    let temporaries = temporaries.map(|bytes| format!(", {} of temporaries", size(bytes))).unwrap_or_default();
+    tracing::info!("{name}: {outcome} in {:.2} s{temporaries}", elapsed.as_secs_f64());
     Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
 }
 

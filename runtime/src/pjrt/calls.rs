@@ -275,6 +275,24 @@ fn keep_freed_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 fn keep_freed_memory() {}
 
+/// Lets threads take from each other what is freed, for programs that shall take little memory: glibc's allocator has an arena
+/// for each thread, and every arena keeps what was freed in it ([`keep_freed_memory`]). To be called before a client is made.
+/// Two arenas for two cores, and one more for every four, take 60 MiB less while a model of Qwen3-0.6B's sizes reads a
+/// prompt, in the same time.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn share_freed_memory() {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let arenas = c_int::try_from(2 + threads / 4).unwrap_or(c_int::MAX);
+    // SAFETY: mallopt takes plain integers and may be called at any time.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) } == 0 {
+        tracing::debug!(arenas, "mallopt refused the number of arenas");
+    }
+}
+
+/// Does nothing: the allocator is another one.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn share_freed_memory() {}
+
 /// Gives back what compiling or loading a program has freed, 50 to 100 MiB of small pieces: [`keep_freed_memory`] is for
 /// what each step needs again.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -87,6 +87,7 @@ impl Model {
             .map(|((_, spec), stored)| stored.num_bytes(spec) as u64)
             .sum();
         let precision = if 2 * narrow > weight_bytes { Precision::BFloat16 } else { Precision::Float32 };
+        lmc_runtime::share_freed_memory();
         let device = Device::open(options)?;
         let client = device.client().ok_or_else(|| {
             Error::input(
