@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use lmc::engine::{Engine, EngineOptions, Request, Sampling};
 use lmc::graph::DType;
 use lmc::quantization::round::quantize;
@@ -115,6 +116,131 @@ fn what_is_saved_is_what_was_loaded() {
         assert!(error.message().contains("is there already"), "{error}");
         let error = saving::save(&out, &folder.path().join("twice"), scheme).unwrap_err();
         assert!(error.message().contains("quantized already"), "{error}");
+    }
+}
+
+/// A tensor in a file: its name, type, shape and bytes.
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Codes of `bits` bits along the rows of a matrix in words, the first lowest; `order[i]` is the code in place `i`.
+fn words(codes: &[Vec<u32>], bits: u32, order: &[usize]) -> Vec<u8> {
+    let word =
+        |codes: &[u32]| order.iter().enumerate().fold(0u32, |word, (i, &at)| word | codes[at] << (bits * i as u32));
+    codes.iter().flat_map(|row| row.chunks(order.len()).flat_map(move |codes| word(codes).to_le_bytes())).collect()
+}
+
+fn transposed<T: Copy>(rows: &[Vec<T>]) -> Vec<Vec<T>> {
+    (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i]).collect()).collect()
+}
+
+/// A weight in another program's layout, made of random codes, scales and zeros, and its elements.
+fn packed(layout: &str, name: &str, [out, input]: [usize; 2], seed: u64) -> (Vec<Tensor>, Vec<f32>) {
+    const GROUP: usize = 32;
+    let mut state = seed | 1;
+    let mut next = move |below: u32| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as u32 % below
+    };
+    let (bits, is_mlx) = (if layout == "mlx8" { 8 } else { 4 }, layout.starts_with("mlx"));
+    let groups = input / GROUP;
+    let mut table = |width: usize, from: u32, to: u32| -> Vec<Vec<u32>> {
+        (0..out).map(|_| (0..width).map(|_| from + next(to - from)).collect()).collect()
+    };
+    let (codes, zeros, steps) = (table(input, 0, 1 << bits), table(groups, 1, 16), table(groups, 1, 64));
+    // What a half holds exactly.
+    let scale = |o: usize, g: usize| f16::from_f32(steps[o][g] as f32 / (1 << (bits + 7)) as f32);
+    let offset = |o: usize, g: usize| f16::from_f32(-(zeros[o][g] as f32) / 128.0);
+    let element = |o: usize, i: usize| {
+        let (code, scale, g) = (codes[o][i] as f32, scale(o, i / GROUP).to_f32(), i / GROUP);
+        if is_mlx { scale * code + offset(o, g).to_f32() } else { scale * (code - zeros[o][g] as f32) }
+    };
+    let elements = (0..out).flat_map(|o| (0..input).map(move |i| (o, i))).map(|(o, i)| element(o, i)).collect();
+    let stem = name.strip_suffix("weight").expect("a weight");
+    let named =
+        |ending: &str, dtype, shape: [usize; 2], bytes| (format!("{stem}{ending}"), dtype, shape.to_vec(), bytes);
+    let halves = |rows: usize, columns: usize, of: &dyn Fn(usize, usize) -> f16| -> Vec<u8> {
+        (0..rows).flat_map(|r| (0..columns).flat_map(move |c| of(r, c).to_le_bytes())).collect()
+    };
+    let straight = [0, 1, 2, 3, 4, 5, 6, 7];
+    let awq = [0, 2, 4, 6, 1, 3, 5, 7];
+    let scales = || named("scales", Dtype::F16, [groups, out], halves(groups, out, &|g, o| scale(o, g)));
+    let tensors = match layout {
+        "mlx4" | "mlx8" => vec![
+            named("weight", Dtype::U32, [out, input * bits / 32], words(&codes, bits as u32, &straight[..32 / bits])),
+            named("scales", Dtype::F16, [out, groups], halves(out, groups, &scale)),
+            named("biases", Dtype::F16, [out, groups], halves(out, groups, &offset)),
+        ],
+        "awq" => vec![
+            named("qweight", Dtype::I32, [input, out / 8], words(&transposed(&codes), 4, &awq)),
+            scales(),
+            named("qzeros", Dtype::I32, [groups, out / 8], words(&transposed(&zeros), 4, &awq)),
+        ],
+        _ => {
+            let lower = u32::from(layout == "gptq");
+            let zeros: Vec<Vec<u32>> = zeros.iter().map(|row| row.iter().map(|zero| zero - lower).collect()).collect();
+            // Words of eight inputs each, side by side.
+            let by_input = words(&codes, 4, &straight);
+            let by_input: Vec<Vec<[u8; 4]>> =
+                by_input.as_chunks::<4>().0.chunks(input / 8).map(<[[u8; 4]]>::to_vec).collect();
+            let order = (0..input).flat_map(|i| ((i / GROUP) as i32).to_le_bytes()).collect();
+            vec![
+                named("qweight", Dtype::I32, [input / 8, out], transposed(&by_input).concat().concat()),
+                scales(),
+                named("qzeros", Dtype::I32, [groups, out / 8], words(&transposed(&zeros), 4, &straight)),
+                (format!("{stem}g_idx"), Dtype::I32, vec![input], order),
+            ]
+        }
+    };
+    (tensors, elements)
+}
+
+/// Folders as MLX, GPTQ and AWQ write them have the logits of their elements.
+#[test]
+fn folders_of_other_programs() {
+    let mlx = |bits: u32| format!(r#""quantization": {{"group_size": 32, "bits": {bits}}}"#);
+    let other = |method: &str, more: &str| {
+        format!(r#""quantization_config": {{"quant_method": "{method}", "bits": 4, "group_size": 32{more}}}"#)
+    };
+    for (layout, described) in [
+        ("mlx4", mlx(4)),
+        ("mlx8", mlx(8)),
+        ("gptq", other("gptq", r#", "desc_act": false, "sym": true"#)),
+        ("gptq_v2", other("gptq", r#", "checkpoint_format": "gptq_v2""#)),
+        ("awq", other("awq", r#", "zero_point": true, "version": "gemm""#)),
+    ] {
+        let (folder, plain) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut tensors, mut weights) = (Vec::<Tensor>::new(), Weights::new());
+        for (i, (name, shape, values)) in random_weights(plain.path()).into_iter().enumerate() {
+            // MLX packs the embedding, too; the others leave it as it is.
+            let is_packed = shape.len() == 2 && (layout.starts_with("mlx") || !name.contains("embed"));
+            let values = if is_packed {
+                let (packed, elements) = packed(layout, &name, [shape[0], shape[1]], 77 + i as u64);
+                tensors.extend(packed);
+                elements
+            } else {
+                let values: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+                let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                tensors.push((name.clone(), Dtype::BF16, shape.clone(), bytes));
+                values.iter().map(|x| x.to_f32()).collect()
+            };
+            weights.push((name, shape, values));
+        }
+        write(plain.path(), CONFIG, &weights);
+        let config = CONFIG.trim_end().trim_end_matches('}').to_owned() + ", " + &described + "}";
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
+        serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+        let (loaded, expected) = (model(folder.path(), None), model(plain.path(), None));
+        assert!(3 * loaded.weight_bytes() < 2 * expected.weight_bytes(), "{layout}: weights are kept in few bits");
+        let logits = |model: &Arc<Model>| model.logits(&PROMPT).unwrap().elements::<f32>();
+        // Layers with weights in few bits compute in bf16.
+        let off = difference(&logits(&loaded), &logits(&expected));
+        println!("{layout}: logits {off:.1e} of the largest apart");
+        assert!(off < 2e-2, "{layout}: {off}");
     }
 }
 
