@@ -203,7 +203,7 @@ fn texts_come_and_go() {
         for _ in 0..400 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let number = (state >> 33) as usize;
-            if number % 4 == 0 && engine.free_slots() > 0 {
+            if number.is_multiple_of(4) && engine.free_slots() > 0 {
                 let which = number / 4 % requests.len();
                 let slot = engine.add(requests[which].clone()).unwrap_or_else(|error| panic!("{error}"));
                 assert!(running.insert(slot, (which, Vec::new())).is_none());

@@ -44,9 +44,9 @@ impl Isa {
         }
     }
 
-    /// Whether it multiplies pairs of bf16 at the rate of f32, so that products of pairs take half the time. Those of AMD
-    /// do (of the fifth generation of EPYC a core takes two instructions of either in a cycle); Intel's without AMX took twice
-    /// as long for the same product (two cores of a Xeon: 130 GFLOP/s by pairs, 260 by f32).
+    /// Whether it multiplies pairs of bf16 at the rate of f32, so that products of pairs take half the time. Processors of
+    /// AMD do (a core of the fifth generation of EPYC takes two instructions of either in a cycle); with Intel's without AMX
+    /// the same product took twice as long (two cores of a Xeon: 130 GFLOP/s by pairs, 260 by f32).
     pub(crate) fn has_fast_pairs(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]

@@ -182,7 +182,7 @@ fn check_right(case: Case, shape: [usize; 2], tokens: usize) {
     }
 }
 
-/// A product of many rows is what sums in f64 are, whichever words it is made of: pairs of bf16 with codes that were rounded.
+/// A product of many rows is what sums in f64 are, whichever words it is made of: pairs of bf16 are of rounded codes.
 #[track_caller]
 fn check_many(case: Case, shape: [usize; 2], tokens: usize) {
     let parts = parts(case, shape);
