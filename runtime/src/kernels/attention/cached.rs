@@ -67,7 +67,8 @@ pub(crate) fn cached<E: Element>(isa: Isa, call: Cached<'_, E>, threads: usize, 
     if s.queries > FEW_QUERIES
         && let Some(texts) = Texts::new(s, (key, value), start, count)
     {
-        let keys = texts.texts.iter().map(|text| text.positions).max().unwrap_or(0);
+        // A block has at least one key, also where there is none.
+        let keys = texts.texts.iter().map(|text| text.positions).max().unwrap_or(0).max(1);
         let a = Attention {
             batch: s.batch,
             queries: s.queries,

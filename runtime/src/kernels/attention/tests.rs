@@ -325,6 +325,7 @@ fn attention_of_many_queries_to_a_cache() {
     check_cached([130, 0, 4, 2, 64, 80], [1024, 768], None, [637, 130], [130, 1]);
     // A text without positions beside one that has some.
     check_cached([9, 0, 2, 2, 16, 16], [64, 64], None, [20, -1], [9, 1]);
+    check_cached([9, 0, 2, 2, 16, 16], [64, 64], None, [0, 0], [0, 0]);
     for window in [1, 3, 50, 1000] {
         check_cached([33, 0, 2, 1, 16, 16], [256, 256], Some(window), [40, 200], [33, 20]);
     }
