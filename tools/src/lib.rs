@@ -59,6 +59,7 @@ pub mod error;
 pub mod evaluation;
 pub mod generation;
 pub mod gradcheck;
+mod guarded;
 pub mod huge_pages;
 pub mod inspect;
 pub mod installing;

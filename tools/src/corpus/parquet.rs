@@ -1,7 +1,6 @@
 //! A column of text in Parquet files.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::basic::{ConvertedType, LogicalType, Repetition, Type as PhysicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -91,11 +90,9 @@ pub(super) fn read(
 
 /// Runs what may panic on a damaged file, where the crate trusts what it reads, and makes that an error.
 fn guarded<T>(run: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    // After a panic nothing that it may have left half-done is used: the error ends the reading of the file.
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let reason = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(ParquetError::General(format!("the file is damaged: {}", reason.unwrap_or("the reason is not known"))))
-    })
+    // The error ends the reading of the file.
+    crate::guarded::guarded(run)
+        .unwrap_or_else(|reason| Err(ParquetError::General(format!("the file is damaged: {reason}"))))
 }
 
 fn check_column(column: &ColumnDescriptor) -> Result<(), String> {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::bpe::{ByteLevelBpe, Words};
 use super::spelling::{byte_level_bytes, is_byte_level, sentence_piece_bytes};
 use crate::error::{Error, Result};
+use crate::guarded::guarded;
 
 /// A `tokenizer.json` of Hugging Face; a clone shares it.
 #[derive(Clone)]
@@ -67,7 +68,8 @@ impl HuggingFace {
     pub(super) fn new(json: String, value: &Value) -> Result<HuggingFace, String> {
         check_merges(&value["model"])?;
         check_templates(&value["post_processor"])?;
-        let mut whole: tokenizers::Tokenizer = json.parse().map_err(|error| format!("{error}"))?;
+        let mut whole: tokenizers::Tokenizer =
+            guarded(|| json.parse())?.map_err(|error: tokenizers::Error| error.to_string())?;
         // What a model can take at a time is no matter of its tokenizer here: a document is all of its tokens.
         whole.with_truncation(None).map_err(|error| error.to_string())?;
         whole.with_padding(None);
@@ -146,8 +148,7 @@ impl HuggingFace {
 
     pub(super) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let Ok(bpe) = &self.file.bpe else {
-            let encoding = self.file.whole.encode_fast(text, false);
-            ids.extend_from_slice(encoding.map_err(|error| self.cannot_encode(text, error.as_ref()))?.get_ids());
+            ids.extend(self.encode_by_crate(text, false)?);
             return Ok(());
         };
         // Nothing that panics holds the lock, and what it guards cannot be half-made.
@@ -160,8 +161,17 @@ impl HuggingFace {
 
     /// With the special tokens that the file's post-processor adds.
     pub(super) fn encode_beginning(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.file.whole.encode_fast(text, true);
-        Ok(encoding.map_err(|error| self.cannot_encode(text, error.as_ref()))?.get_ids().to_vec())
+        self.encode_by_crate(text, true)
+    }
+
+    /// Also where the file has what the crate does not expect, such as a normalizer that puts nothing before a text.
+    fn encode_by_crate(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding = guarded(|| self.file.whole.encode_fast(text, special));
+        let encoding = encoding.and_then(|encoding| encoding.map_err(|error| error.to_string()));
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(|reason| {
+            let beginning: String = text.chars().take(40).collect();
+            Error::input(format!("the tokenizer cannot encode the text that begins with {beginning:?}: {reason}"))
+        })
     }
 
     pub(super) fn token_bytes(&self, id: u32) -> Vec<u8> {
@@ -172,16 +182,12 @@ impl HuggingFace {
         if self.file.byte_level { byte_level_bytes(&token) } else { sentence_piece_bytes(&token) }
     }
 
-    fn cannot_encode(&self, text: &str, error: &dyn std::error::Error) -> Error {
-        let beginning: String = text.chars().take(40).collect();
-        Error::input(format!("the tokenizer cannot encode the text that begins with {beginning:?}: {error}"))
-    }
-
     pub(super) fn decode(&self, ids: &[i32]) -> String {
         let known = |id: &i32| u32::try_from(*id).ok().filter(|&id| (id as usize) < self.file.vocab_size);
         let ids: Vec<u32> = ids.iter().filter_map(known).collect();
         // No decoder of the crate fails on tokens of the vocabulary; should one, then its text is what it is: unknown.
-        self.file.whole.decode(&ids, true).unwrap_or_else(|_| "\u{FFFD}".to_owned())
+        let text = guarded(|| self.file.whole.decode(&ids, true));
+        text.ok().and_then(Result::ok).unwrap_or_else(|| "\u{FFFD}".to_owned())
     }
 }
 

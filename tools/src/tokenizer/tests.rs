@@ -268,6 +268,16 @@ fn a_stream_goes_on_behind_a_prompt() {
     assert_eq!((chars("ab", true).token_text(1), chars("ab", false).token_text(2)), ("b".into(), String::new()));
 }
 
+/// The crate `tokenizers` panics on what some files make of some texts.
+#[test]
+fn a_panic_of_the_crate_is_an_error() {
+    let mut json: Value = serde_json::from_str(&trained(&["</s>"])).unwrap();
+    json["normalizer"] = json!([""]);
+    let tokenizer = read(&json.to_string()).unwrap();
+    let error = tokenizer.encode(" \u{1EEA5}").unwrap_err();
+    assert!(error.message().contains("cannot encode the text that begins with"), "{error}");
+}
+
 /// A form of JSON that is nearly a tokenizer: one that is, with some values changed.
 fn nearly_a_tokenizer() -> impl Strategy<Value = String> {
     let odd = prop_oneof![
