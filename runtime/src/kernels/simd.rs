@@ -127,6 +127,16 @@ pub(crate) unsafe trait Simd: Copy {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;
     }
+    /// Asks for so many bytes from an address on, line by line.
+    #[inline(always)]
+    unsafe fn prefetch_bytes(at: *const u8, bytes: usize) {
+        /// Bytes of a cache line.
+        const LINE: usize = 64;
+        for line in (0..bytes).step_by(LINE) {
+            // SAFETY: the caller's.
+            unsafe { Self::prefetch(at.wrapping_add(line)) };
+        }
+    }
     /// Reads 16 bf16.
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Reads 16 f16.

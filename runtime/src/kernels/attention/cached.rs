@@ -67,21 +67,7 @@ pub(crate) fn cached<E: Element>(isa: Isa, call: Cached<'_, E>, threads: usize, 
     if s.queries > FEW_QUERIES
         && let Some(texts) = Texts::new(s, (key, value), start, count)
     {
-        // A block has at least one key, also where there is none.
-        let keys = texts.texts.iter().map(|text| text.positions).max().unwrap_or(0).max(1);
-        let a = Attention {
-            batch: s.batch,
-            queries: s.queries,
-            keys,
-            heads: s.heads,
-            key_heads: s.key_heads,
-            head_size: s.head_size,
-            value_size: s.value_size,
-            scale: s.scale,
-            causal: true,
-            window: s.window,
-        };
-        by_blocks(isa, a, query, &Of { a, texts: &texts }, (output, None), threads, for_each);
+        by_blocks(isa, texts.a, query, &texts, (output, None), threads, for_each);
         return;
     }
     let pairs = s.batch * s.key_heads;
@@ -153,7 +139,10 @@ impl CacheSizes {
 
 /// A cache by positions.
 struct Texts<'a, E> {
-    s: CacheSizes,
+    /// Keys are those of the text that has the most, at least one.
+    a: Attention,
+    /// Rows of the cache.
+    rows: usize,
     key: &'a [E],
     value: &'a [E],
     texts: Vec<Text<E>>,
@@ -196,42 +185,43 @@ impl<'a, E: Element> Texts<'a, E> {
             let ordered = Some([ordered(key, s.head_size), ordered(value, s.value_size)]);
             Some(Text { positions: end - first, before: start - first, ordered })
         });
-        Some(Texts { s, key, value, texts: texts.collect::<Option<Vec<_>>>()? })
+        let texts = texts.collect::<Option<Vec<_>>>()?;
+        let a = Attention {
+            batch: s.batch,
+            queries: s.queries,
+            keys: texts.iter().map(|text| text.positions).fold(1, usize::max),
+            heads: s.heads,
+            key_heads: s.key_heads,
+            head_size: s.head_size,
+            value_size: s.value_size,
+            scale: s.scale,
+            causal: true,
+            window: s.window,
+        };
+        Some(Texts { a, rows: s.rows, key, value, texts })
     }
 }
 
-/// [`Texts`] as what queries see.
-struct Of<'a, 't, E> {
-    a: Attention,
-    texts: &'t Texts<'a, E>,
-}
-
-impl<E: Element> Source<E> for Of<'_, '_, E> {
+impl<E: Element> Source<E> for Texts<'_, E> {
     fn sight(&self, batch: usize) -> Sight<'_> {
-        let Text { positions, before, .. } = self.texts.texts[batch];
+        let Text { positions, before, .. } = self.texts[batch];
         Sight { a: self.a, keys: positions, before, documents: None }
     }
 
     fn rows(&self, batch: usize, key_head: usize) -> [Rows<'_, E>; 2] {
-        let Texts { s, key, value, texts } = self.texts;
-        let text = &texts[batch];
-        let rows = |elements, head, each, width| Rows {
-            elements,
-            start: head * each * width,
-            stride: width,
-            len: text.positions,
-            width,
+        let Texts { a, texts, .. } = self;
+        let Text { positions, ordered, .. } = &texts[batch];
+        let (key, value, head, rows) = match ordered {
+            Some([key, value]) => (&key[..], &value[..], key_head, *positions),
+            None => (self.key, self.value, batch * a.key_heads + key_head, self.rows),
         };
-        match &text.ordered {
-            Some([key, value]) => [
-                rows(&key[..], key_head, text.positions, s.head_size),
-                rows(&value[..], key_head, text.positions, s.value_size),
-            ],
-            None => {
-                let head = batch * s.key_heads + key_head;
-                [rows(*key, head, s.rows, s.head_size), rows(*value, head, s.rows, s.value_size)]
-            }
-        }
+        [(key, a.head_size), (value, a.value_size)].map(|(elements, width)| Rows {
+            elements,
+            start: head * rows * width,
+            stride: width,
+            len: *positions,
+            width,
+        })
     }
 }
 
@@ -340,10 +330,8 @@ impl<E: Element> Task for Parts<'_, E> {
 #[inline(always)]
 unsafe fn prefetch<S: Simd, E>(from: Option<*const E>, elements: usize) {
     let Some(from) = from else { return };
-    for at in (0..elements * size_of::<E>()).step_by(64) {
-        // SAFETY: the caller's.
-        unsafe { S::prefetch(from.cast::<u8>().wrapping_add(at)) };
-    }
+    // SAFETY: the caller's.
+    unsafe { S::prefetch_bytes(from.cast(), elements * size_of::<E>()) };
 }
 
 /// The products of `Q` queries with every row of `key`, each of `h` elements, [`ROWS`] scores for each query. Queries are

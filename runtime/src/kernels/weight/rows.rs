@@ -18,9 +18,6 @@ const TOKENS: usize = 4;
 /// How far behind a block of rows the cache is asked for the next ones, in bytes.
 const AHEAD: usize = 8 << 10;
 
-/// Bytes that the cache is asked for at once.
-const CACHE_LINE: usize = 64;
-
 /// Asks the cache for a weight before it is needed: rows are too short for the processor to foresee the next ones. Rows of a
 /// block are read side by side, but memory is asked for line after line, as they lie in it, which it answers a fifth faster.
 pub(super) struct Ahead(*const u8);
@@ -36,10 +33,8 @@ impl Ahead {
     /// Asks for as many bytes as the rows' next steps together read.
     #[inline(always)]
     pub(super) fn ask<S: Simd>(&mut self, bytes: usize) {
-        for line in (0..bytes).step_by(CACHE_LINE) {
-            // SAFETY: whoever reads the weight keeps the contract of `Simd`; nothing is read that the program sees.
-            unsafe { S::prefetch(self.0.wrapping_add(line)) };
-        }
+        // SAFETY: whoever reads the weight keeps the contract of `Simd`; nothing is read that the program sees.
+        unsafe { S::prefetch_bytes(self.0, bytes) };
         self.0 = self.0.wrapping_add(bytes);
     }
 }
