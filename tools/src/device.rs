@@ -295,9 +295,13 @@ fn compile_lowered(
     let lower_time = start.elapsed();
     let (executable, outcome) = cache.compile(client, &lowered.text, options).map_err(run_error)?;
     let elapsed = start.elapsed();
-    let temporaries = executable.memory_stats().ok().and_then(|stats| u128::try_from(stats.temporaries).ok());
-    let temporaries = temporaries.map(|bytes| format!(", {} of temporaries", size(bytes))).unwrap_or_default();
-    tracing::info!("{name}: {outcome} in {:.2} s{temporaries}", elapsed.as_secs_f64());
+    if tracing::enabled!(tracing::Level::INFO) {
+        let temporaries = match executable.memory_stats() {
+            Ok(stats) => format!("{} of temporaries", size(stats.temporaries.unsigned_abs().into())),
+            Err(error) => format!("temporaries are not known: {error}"),
+        };
+        tracing::info!("{name}: {outcome} in {:.2} s, {temporaries}", elapsed.as_secs_f64());
+    }
     Ok(Program { code: Code::Plugin(executable), report: lowered.report, outcome, elapsed, lower_time })
 }
 

@@ -97,8 +97,9 @@ impl Engine {
         let arguments = next.into_iter().map(Argument::Donate).chain(kept);
         let arguments = arguments.chain(changing.into_iter().map(Argument::Donate)).collect();
         let mut results = self.model.execute(&program, arguments)?.into_iter();
-        let next = results.by_ref().take(2).collect::<Vec<_>>();
-        let next = next.try_into().map_err(|_| Error::run("a program that draws tokens has too few results"))?;
+        let too_few = || Error::run("a program that draws tokens has too few results");
+        let mut result = || results.next().ok_or_else(too_few);
+        let next = [result()?, result()?];
         state.extend(results.by_ref().take(self.state_len - READ_ONLY));
         self.state = state;
         self.settings = Some(settings);
