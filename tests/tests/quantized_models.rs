@@ -22,14 +22,31 @@ const CONFIG: &str = r#"{
 
 /// Writes a folder with these weights, f32.
 fn write(folder: &Path, config: &str, weights: &[(String, Vec<usize>, Vec<f32>)]) {
+    let bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let tensors = weights.iter().map(|(name, shape, values)| (name.clone(), Dtype::F32, shape.clone(), bytes(values)));
+    write_tensors(folder, config, &tensors.collect::<Vec<Tensor>>());
+}
+
+/// A tensor in a file: its name, type, shape and bytes.
+type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Writes a folder with these tensors.
+fn write_tensors(folder: &Path, config: &str, tensors: &[Tensor]) {
     fs::write(folder.join("config.json"), config).unwrap();
-    let bytes: Vec<Vec<u8>> =
-        weights.iter().map(|(_, _, x)| x.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = weights
+    let views = tensors
         .iter()
-        .zip(&bytes)
-        .map(|((name, shape, _), bytes)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        .map(|(name, dtype, shape, bytes)| (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
     serialize_to_file(views, None, &folder.join("model.safetensors")).unwrap();
+}
+
+/// Numbers below 2^24 without a pattern.
+fn numbers(mut state: u64) -> impl FnMut() -> u32 {
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as u32
+    }
 }
 
 /// Weights by name.
@@ -38,13 +55,8 @@ type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 /// Weights without a pattern.
 fn random_weights(folder: &Path) -> Weights {
     let architecture = lmc::pretrained::config::architecture(folder, CONFIG).unwrap();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / 8_388_608.0 - 1.0
-    };
+    let mut numbers = numbers(0x9e37_79b9_7f4a_7c15);
+    let mut next = || numbers() as f32 / 8_388_608.0 - 1.0;
     let mut weights = Vec::new();
     for (path, spec) in architecture.specs().iter() {
         let is_norm = spec.ty.shape.len() == 1;
@@ -119,9 +131,6 @@ fn what_is_saved_is_what_was_loaded() {
     }
 }
 
-/// A tensor in a file: its name, type, shape and bytes.
-type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
-
 /// Codes of `bits` bits along the rows of a matrix in words, the first lowest; `order[i]` is the code in place `i`.
 fn words(codes: &[Vec<u32>], bits: u32, order: &[usize]) -> Vec<u8> {
     let word =
@@ -136,17 +145,11 @@ fn transposed<T: Copy>(rows: &[Vec<T>]) -> Vec<Vec<T>> {
 /// A weight in another program's layout, made of random codes, scales and zeros, and its elements.
 fn packed(layout: &str, name: &str, [out, input]: [usize; 2], seed: u64) -> (Vec<Tensor>, Vec<f32>) {
     const GROUP: usize = 32;
-    let mut state = seed | 1;
-    let mut next = move |below: u32| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as u32 % below
-    };
+    let mut numbers = numbers(seed | 1);
     let (bits, is_mlx) = (if layout == "mlx8" { 8 } else { 4 }, layout.starts_with("mlx"));
     let groups = input / GROUP;
     let mut table = |width: usize, from: u32, to: u32| -> Vec<Vec<u32>> {
-        (0..out).map(|_| (0..width).map(|_| from + next(to - from)).collect()).collect()
+        (0..out).map(|_| (0..width).map(|_| from + numbers() % (to - from)).collect()).collect()
     };
     let (codes, zeros, steps) = (table(input, 0, 1 << bits), table(groups, 1, 16), table(groups, 1, 64));
     // What a half holds exactly.
@@ -229,11 +232,7 @@ fn folders_of_other_programs() {
         }
         write(plain.path(), CONFIG, &weights);
         let config = CONFIG.trim_end().trim_end_matches('}').to_owned() + ", " + &described + "}";
-        fs::write(folder.path().join("config.json"), config).unwrap();
-        let views = tensors
-            .iter()
-            .map(|(name, dtype, shape, bytes)| (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-        serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+        write_tensors(folder.path(), &config, &tensors);
         let (loaded, expected) = (model(folder.path(), None), model(plain.path(), None));
         assert!(3 * loaded.weight_bytes() < 2 * expected.weight_bytes(), "{layout}: weights are kept in few bits");
         let logits = |model: &Arc<Model>| model.logits(&PROMPT).unwrap().elements::<f32>();
