@@ -115,9 +115,9 @@ pub struct PluginIdentity {
 pub struct Processor {
     /// The instruction set's name as Rust has it: `x86_64`, `aarch64`.
     pub architecture: String,
-    /// Whether it has AVX-512 with the byte and word instructions (`avx512f`, `avx512bw`, `avx512vl`, `avx512dq`),
-    /// below which oneDNN has no products of bf16.
-    pub avx512: bool,
+    /// Whether it has AVX-512 with products of bf16 (`avx512_bf16`). With AVX-512 alone oneDNN has them too, from
+    /// instructions of its own making, and is slower then than XLA, which converts to f32.
+    pub avx512_bf16: bool,
     /// Whether it has AMX with products of bf16, and lmc's kernel for it may run.
     pub amx: bool,
 }

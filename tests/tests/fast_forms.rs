@@ -56,7 +56,7 @@ fn library_form(dtype: DType) -> Form {
     if processor.amx && dtype == DType::BF16 {
         return Form::MatmulKernel;
     }
-    let has = processor.architecture == "x86_64" && (processor.avx512 || dtype != DType::BF16);
+    let has = processor.architecture == "x86_64" && (processor.avx512_bf16 || dtype != DType::BF16);
     if has { Form::OneDnnMatmul } else { Form::DotGeneral }
 }
 

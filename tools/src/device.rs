@@ -378,13 +378,10 @@ pub fn cpu_target() -> Target {
 /// The processor that runs this program.
 fn host_processor() -> Processor {
     #[cfg(target_arch = "x86_64")]
-    let avx512 = is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq");
+    let avx512_bf16 = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
-    let avx512 = false;
-    Processor { architecture: std::env::consts::ARCH.to_string(), avx512, amx: lmc_runtime::has_matrix_unit() }
+    let avx512_bf16 = false;
+    Processor { architecture: std::env::consts::ARCH.to_string(), avx512_bf16, amx: lmc_runtime::has_matrix_unit() }
 }
 
 /// Finds the CPU plugin, or fetches it.
