@@ -24,6 +24,7 @@ mod weight;
 use lmc_graph::ops::{AttentionRows, DotGeneral, ScaledDotProductAttention, ScaledDotProductAttentionBackward};
 use lmc_graph::{DType, Op, TensorType};
 
+pub use cached::reads_what_is_seen;
 pub(crate) use cached::{cache_kernel_fits, cached_attention};
 pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};

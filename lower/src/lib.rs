@@ -51,6 +51,7 @@ pub mod wasm;
 
 use lmc_graph::{Func, hoist_conversions};
 
+pub use choices::reads_what_is_seen;
 pub use gpu::{Gpu, UnknownGpu};
 pub use report::Report;
 pub use target::{ComputeCapability, Cuda, CudnnVersion, Platform, PluginIdentity, Processor, Target};

@@ -259,6 +259,22 @@ fn nothing_is_compiled_while_generating() {
 }
 
 #[test]
+fn programs_are_compiled_once_by_threads_that_prepare_at_once() {
+    let model = model("llama-0");
+    let engine = || engine(&model, 2, 2);
+    let engines: Vec<Engine> = (0..3).map(|_| engine()).collect();
+    std::thread::scope(|scope| {
+        for engine in &engines {
+            scope.spawn(|| engine.prepare().unwrap_or_else(|error| panic!("{error}")));
+        }
+    });
+    // A first chunk, one of those behind it, and a step of one token and of two.
+    assert_eq!(model.compilations(), 4);
+    engine().prepare().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(model.compilations(), 4);
+}
+
+#[test]
 fn texts_end_where_they_are_told() {
     let reference = reference("gemma2-0");
     let mut engine = engine(shared(), 2, 1);

@@ -37,10 +37,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lmc_graph::{DType, Literal, TensorType};
+use lmc_lower::Platform;
 use lmc_models::Precision;
 use lmc_models::inference::{CacheShape, LIKELIEST, Step};
 
-use crate::aside::Aside;
+use crate::aside::{Aside, side_by_side};
 use crate::device::{Argument, Buffer};
 use crate::error::{Error, Result};
 use crate::memory::size;
@@ -64,6 +65,9 @@ const SMALLEST_CHUNK: usize = 16;
 /// The fewest positions that a program looks at.
 const SMALLEST_VISIBLE: usize = 256;
 
+/// Programs that are compiled at once; each takes some hundred megabytes meanwhile.
+const MOST_COMPILED_AT_ONCE: usize = 4;
+
 /// A batch of texts that a model continues.
 pub struct Engine {
     model: Arc<Model>,
@@ -83,6 +87,8 @@ pub struct Engine {
     /// What was launched and not read yet.
     launched: Option<Launched>,
     launch_tokens: usize,
+    /// Whether steps may look at all positions and take no longer for it.
+    reads_what_is_seen: bool,
     figures: Figures,
     /// The program of the next launch is being made.
     ahead: Option<Aside<()>>,
@@ -119,6 +125,7 @@ impl Engine {
         let no_bias = zeros(TensorType::new(DType::F32, [1, vocab]))?;
         Ok(Engine {
             slots: Slots::new(slots),
+            reads_what_is_seen: model.reads_what_is_seen(cache),
             model,
             cache,
             state_len: state.len(),
@@ -169,29 +176,42 @@ impl Engine {
     /// # Errors
     /// If XLA refuses one.
     pub fn prepare(&self) -> Result<()> {
+        // XLA for GPUs measures kernels on the device to choose from them, which others beside it would disturb.
+        let threads = match self.model.device().target().platform {
+            Platform::Cuda(_) => 1,
+            Platform::Cpu | Platform::Generic => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        side_by_side(&self.steps(), threads.min(MOST_COMPILED_AT_ONCE), |&step| self.make(step).map(drop))
+    }
+
+    /// The steps that a text of any length may need, each once.
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
         let mut tokens = SMALLEST_CHUNK.min(self.cache.chunk);
         loop {
-            self.make(Step::Prefill { tokens, is_first: true, visible: 0 })?;
+            steps.push(Step::Prefill { tokens, is_first: true, visible: 0 });
             if tokens == self.cache.chunk {
                 break;
             }
             tokens = (2 * tokens).min(self.cache.chunk);
         }
+        let all = self.cache.rows(None);
         let mut needed = 1;
-        loop {
+        while needed <= all {
             let visible = self.visible(needed);
-            self.make(Step::Decode { tokens: 1, visible })?;
+            steps.push(Step::Decode { tokens: 1, visible });
             if self.launch_tokens > 1 {
-                self.make(Step::Decode { tokens: self.launch_tokens, visible })?;
-            }
-            if visible > self.cache.chunk {
-                self.make(Step::Prefill { tokens: self.cache.chunk, is_first: false, visible })?;
-            }
-            if visible == self.cache.rows(None) {
-                return Ok(());
+                steps.push(Step::Decode { tokens: self.launch_tokens, visible });
             }
             needed = visible + 1;
         }
+        let mut needed = 2 * self.cache.chunk;
+        while needed <= all {
+            let visible = self.visible_to_chunk(needed);
+            steps.push(Step::Prefill { tokens: self.cache.chunk, is_first: false, visible });
+            needed = visible + 1;
+        }
+        steps
     }
 
     /// Takes a text: runs its prompt through the model and draws its first token, which the next [`Engine::step`] hands out.
@@ -254,8 +274,17 @@ impl Engine {
         Ok(())
     }
 
-    /// The positions that a program looks at, so that `needed` of them are among them.
+    /// The positions that a decoding step looks at, so that `needed` of them are among them.
     fn visible(&self, needed: usize) -> usize {
+        let all = self.cache.rows(None);
+        if self.reads_what_is_seen { all } else { needed.next_power_of_two().max(SMALLEST_VISIBLE).min(all) }
+    }
+
+    /// The same for a chunk of a prompt. Of several slots it copies its own, as far as it looks.
+    fn visible_to_chunk(&self, needed: usize) -> usize {
+        if self.cache.slots == 1 {
+            return self.visible(needed);
+        }
         needed.next_power_of_two().max(SMALLEST_VISIBLE).min(self.cache.rows(None))
     }
 
@@ -302,7 +331,7 @@ impl Engine {
         let chunk = self.cache.chunk;
         let (padded, is_first, visible) = match start {
             0 => (tokens.len().next_power_of_two().clamp(SMALLEST_CHUNK.min(chunk), chunk), true, 0),
-            _ => (chunk, false, self.visible(start + chunk)),
+            _ => (chunk, false, self.visible_to_chunk(start + chunk)),
         };
         let program = self.program(Step::Prefill { tokens: padded, is_first, visible })?;
         if start + tokens.len() == request.prompt.len() && request.max_tokens > 1 {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lmc_graph::{DType, Func, TensorType};
@@ -34,7 +34,7 @@ pub struct Model {
     weight_bytes: u64,
     /// The folder's chat template, if it has one, once it was asked for.
     template: OnceLock<Option<ChatTemplate>>,
-    programs: Mutex<HashMap<ProgramKey, Arc<ModelProgram>>>,
+    programs: Mutex<HashMap<ProgramKey, Arc<Place>>>,
     compilations: AtomicU64,
 }
 
@@ -52,6 +52,9 @@ pub enum ProgramKey {
     /// Attention of so many tokens in these layers.
     Attention(usize, Vec<usize>),
 }
+
+/// A place for a program; `None` as long as whoever has the lock makes it, and where it was refused.
+type Place = Mutex<Option<Arc<ModelProgram>>>;
 
 /// A compiled function of a model.
 pub(crate) struct ModelProgram {
@@ -191,9 +194,13 @@ impl Model {
     /// # Errors
     /// If XLA refuses the program.
     pub(crate) fn program(&self, key: &ProgramKey) -> Result<Arc<ModelProgram>> {
+        let place = {
+            let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(programs.entry(key.clone()).or_default())
+        };
         // Held while compiling, so that nothing is compiled twice.
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(program) = programs.get(key) {
+        let mut made = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = made.as_ref() {
             return Ok(Arc::clone(program));
         }
         let (func, specs) = self.func(key);
@@ -202,13 +209,24 @@ impl Model {
         let weights = names.map(|param| param.name.clone()).collect();
         let program = Arc::new(ModelProgram { program: self.device.compile_for_use(&func)?, weights });
         self.compilations.fetch_add(1, Ordering::Relaxed);
-        programs.insert(key.clone(), Arc::clone(&program));
+        *made = Some(Arc::clone(&program));
         Ok(program)
     }
 
-    /// Whether a function of the model is compiled.
+    /// Whether a function of the model is compiled, or another thread does that now.
     pub(crate) fn has_program(&self, key: &ProgramKey) -> bool {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.get(key).is_some_and(|place| match place.try_lock() {
+            Ok(made) => made.is_some(),
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(_)) => false,
+        })
+    }
+
+    /// Whether it is the same to a decoding step how many positions it may look at: attention reads those that it sees.
+    pub(crate) fn reads_what_is_seen(&self, cache: CacheShape) -> bool {
+        let step = Step::Decode { tokens: 1, visible: cache.rows(None) };
+        lmc_lower::reads_what_is_seen(&self.func(&ProgramKey::Step(cache, step)).0, self.device.target())
     }
 
     fn stored(&self, path: &str) -> Stored {
