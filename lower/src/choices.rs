@@ -2,7 +2,7 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads the weight as it is stored | as it is |
+//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads the weight as it is stored; one call for several of the same rows | as it is |
 //! | other `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |
@@ -30,7 +30,7 @@ pub(crate) use collapse::Collapsed;
 pub(crate) use keep::{Uses, keeps};
 pub(crate) use matmul::Matmul;
 pub(crate) use reduce::{ArgmaxForm, ReduceStep, argmax, reduce_steps};
-pub(crate) use weight::{StoredWeight, WeightForm, absorbed, weight_form};
+pub(crate) use weight::{StoredWeight, WeightForm, absorbed, products_alike, weight_form};
 
 use crate::target::{Platform, Target};
 

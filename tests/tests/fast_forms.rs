@@ -2,7 +2,7 @@
 
 use lmc::device::cpu_target;
 use lmc_graph::ops::{AttentionMask, AttentionRows, DotGeneral, ScaledDotProductAttention};
-use lmc_graph::{Builder, DType, Func, Literal, TensorType, eval};
+use lmc_graph::{Builder, DType, Func, Literal, TensorType, Value, eval};
 use lmc_lower::report::Form;
 use lmc_lower::{Target, lower};
 use lmc_models::layers::{Codes, Offset, Quantization, QuantizedWeight, quantized_product};
@@ -332,6 +332,70 @@ fn products_of_few_rows_with_a_weight_of_floats() {
                 assert_eq!(check(&func, &cpu_target(), tolerance), [Form::WeightKernel], "{stored} {contracting}");
             }
         }
+    }
+}
+
+/// What lies beside each other is computed by one call; what differs is not.
+#[test]
+fn products_of_the_same_rows_are_one_call() {
+    let calls = |func: &Func| {
+        let text = lower(func, &cpu_target()).text;
+        let calls = text.lines().filter(|line| line.contains("@lmc.weight_product"));
+        let number =
+            |call: &str| call.split_once("weights = ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        calls.map(|call| number(call).expect("how many weights it has")).collect::<Vec<usize>>()
+    };
+    let check = |func: &Func, expected: &[usize]| {
+        let num_products = expected.iter().sum();
+        assert_eq!(check(func, &cpu_target(), 4e-6), vec![Form::WeightKernel; num_products]);
+        assert_eq!(calls(func), expected, "{}", lower(func, &cpu_target()).text);
+    };
+    let ty = |rows: usize, columns: usize| TensorType::new(DType::BF16, [rows, columns]);
+    // Queries, keys and values; then the gate and what it lets through; then one that depends on them.
+    check(
+        &Builder::build("layer", |b| {
+            let x = b.param("x", ty(2, 256));
+            let [q, k, v] = [("q", 512), ("k", 256), ("v", 300)].map(|(name, out)| b.param(name, ty(out, 256)));
+            let [gate, up, down] = ["gate", "up", "down"].map(|name| b.param(name, ty(256, 256)));
+            let [q, k, v] = [q, k, v].map(|w| x.dot_general(w, of_rows(DType::F32)));
+            let hidden = narrow(q.exp().slice(&[0, 0], &[2, 256], &[1, 1]) + k);
+            let [gate, up] = [gate, up].map(|w| hidden.dot_general(w, of_rows(DType::F32)));
+            vec![v, narrow(gate * up).dot_general(down, of_rows(DType::F32))]
+        }),
+        &[3, 2, 1],
+    );
+    // Another element type, another result, other rows; a weight that is made of a result before it.
+    check(
+        &Builder::build("layer", |b| {
+            let (x, y) = (b.param("x", ty(2, 256)), b.param("y", ty(2, 256)));
+            let w = b.param("w", ty(256, 256));
+            let wide = b.param("wide", TensorType::new(DType::F16, [256, 256]));
+            let first = x.dot_general(w, of_rows(DType::F32));
+            let later = narrow(first.sum(&[0, 1]) * 1e-3).broadcast_to(&[256, 256]) + w;
+            vec![
+                first,
+                x.convert(DType::F32).dot_general(wide.convert(DType::F32), of_rows(DType::F32)),
+                narrow(x.dot_general(w, of_rows(DType::BF16)).convert(DType::F32)).convert(DType::F32),
+                y.dot_general(w, of_rows(DType::F32)),
+                x.dot_general(later, of_rows(DType::F32)),
+            ]
+        }),
+        &[1, 1, 1, 1, 1],
+    );
+}
+
+fn narrow(x: Value<'_>) -> Value<'_> {
+    x.convert(DType::BF16)
+}
+
+/// A product of rows with a weight `[out, in]`.
+fn of_rows(result_dtype: DType) -> DotGeneral {
+    DotGeneral {
+        lhs_batching_dimensions: vec![],
+        rhs_batching_dimensions: vec![],
+        lhs_contracting_dimensions: vec![1],
+        rhs_contracting_dimensions: vec![1],
+        result_dtype,
     }
 }
 

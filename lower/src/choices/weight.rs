@@ -32,6 +32,12 @@ pub(crate) struct StoredWeight<V> {
 }
 
 impl<V> StoredWeight<V> {
+    /// The elements, scales and offset, as far as there are any.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &V> {
+        let groups = self.groups.iter().flat_map(|groups| [Some(&groups.scales), groups.offset.as_ref()]);
+        [&self.elements].into_iter().chain(groups.flatten())
+    }
+
     /// The same with other names for its parts.
     pub(crate) fn map<W>(self, mut f: impl FnMut(V) -> W) -> StoredWeight<W> {
         StoredWeight {
@@ -48,24 +54,13 @@ impl<V> StoredWeight<V> {
 
 /// How a product comes by its weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum WeightForm<V> {
+pub(crate) enum WeightForm {
     /// lmc's kernel multiplies with what is stored: `[out, in]`, or `[in, out]` if transposed.
-    Kernel { weight: StoredWeight<V>, transposed: bool },
+    Kernel { weight: StoredWeight<ValueId>, transposed: bool },
     /// The product is any other, and the weight's floats come from lmc's kernel.
-    Dequantized { weight: StoredWeight<V>, refused: String },
+    Dequantized { weight: StoredWeight<ValueId>, refused: String },
     /// As any other operand; why, if a product with few rows was meant.
-    Operand { value: V, refused: Option<String> },
-}
-
-impl<V> WeightForm<V> {
-    /// The same with other names for its parts.
-    pub(crate) fn map<W>(self, mut f: impl FnMut(V) -> W) -> WeightForm<W> {
-        match self {
-            WeightForm::Kernel { weight, transposed } => WeightForm::Kernel { weight: weight.map(f), transposed },
-            WeightForm::Dequantized { weight, refused } => WeightForm::Dequantized { weight: weight.map(f), refused },
-            WeightForm::Operand { value, refused } => WeightForm::Operand { value: f(value), refused },
-        }
-    }
+    Operand { value: ValueId, refused: Option<String> },
 }
 
 /// Rows of operands up to which the kernel is faster than any product of many rows. In programs of models that are used it
@@ -76,13 +71,7 @@ const MOST_ROWS: usize = 16;
 const LEAST_ELEMENTS: usize = 1 << 16;
 
 /// How the product `op` of these operands comes by its weight, `rhs`, on this target.
-pub(crate) fn weight_form(
-    target: &Target,
-    func: &Func,
-    op: &DotGeneral,
-    lhs: ValueId,
-    rhs: ValueId,
-) -> WeightForm<ValueId> {
+pub(crate) fn weight_form(target: &Target, func: &Func, op: &DotGeneral, lhs: ValueId, rhs: ValueId) -> WeightForm {
     let operand = |refused: Option<&str>| WeightForm::Operand { value: rhs, refused: refused.map(str::to_string) };
     match target.platform {
         // XLA's GPU backend fuses what is before a product into it.
@@ -120,6 +109,35 @@ pub(crate) fn weight_form(
             WeightForm::Dequantized { weight, refused }
         }
     }
+}
+
+/// The products of these nodes that one call of the kernel can compute together with the product `op` of `lhs` and `weight`:
+/// their results and weights. Operands are the same and weights of one kind.
+pub(crate) fn products_alike<'n>(
+    target: &Target,
+    func: &Func,
+    nodes: impl Iterator<Item = &'n NodeId>,
+    (op, lhs, weight): (&DotGeneral, ValueId, &StoredWeight<ValueId>),
+) -> Vec<(ValueId, StoredWeight<ValueId>)> {
+    let kind = |weight: &StoredWeight<ValueId>| {
+        let groups = weight.groups.as_ref().map(|groups| {
+            let offset = groups.offset.map(|offset| func.ty(offset).dtype);
+            let scales = func.ty(groups.scales);
+            (groups.bits, groups.signed, scales.dtype, scales.shape.last().copied(), offset)
+        });
+        (func.ty(weight.elements).dtype, groups)
+    };
+    let others = nodes.map(|&node| func.node(node)).filter_map(|node| {
+        let Op::DotGeneral(other) = &node.op else { return None };
+        if other != op || node.operands[0] != lhs {
+            return None;
+        }
+        match weight_form(target, func, other, lhs, node.operands[1]) {
+            WeightForm::Kernel { weight: other, .. } if kind(&other) == kind(weight) => Some((node.results[0], other)),
+            WeightForm::Kernel { .. } | WeightForm::Dequantized { .. } | WeightForm::Operand { .. } => None,
+        }
+    });
+    others.collect()
 }
 
 /// The nodes of a function that nothing needs where products take weights as they are stored.

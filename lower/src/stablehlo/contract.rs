@@ -5,54 +5,98 @@ use lmc_graph::ops::DotGeneral;
 
 use super::emitter::{Emitter, Value, names, types};
 use super::shape::reshape;
-use super::syntax::{list, tensor};
-use crate::choices::{self, DotForm, Matmul, StoredWeight, WeightForm};
+use super::syntax::{self, list, tensor};
+use crate::choices::{self, DotForm, Matmul, StoredWeight};
 use crate::report::{Direction, Form, Kind, Row};
 
-/// A product whose right operand, of type `rhs_ty`, is a weight in some form.
+/// A product that does not read a stored weight, and why, if it could.
 pub(super) fn dot_general(
     e: &mut Emitter<'_>,
     op: &DotGeneral,
-    lhs: &Value,
-    (weight, rhs_ty): (WeightForm<Value>, &TensorType),
+    [lhs, rhs]: [&Value; 2],
     ty: &TensorType,
+    reads_no_weight: Option<String>,
 ) -> Value {
-    let (form, refused) = choices::dot_general(e.target, op, &lhs.ty, rhs_ty);
-    let (row_form, refused) = match (&weight, &form) {
-        (WeightForm::Kernel { .. }, _) => (Form::WeightKernel, None),
-        (WeightForm::Dequantized { refused, .. }, form) => (dot_form(form), Some(refused.clone())),
-        (WeightForm::Operand { refused: few_rows, .. }, form) => (dot_form(form), refused.or(few_rows.clone())),
+    let (form, refused) = choices::dot_general(e.target, op, &lhs.ty, &rhs.ty);
+    let row_form = match &form {
+        DotForm::Plain => Form::DotGeneral,
+        DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
+        DotForm::Kernel(_) => Form::MatmulKernel,
+        DotForm::OneDnn(_) => Form::OneDnnMatmul,
     };
+    report(e, op, [&lhs.ty, &rhs.ty, ty], row_form, reads_no_weight.or(refused));
+    match form {
+        DotForm::Plain => plain(e, op, lhs, rhs, ty),
+        DotForm::Collapsed(collapsed) => {
+            let lhs = reshape(e, lhs, &collapsed.lhs);
+            let rhs = reshape(e, rhs, &collapsed.rhs);
+            let product = plain(e, &collapsed.op, &lhs, &rhs, &ty.with_shape(collapsed.result));
+            reshape(e, &product, &ty.shape)
+        }
+        DotForm::Kernel(call) => of_matrices(e, &call, matmul, lhs, rhs, ty),
+        DotForm::OneDnn(call) => of_matrices(e, &call, onednn, lhs, rhs, ty),
+    }
+}
+
+/// Tells of a product in the report.
+pub(super) fn report(
+    e: &mut Emitter<'_>,
+    op: &DotGeneral,
+    [lhs, rhs, result]: [&TensorType; 3],
+    form: Form,
+    refused: Option<String>,
+) {
     e.report.rows.push(Row {
         kind: Kind::Dot,
         location: e.location.clone(),
         direction: Direction::of(&e.location),
-        operands: vec![lhs.ty.clone(), rhs_ty.clone()],
-        results: vec![ty.clone()],
-        form: row_form,
+        operands: vec![lhs.clone(), rhs.clone()],
+        results: vec![result.clone()],
+        form,
         refused,
-        flops: flops(op, &lhs.ty, ty),
+        flops: flops(op, lhs, result),
         times: e.times,
         part_of: e.attention,
     });
-    let rhs = match weight {
-        WeightForm::Kernel { weight, transposed } => {
-            return kernel(e, "weight_product", Some(lhs), &weight, &format!("transposed = {transposed}, "), ty);
-        }
-        WeightForm::Dequantized { weight, .. } => kernel(e, "dequantize", None, &weight, "", rhs_ty),
-        WeightForm::Operand { value, .. } => value,
-    };
-    match form {
-        DotForm::Plain => plain(e, op, lhs, &rhs, ty),
-        DotForm::Collapsed(collapsed) => {
-            let lhs = reshape(e, lhs, &collapsed.lhs);
-            let rhs = reshape(e, &rhs, &collapsed.rhs);
-            let product = plain(e, &collapsed.op, &lhs, &rhs, &ty.with_shape(collapsed.result));
-            reshape(e, &product, &ty.shape)
-        }
-        DotForm::Kernel(call) => of_matrices(e, &call, matmul, lhs, &rhs, ty),
-        DotForm::OneDnn(call) => of_matrices(e, &call, onednn, lhs, &rhs, ty),
-    }
+}
+
+/// The custom call of the kernel of `lmc_runtime` for products of the same operands with weights as they are stored, which are
+/// of one kind.
+pub(super) fn weight_products(
+    e: &mut Emitter<'_>,
+    lhs: &Value,
+    weights: &[StoredWeight<Value>],
+    transposed: bool,
+    results: &[TensorType],
+) -> Vec<Value> {
+    let operands: Vec<Value> = [lhs].into_iter().chain(weights.iter().flat_map(StoredWeight::parts)).cloned().collect();
+    let attributes = format!("transposed = {transposed}, weights = {} : i64, ", weights.len());
+    kernel(e, "weight_product", &operands, (&weights[0], &attributes), results)
+}
+
+/// The floats of a weight that is stored as codes, by the kernel of `lmc_runtime`.
+pub(super) fn dequantized(e: &mut Emitter<'_>, weight: &StoredWeight<Value>, ty: &TensorType) -> Value {
+    let operands: Vec<Value> = weight.parts().cloned().collect();
+    kernel(e, "dequantize", &operands, (weight, ""), std::slice::from_ref(ty)).remove(0)
+}
+
+/// The custom call of a kernel that takes weights of the kind of `weight`.
+fn kernel(
+    e: &mut Emitter<'_>,
+    name: &str,
+    operands: &[Value],
+    (weight, attributes): (&StoredWeight<Value>, &str),
+    results: &[TensorType],
+) -> Vec<Value> {
+    let (bits, signed) = weight.groups.as_ref().map_or((0, false), |groups| (groups.bits, groups.signed));
+    let config = format!("{{{attributes}bits = {bits} : i64, signed = {signed}}}");
+    let op = format!(
+        "stablehlo.custom_call @lmc.{name}({}) {{api_version = 4 : i32, backend_config = {config}}} : ({}) -> {}",
+        names(operands),
+        types(operands),
+        syntax::results(results)
+    );
+    e.op_n(&op, results)
 }
 
 /// How a call is written: for its operands and the type of its result.
@@ -75,40 +119,6 @@ fn matmul(e: &mut Emitter<'_>, call: &Matmul, lhs: &Value, rhs: &Value, ty: &Ten
         names(&operands),
         call.transpose_lhs,
         call.transpose_rhs,
-        types(&operands),
-        tensor(ty)
-    );
-    e.op(&op, ty)
-}
-
-fn dot_form(form: &DotForm) -> Form {
-    match form {
-        DotForm::Plain => Form::DotGeneral,
-        DotForm::Collapsed(_) => Form::DotGeneralCollapsed,
-        DotForm::Kernel(_) => Form::MatmulKernel,
-        DotForm::OneDnn(_) => Form::OneDnnMatmul,
-    }
-}
-
-/// The custom call of a kernel of `lmc_runtime` that takes a weight as it is stored, behind other operands and with other
-/// attributes.
-fn kernel(
-    e: &mut Emitter<'_>,
-    name: &str,
-    lhs: Option<&Value>,
-    weight: &StoredWeight<Value>,
-    attributes: &str,
-    ty: &TensorType,
-) -> Value {
-    let mut operands: Vec<Value> = lhs.into_iter().chain([&weight.elements]).cloned().collect();
-    let (bits, signed) = weight.groups.as_ref().map_or((0, false), |groups| (groups.bits, groups.signed));
-    if let Some(groups) = &weight.groups {
-        operands.extend([&groups.scales].into_iter().chain(&groups.offset).cloned());
-    }
-    let config = format!("{{{attributes}bits = {bits} : i64, signed = {signed}}}");
-    let op = format!(
-        "stablehlo.custom_call @lmc.{name}({}) {{api_version = 4 : i32, backend_config = {config}}} : ({}) -> {}",
-        names(&operands),
         types(&operands),
         tensor(ty)
     );

@@ -17,9 +17,13 @@ mod reduce;
 mod shape;
 mod syntax;
 
+use std::collections::HashMap;
+
+use lmc_graph::ops::DotGeneral;
 use lmc_graph::{Entity, Func, Node, NodeId, Op, RegionId, TensorType, ValueId};
 
-use crate::choices::{self, Attention, Uses};
+use crate::choices::{self, Attention, StoredWeight, Uses, WeightForm};
+use crate::report::Form;
 use crate::target::Target;
 use crate::{Lowered, Options};
 use emitter::{Emitter, Value};
@@ -88,13 +92,23 @@ struct Frame<'f> {
     keeps_location: bool,
     /// The region that is being written.
     region: Option<RegionId>,
+    /// Results of products that another's call has computed.
+    computed: HashMap<ValueId, Value>,
 }
 
 impl<'f> Frame<'f> {
     fn new(func: &'f Func, target: &Target) -> Frame<'f> {
         let uses = Uses::of(func);
         let absorbed = choices::absorbed(target, func, &uses);
-        Frame { func, values: vec![None; func.values().count()], uses, absorbed, keeps_location: false, region: None }
+        Frame {
+            func,
+            values: vec![None; func.values().count()],
+            uses,
+            absorbed,
+            keeps_location: false,
+            region: None,
+            computed: HashMap::new(),
+        }
     }
 
     fn get(&self, value: ValueId) -> Value {
@@ -150,6 +164,50 @@ impl<'f> Frame<'f> {
         self.set(&node.results, &results);
     }
 
+    /// A product, by the form that its right operand takes.
+    fn dot_general(&mut self, e: &mut Emitter<'_>, node: &Node, op: &DotGeneral, ty: &TensorType) -> Value {
+        let (lhs, rhs) = (node.operands[0], node.operands[1]);
+        let (rhs, refused) = match choices::weight_form(e.target, self.func, op, lhs, rhs) {
+            WeightForm::Kernel { weight, transposed } => {
+                return self.weight_product(e, node, op, weight, transposed);
+            }
+            WeightForm::Dequantized { weight, refused } => {
+                let weight = weight.map(|part| self.get(part));
+                (contract::dequantized(e, &weight, self.func.ty(rhs)), Some(refused))
+            }
+            WeightForm::Operand { value, refused } => (self.get(value), refused),
+        };
+        contract::dot_general(e, op, [&self.get(lhs), &rhs], ty, refused)
+    }
+
+    /// A product with a weight as it is stored, and with it those behind it that the same call computes.
+    fn weight_product(
+        &mut self,
+        e: &mut Emitter<'_>,
+        node: &Node,
+        op: &DotGeneral,
+        weight: StoredWeight<ValueId>,
+        transposed: bool,
+    ) -> Value {
+        let func = self.func;
+        let (lhs, rhs, result) = (node.operands[0], node.operands[1], node.results[0]);
+        contract::report(e, op, [lhs, rhs, result].map(|value| func.ty(value)), Form::WeightKernel, None);
+        if let Some(computed) = self.computed.remove(&result) {
+            return computed;
+        }
+        let nodes = self.region.map_or(&[][..], |region| &func.region(region).nodes);
+        let behind = nodes.iter().skip_while(|&&other| !func.node(other).results.contains(&result)).skip(1);
+        let mut alike = choices::products_alike(e.target, func, behind, (op, lhs, &weight));
+        alike.retain(|(_, weight)| weight.parts().all(|part| self.values[part.index()].is_some()));
+        let (results, weights): (Vec<_>, Vec<_>) = [(result, weight)].into_iter().chain(alike).unzip();
+        let weights: Vec<_> = weights.into_iter().map(|weight| weight.map(|part| self.get(part))).collect();
+        let types: Vec<TensorType> = results.iter().map(|&result| func.ty(result).clone()).collect();
+        let mut values = contract::weight_products(e, &self.get(lhs), &weights, transposed, &types);
+        let others = values.split_off(1);
+        self.computed.extend(results.into_iter().skip(1).zip(others));
+        values.remove(0)
+    }
+
     /// The rule of every op.
     fn rule(&mut self, e: &mut Emitter<'_>, node: &Node, x: &[Value], types: &[TensorType]) -> Vec<Value> {
         let regions = &node.regions;
@@ -174,11 +232,7 @@ impl<'f> Frame<'f> {
             Op::DynamicUpdateSlice => vec![index::dynamic_update_slice(e, &x[0], &x[1], &x[2..])],
             Op::Gather(op) => vec![index::gather(e, op, &x[0], &x[1], &types[0])],
             Op::Scatter(op) => vec![index::scatter(e, op, &x[0], &x[1], &x[2])],
-            Op::DotGeneral(op) => {
-                let (lhs, rhs) = (node.operands[0], node.operands[1]);
-                let weight = choices::weight_form(e.target, self.func, op, lhs, rhs).map(|value| self.get(value));
-                vec![contract::dot_general(e, op, &self.get(lhs), (weight, self.func.ty(rhs)), &types[0])]
-            }
+            Op::DotGeneral(op) => vec![self.dot_general(e, node, op, &types[0])],
             Op::Reduce(op) => vec![reduce::reduce(e, op, &x[0], &types[0])],
             Op::Argmax(op) => vec![reduce::argmax(e, op, &x[0])],
             Op::Sort(op) => reduce::sort(e, op, x),

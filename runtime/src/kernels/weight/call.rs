@@ -1,8 +1,8 @@
 //! The kernels as custom calls.
 //!
-//! Operands of `lmc.weight_product` are the rows of operands `[.., in]`, in f32 or bf16, the weight, and, of a weight with
-//! groups, its scales and its zeros (bytes) or biases (floats), if it has any. Attributes: `transposed`, whether the
-//! weight is `[in, out]` and not `[out, in]`; `bits`, those of a code, 0 for a weight of floats; `signed`, whether codes of
+//! Operands of `lmc.weight_product` are the rows of operands `[.., in]`, in f32 or bf16, and of each weight its elements and,
+//! if it has groups, its scales and its zeros (bytes) or biases (floats), if it has any; it has a result for each weight.
+//! Attributes: `weights`, how many there are; `transposed`, whether they are `[in, out]` and not `[out, in]`; `bits`, those of a code, 0 for a weight of floats; `signed`, whether codes of
 //! four bits are from -8 to 7. Operands of `lmc.dequantize` are a weight's, with the same attributes.
 
 use half::{bf16, f16};
@@ -15,19 +15,24 @@ use crate::pjrt::ffi::Call;
 pub(crate) fn product(call: &Call<'_>) -> Result<(), String> {
     let dims = sizes(call, 0)?;
     let Some((_, leading)) = dims.split_last() else { return Err("operands without a dimension".to_string()) };
+    let (number, operands) = (call.i64("weights")?, call.num_operands() - 1);
+    let number = usize::try_from(number).ok().filter(|&number| number > 0 && operands.is_multiple_of(number));
+    let Some(number) = number else { return Err(format!("{operands} operands of weights, which are not alike")) };
+    let parts = operands / number;
+    let weights = (0..number).map(|i| Ok((weight(call, 1 + i * parts, parts)?, output(call, i)?)));
     let product = Product {
         tokens: leading.iter().product(),
         x: floats(call, 0)?,
-        weight: weight(call, 1)?,
+        weights: weights.collect::<Result<Vec<_>, String>>()?,
         transposed: call.bool("transposed")?,
-        output: output(call)?,
     };
     super::product(Isa::detect(), product, call.num_threads(), &|number, f| call.for_each(number, f))
 }
 
 /// `lmc.dequantize`.
 pub(crate) fn dequantize(call: &Call<'_>) -> Result<(), String> {
-    super::dequantize(Isa::detect(), weight(call, 0)?, output(call)?, &|number, f| call.for_each(number, f))
+    let weight = weight(call, 0, call.num_operands())?;
+    super::dequantize(Isa::detect(), weight, output(call, 0)?, &|number, f| call.for_each(number, f))
 }
 
 fn sizes(call: &Call<'_>, i: usize) -> Result<Vec<usize>, String> {
@@ -51,12 +56,12 @@ fn floats<'a>(call: &Call<'a>, i: usize) -> Result<Floats<'a>, String> {
     }
 }
 
-fn output<'a>(call: &Call<'a>) -> Result<Output<'a>, String> {
-    if call.result_is::<bf16>(0) { call.result(0).map(Output::Bf16) } else { call.result(0).map(Output::F32) }
+fn output<'a>(call: &Call<'a>, i: usize) -> Result<Output<'a>, String> {
+    if call.result_is::<bf16>(i) { call.result(i).map(Output::Bf16) } else { call.result(i).map(Output::F32) }
 }
 
-/// The weight whose elements are operand `at`.
-fn weight<'a>(call: &Call<'a>, at: usize) -> Result<Weight<'a>, String> {
+/// The weight whose elements are operand `at`, of so many operands.
+fn weight<'a>(call: &Call<'a>, at: usize, parts: usize) -> Result<Weight<'a>, String> {
     let [rows, width] = matrix(call, at)?;
     let (bits, signed) = (call.i64("bits")?, call.bool("signed")?);
     let (form, bytes, columns) = match (bits, signed) {
@@ -71,12 +76,12 @@ fn weight<'a>(call: &Call<'a>, at: usize) -> Result<Weight<'a>, String> {
         }
         (bits, _) => return Err(format!("codes of {bits} bits")),
     };
-    let groups = if call.num_operands() > at + 1 {
+    let groups = if parts > 1 {
         let [scale_rows, groups] = matrix(call, at + 1)?;
         if scale_rows != rows || groups == 0 {
             return Err(format!("scales of {scale_rows} rows and {groups} groups for a weight of {rows} rows"));
         }
-        let offset = match call.num_operands() - at {
+        let offset = match parts {
             2 => Offset::None,
             _ if call.operand_is::<u8>(at + 2) => Offset::Zeros(call.operand(at + 2)?),
             _ => Offset::Biases(floats(call, at + 2)?),

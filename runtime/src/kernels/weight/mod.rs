@@ -171,17 +171,16 @@ impl<'a> SharedOutput<'a> {
     }
 }
 
-/// Rows of operands times a weight.
+/// Rows of operands times weights, each of which gives a result. Several are of one form, and have groups of one size: what
+/// is computed of the operands is computed once, and threads come together once.
 pub(crate) struct Product<'a> {
     /// Rows of operands.
     pub(crate) tokens: usize,
     /// `[tokens, in]`.
     pub(crate) x: Floats<'a>,
-    /// `[out, in]`; with `transposed` `[in, out]`, without groups.
-    pub(crate) weight: Weight<'a>,
+    /// Of each `[out, in]`, with `transposed` `[in, out]` without groups; and the result, `[tokens, out]`.
+    pub(crate) weights: Vec<(Weight<'a>, Output<'a>)>,
     pub(crate) transposed: bool,
-    /// `[tokens, out]`.
-    pub(crate) output: Output<'a>,
 }
 
 /// The fewest bytes of a weight that are a task: enough that taking one costs nothing beside it.
@@ -203,46 +202,63 @@ const FEW_ROWS: usize = 64;
 /// When the operands do not fit each other.
 pub(crate) fn product(isa: Isa, call: Product<'_>, threads: usize, for_each: ForEach<'_>) -> Result<(), String> {
     assert!(Isa::available().contains(&isa));
-    let Product { tokens, x, weight, transposed, output } = call;
-    weight.check()?;
-    let (input, out) = if transposed { (weight.rows, weight.columns) } else { (weight.columns, weight.rows) };
-    let results = match &output {
-        Output::F32(y) => y.len(),
-        Output::Bf16(y) => y.len(),
-    };
-    if x.len() != tokens * input || results != tokens * out {
-        return Err(format!("{} operands and {results} results for {tokens} rows of {input} and {out}", x.len()));
+    let Product { tokens, x, weights, transposed } = call;
+    let Some(&(first, _)) = weights.first() else { return Err("a product without a weight".to_string()) };
+    let input = if transposed { first.rows } else { first.columns };
+    for (weight, output) in &weights {
+        weight.check()?;
+        let (summed, out) = if transposed { (weight.rows, weight.columns) } else { (weight.columns, weight.rows) };
+        let results = match output {
+            Output::F32(y) => y.len(),
+            Output::Bf16(y) => y.len(),
+        };
+        if x.len() != tokens * summed || results != tokens * out {
+            let operands = x.len();
+            return Err(format!("{operands} operands and {results} results for {tokens} rows of {summed} and {out}"));
+        }
+        if transposed && weight.groups.is_some() {
+            return Err("a weight with groups lies by rows of its output".to_string());
+        }
+        let size = |weight: &Weight<'_>| weight.groups.map(|groups| groups.size);
+        if summed != input || weight.form != first.form || size(weight) != size(&first) {
+            return Err("weights of a product that are not alike".to_string());
+        }
     }
-    if transposed && weight.groups.is_some() {
-        return Err("a weight with groups lies by rows of its output".to_string());
-    }
-    let output = SharedOutput::new(output);
+    let bytes: usize = weights.iter().map(|(weight, _)| weight.bytes.len()).sum();
+    let weights = weights.into_iter().map(|(weight, output)| (weight, SharedOutput::new(output)));
     if tokens > FEW_ROWS {
-        let many = many::Many { tokens, x, weight, transposed, output };
-        many.run(isa, isa.has_fast_pairs() && many.fits_pairs(), for_each);
+        for (weight, output) in weights {
+            let many = many::Many { tokens, x, weight, transposed, output };
+            many.run(isa, isa.has_fast_pairs() && many.fits_pairs(), for_each);
+        }
         return Ok(());
     }
     if transposed {
-        let task = columns::Columns::new(tokens, x, weight, output);
-        // SAFETY: the processor has the instructions; a task writes its own columns.
-        return unsafe { stored::with_form(weight.form, ByColumns { isa, task: &task, for_each }) };
+        for (weight, output) in weights {
+            let task = columns::Columns::new(tokens, x, weight, output);
+            // SAFETY: the processor has the instructions; a task writes its own columns.
+            unsafe { stored::with_form(weight.form, ByColumns { isa, task: &task, for_each })? };
+        }
+        return Ok(());
     }
-    let rows = rows::Rows::new(tokens, weight, output, threads);
-    if whole::fits(x, &weight) {
-        let operands = whole::Whole::of(isa, tokens, x, &weight, for_each);
+    let task_bytes = (bytes / (TASKS_PER_THREAD * threads)).clamp(TASK_BYTES, MOST_TASK_BYTES);
+    let rows: Vec<rows::Rows<'_>> =
+        weights.map(|(weight, output)| rows::Rows::new(tokens, weight, output, task_bytes)).collect();
+    if whole::fits(x, &first) {
+        let operands = whole::Whole::of(isa, tokens, x, &first, for_each);
         let task = Integers { isa, rows: &rows, operands: &operands, for_each };
         // SAFETY: the processor has the instructions; a task writes its own rows.
-        return unsafe { stored::with_form(weight.form, task) };
+        return unsafe { stored::with_form(first.form, task) };
     }
-    let pairs = isa.has_pairs() && matches!(x, Floats::Bf16(_)) && weight.form.has_pairs();
-    let planes = Planes::of(tokens, x, &weight, pairs);
+    let pairs = isa.has_pairs() && matches!(x, Floats::Bf16(_)) && first.form.has_pairs();
+    let planes = Planes::of(tokens, x, &first, pairs);
     // SAFETY: the processor has the instructions; a task writes its own rows.
-    unsafe { stored::with_form(weight.form, ByRows { isa, rows: &rows, planes: &planes, pairs, for_each }) }
+    unsafe { stored::with_form(first.form, ByRows { isa, rows: &rows, planes: &planes, pairs, for_each }) }
 }
 
 struct Integers<'a, 'p> {
     isa: Isa,
-    rows: &'a rows::Rows<'p>,
+    rows: &'a [rows::Rows<'p>],
     operands: &'a whole::Whole,
     for_each: ForEach<'a>,
 }
@@ -250,16 +266,17 @@ struct Integers<'a, 'p> {
 impl stored::WithForm for Integers<'_, '_> {
     unsafe fn call<F: stored::Stored>(self) -> Result<(), String> {
         let Integers { isa, rows, operands, for_each } = self;
-        let task = rows::ByBlocks(whole::WholeRows::<F> { rows, operands, form: std::marker::PhantomData });
+        let of_weight = |rows| whole::WholeRows::<F> { rows, operands, form: std::marker::PhantomData };
+        let task = rows::ByBlocks(rows.iter().map(of_weight).collect());
         // SAFETY: the caller's.
-        unsafe { run(isa, &task, rows.num_tasks(), for_each) };
+        unsafe { run(isa, &task, task.num_tasks(), for_each) };
         Ok(())
     }
 }
 
 struct ByRows<'a, 'p> {
     isa: Isa,
-    rows: &'a rows::Rows<'p>,
+    rows: &'a [rows::Rows<'p>],
     planes: &'a Planes,
     /// Whether words are pairs.
     pairs: bool,
@@ -269,9 +286,10 @@ struct ByRows<'a, 'p> {
 impl ByRows<'_, '_> {
     fn run<F: stored::Stored, const PAIRS: bool>(&self) {
         let ByRows { isa, rows, planes, for_each, .. } = *self;
-        let task = rows::ByBlocks(rows::RowsOf::<F, PAIRS> { rows, planes, form: std::marker::PhantomData });
+        let of_weight = |rows| rows::RowsOf::<F, PAIRS> { rows, planes, form: std::marker::PhantomData };
+        let task = rows::ByBlocks(rows.iter().map(of_weight).collect());
         // SAFETY: whoever made this; a task writes its own rows.
-        unsafe { run(isa, &task, rows.num_tasks(), for_each) };
+        unsafe { run(isa, &task, task.num_tasks(), for_each) };
     }
 }
 

@@ -7,7 +7,7 @@ use super::super::pack::Pack;
 use super::super::simd::{LANES, Simd};
 use super::super::task::Task;
 use super::stored::Stored;
-use super::{Floats, Groups, MOST_TASK_BYTES, Offset, Planes, SharedOutput, TASK_BYTES, TASKS_PER_THREAD, Weight};
+use super::{Floats, Groups, Offset, Planes, SharedOutput, Weight};
 
 /// Rows of a weight that are taken together, so that operands are read from the cache once for all of them.
 const BLOCK: usize = 4;
@@ -49,14 +49,14 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(tokens: usize, weight: Weight<'a>, output: SharedOutput<'a>, threads: usize) -> Rows<'a> {
-        let task_bytes = (weight.bytes.len() / (TASKS_PER_THREAD * threads)).clamp(TASK_BYTES, MOST_TASK_BYTES);
+    /// With tasks of about so many bytes of the weight.
+    pub(super) fn new(tokens: usize, weight: Weight<'a>, output: SharedOutput<'a>, task_bytes: usize) -> Rows<'a> {
         let bytes = weight.form.bytes(weight.columns).max(1);
         let rows_per_task = (task_bytes / bytes).next_multiple_of(BLOCK).max(BLOCK);
         Rows { tokens, weight, output, rows_per_task }
     }
 
-    pub(super) fn num_tasks(&self) -> usize {
+    fn num_tasks(&self) -> usize {
         self.weight.rows.div_ceil(self.rows_per_task)
     }
 
@@ -122,48 +122,64 @@ pub(super) trait Sums: Sync {
     ) -> [[S::V; M]; R];
 }
 
-/// A task is some rows of the weight with all rows of operands.
-pub(super) struct ByBlocks<T>(pub(super) T);
+/// Products of several weights. A task is some rows of one of them with all rows of operands.
+pub(super) struct ByBlocks<T>(pub(super) Vec<T>);
+
+impl<T: Sums> ByBlocks<T> {
+    pub(super) fn num_tasks(&self) -> usize {
+        self.0.iter().map(|sums| sums.rows().num_tasks()).sum()
+    }
+}
 
 impl<T: Sums> Task for ByBlocks<T> {
     const PAIRS: bool = T::PAIRS;
 
     #[inline(always)]
     unsafe fn run<S: Simd, W: Pack>(&self, index: usize) {
-        let tokens = self.0.rows().tokens;
-        for block in self.0.rows().blocks(index) {
-            for token in (0..tokens).step_by(TOKENS) {
-                // SAFETY: the caller's; rows and tokens are those that there are.
-                unsafe {
-                    match tokens - token {
-                        1 => self.block::<S, W, BLOCK, 1>(block.clone(), token),
-                        2 => self.block::<S, W, BLOCK, 2>(block.clone(), token),
-                        // More accumulators than that do not fit the registers.
-                        _ => self.block::<S, W, 2, TOKENS>(block.clone(), token),
+        let mut index = index;
+        for sums in &self.0 {
+            let rows = sums.rows();
+            if index >= rows.num_tasks() {
+                index -= rows.num_tasks();
+                continue;
+            }
+            for block in rows.blocks(index) {
+                for token in (0..rows.tokens).step_by(TOKENS) {
+                    // SAFETY: the caller's; rows and tokens are those that there are.
+                    unsafe {
+                        match rows.tokens - token {
+                            1 => sum_up::<T, S, W, BLOCK, 1>(sums, block.clone(), token),
+                            2 => sum_up::<T, S, W, BLOCK, 2>(sums, block.clone(), token),
+                            // More accumulators than that do not fit the registers.
+                            _ => sum_up::<T, S, W, 2, TOKENS>(sums, block.clone(), token),
+                        }
                     }
                 }
             }
+            return;
         }
     }
 }
 
-impl<T: Sums> ByBlocks<T> {
-    /// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last
-    /// one is taken again.
-    ///
-    /// # Safety
-    /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
-    #[inline(always)]
-    unsafe fn block<S: Simd, W: Pack, const R: usize, const M: usize>(&self, rows: Range<usize>, token: usize) {
-        let last = self.0.rows().tokens - 1;
-        let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
-        for row in rows.clone().step_by(R) {
-            let block: [usize; R] = std::array::from_fn(|r| (rows.end - 1).min(row + r));
-            // SAFETY: the caller's.
-            unsafe {
-                let acc = self.0.sums::<S, W, R, M>(block, tokens);
-                self.0.rows().write::<S, R, M>(acc, row..rows.end, token..last + 1);
-            }
+/// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last one is
+/// taken again.
+///
+/// # Safety
+/// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
+#[inline(always)]
+unsafe fn sum_up<T: Sums, S: Simd, W: Pack, const R: usize, const M: usize>(
+    sums: &T,
+    rows: Range<usize>,
+    token: usize,
+) {
+    let last = sums.rows().tokens - 1;
+    let tokens: [usize; M] = std::array::from_fn(|m| last.min(token + m));
+    for row in rows.clone().step_by(R) {
+        let block: [usize; R] = std::array::from_fn(|r| (rows.end - 1).min(row + r));
+        // SAFETY: the caller's.
+        unsafe {
+            let acc = sums.sums::<S, W, R, M>(block, tokens);
+            sums.rows().write::<S, R, M>(acc, row..rows.end, token..last + 1);
         }
     }
 }

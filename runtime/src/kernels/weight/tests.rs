@@ -161,9 +161,8 @@ fn run(isa: Isa, case: Case, parts: &Parts, shape: [usize; 2], x: &[bf16]) -> Ve
     let product = Product {
         tokens: x.len() / input,
         x: Floats::Bf16(x),
-        weight: parts.weight(case, shape),
+        weights: vec![(parts.weight(case, shape), Output::F32(&mut y))],
         transposed: case.transposed,
-        output: Output::F32(&mut y),
     };
     super::product(isa, product, 2, &for_each).unwrap();
     y
@@ -239,9 +238,8 @@ fn check_rounded(isa: Isa, case: Case, parts: &Parts, shape: [usize; 2], x: &[bf
     let product = Product {
         tokens: x.len() / if case.transposed { shape[0] } else { shape[1] },
         x: Floats::Bf16(x),
-        weight: parts.weight(case, shape),
+        weights: vec![(parts.weight(case, shape), Output::Bf16(&mut narrow))],
         transposed: case.transposed,
-        output: Output::Bf16(&mut narrow),
     };
     super::product(isa, product, 2, &for_each).unwrap();
     let rounded: Vec<bf16> = y.iter().map(|&y| bf16::from_f32(y)).collect();
@@ -413,13 +411,72 @@ fn every_f16() {
         // A column of all of them, times one.
         let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
         let weight = Weight { rows: all.len(), columns: 1, form: Form::F16, bytes: &bytes, groups: None };
-        let product =
-            Product { tokens: 1, x: Floats::F32(&[1.0]), weight, transposed: false, output: Output::F32(&mut y) };
+        let weights = vec![(weight, Output::F32(&mut y[..]))];
+        let product = Product { tokens: 1, x: Floats::F32(&[1.0]), weights, transposed: false };
         super::product(isa, product, 2, &for_each).unwrap();
         for (x, y) in all.iter().zip(&y) {
             assert!(x.to_f32() == *y || x.is_nan() && y.is_nan(), "{isa:?}: {x:?} became {y}");
         }
     }
+}
+
+/// Products with several weights at once are each what it is alone.
+#[test]
+fn several_weights() {
+    let check = |case: Case, input: usize, outs: &[usize], tokens: usize| {
+        let shapes: Vec<[usize; 2]> =
+            outs.iter().map(|&out| if case.transposed { [input, out] } else { [out, input] }).collect();
+        let mut all: Vec<Parts> = shapes.iter().map(|&shape| parts(case, shape)).collect();
+        for (i, parts) in all.iter_mut().enumerate() {
+            // Else they began with the same elements.
+            parts.bytes.rotate_left(2 * i);
+        }
+        let x = Stored::new(Form::Bf16, numbers(tokens * input, 3)).bf16;
+        for isa in Isa::available() {
+            let mut results: Vec<Vec<f32>> = outs.iter().map(|out| vec![f32::NAN; tokens * out]).collect();
+            let weights = all.iter().zip(&shapes).zip(&mut results);
+            let weights = weights.map(|((parts, &shape), y)| (parts.weight(case, shape), Output::F32(&mut y[..])));
+            let x_of_all = Floats::Bf16(&x);
+            let product = Product { tokens, x: x_of_all, weights: weights.collect(), transposed: case.transposed };
+            super::product(isa, product, 2, &for_each).unwrap();
+            for ((parts, &shape), y) in all.iter().zip(&shapes).zip(&results) {
+                assert_eq!(y, &run(isa, case, parts, shape, &x), "{isa:?}: {shape:?} of {outs:?}, {case:?}");
+            }
+        }
+    };
+    let int4 = Case { form: Form::I4, group: 32, scales: Form::Bf16, ..PLAIN };
+    let int8 = Case { form: Form::U8, group: 64, scales: Form::F32, offsets: Offsets::Zeros, ..PLAIN };
+    let bf16 = Case { form: Form::Bf16, ..PLAIN };
+    for tokens in [1, 3, 20, 70] {
+        // The first has more than one task.
+        check(int4, 256, &[1030, 3, 64], tokens);
+        check(int8, 192, &[64, 700], tokens);
+        check(bf16, 80, &[5, 1000, 7], tokens);
+        check(Case { transposed: true, ..bf16 }, 80, &[48, 5], tokens);
+    }
+}
+
+#[test]
+fn weights_that_are_not_alike_are_refused() {
+    let (bytes, scales, x) = ([0u8; 128], [1.0f32; 4], [0.0f32; 64]);
+    let weight = |rows: usize, columns: usize, form: Form, size: Option<usize>| {
+        let scales = &scales[..size.map_or(0, |size| rows * columns / size)];
+        let groups = size.map(|size| Groups { size, scales: Floats::F32(scales), offset: Offset::None });
+        Weight { rows, columns, form, bytes: &bytes[..rows * form.bytes(columns)], groups }
+    };
+    let check = |second: Weight<'_>, expected: bool| {
+        let (mut a, mut b) = ([0.0], vec![0.0; second.rows]);
+        let first = weight(1, 64, Form::I8, Some(32));
+        let weights = vec![(first, Output::F32(&mut a)), (second, Output::F32(&mut b))];
+        let product = Product { tokens: 1, x: Floats::F32(&x), weights, transposed: false };
+        assert_eq!(super::product(Isa::detect(), product, 1, &for_each).is_ok(), expected, "{second:?}");
+    };
+    check(weight(2, 64, Form::I8, Some(32)), true);
+    check(weight(1, 64, Form::I8, Some(64)), false);
+    check(weight(1, 64, Form::U8, Some(32)), false);
+    check(weight(1, 32, Form::F32, None), false);
+    let product = Product { tokens: 1, x: Floats::F32(&x), weights: vec![], transposed: false };
+    assert!(super::product(Isa::detect(), product, 1, &for_each).is_err());
 }
 
 #[test]
