@@ -160,6 +160,7 @@ fn run(isa: Isa, case: Case, parts: &Parts, shape: [usize; 2], x: &[bf16]) -> Ve
     let mut y = vec![f32::NAN; x.len() / input * out];
     let product = Product {
         tokens: x.len() / input,
+        of_one_text: false,
         x: Floats::Bf16(x),
         weights: vec![(parts.weight(case, shape), Output::F32(&mut y))],
         transposed: case.transposed,
@@ -237,6 +238,7 @@ fn check_rounded(isa: Isa, case: Case, parts: &Parts, shape: [usize; 2], x: &[bf
     let mut narrow = vec![bf16::NAN; y.len()];
     let product = Product {
         tokens: x.len() / if case.transposed { shape[0] } else { shape[1] },
+        of_one_text: false,
         x: Floats::Bf16(x),
         weights: vec![(parts.weight(case, shape), Output::Bf16(&mut narrow))],
         transposed: case.transposed,
@@ -412,7 +414,7 @@ fn every_f16() {
         let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
         let weight = Weight { rows: all.len(), columns: 1, form: Form::F16, bytes: &bytes, groups: None };
         let weights = vec![(weight, Output::F32(&mut y[..]))];
-        let product = Product { tokens: 1, x: Floats::F32(&[1.0]), weights, transposed: false };
+        let product = Product { tokens: 1, of_one_text: true, x: Floats::F32(&[1.0]), weights, transposed: false };
         super::product(isa, product, 2, &for_each).unwrap();
         for (x, y) in all.iter().zip(&y) {
             assert!(x.to_f32() == *y || x.is_nan() && y.is_nan(), "{isa:?}: {x:?} became {y}");
@@ -437,7 +439,13 @@ fn several_weights() {
             let weights = all.iter().zip(&shapes).zip(&mut results);
             let weights = weights.map(|((parts, &shape), y)| (parts.weight(case, shape), Output::F32(&mut y[..])));
             let x_of_all = Floats::Bf16(&x);
-            let product = Product { tokens, x: x_of_all, weights: weights.collect(), transposed: case.transposed };
+            let product = Product {
+                tokens,
+                of_one_text: false,
+                x: x_of_all,
+                weights: weights.collect(),
+                transposed: case.transposed,
+            };
             super::product(isa, product, 2, &for_each).unwrap();
             for ((parts, &shape), y) in all.iter().zip(&shapes).zip(&results) {
                 assert_eq!(y, &run(isa, case, parts, shape, &x), "{isa:?}: {shape:?} of {outs:?}, {case:?}");
@@ -456,6 +464,30 @@ fn several_weights() {
     }
 }
 
+/// Rows of one text are many sooner.
+#[test]
+fn rows_of_one_text() {
+    const FEW: usize = super::FEW_ROWS_OF_A_TEXT;
+    let case = Case { form: Form::Bf16, ..PLAIN };
+    let (shape, [input, out]) = ([70, 300], [300, 70]);
+    let parts = parts(case, shape);
+    for isa in Isa::available() {
+        for (tokens, of_one_text, is_many) in
+            [(FEW, true, false), (FEW + 1, true, true), (FEW + 1, false, false), (super::FEW_ROWS + 1, false, true)]
+        {
+            let x = Stored::new(Form::Bf16, numbers(tokens * input, 3)).bf16;
+            let mut y = vec![f32::NAN; tokens * out];
+            let weights = vec![(parts.weight(case, shape), Output::F32(&mut y[..]))];
+            let product = Product { tokens, of_one_text, x: Floats::Bf16(&x), weights, transposed: false };
+            super::product(isa, product, 2, &for_each).unwrap();
+            let alone = x.chunks(input).flat_map(|x| run(isa, case, &parts, shape, x)).collect::<Vec<f32>>();
+            let what = format!("{isa:?}: {tokens} rows, of one text: {of_one_text}");
+            assert_eq!(y != alone, is_many, "{what}");
+            check_sums(&parts.values, case, shape, &x, &y, &what);
+        }
+    }
+}
+
 #[test]
 fn weights_that_are_not_alike_are_refused() {
     let (bytes, scales, x) = ([0u8; 128], [1.0f32; 4], [0.0f32; 64]);
@@ -468,14 +500,14 @@ fn weights_that_are_not_alike_are_refused() {
         let (mut a, mut b) = ([0.0], vec![0.0; second.rows]);
         let first = weight(1, 64, Form::I8, Some(32));
         let weights = vec![(first, Output::F32(&mut a)), (second, Output::F32(&mut b))];
-        let product = Product { tokens: 1, x: Floats::F32(&x), weights, transposed: false };
+        let product = Product { tokens: 1, of_one_text: true, x: Floats::F32(&x), weights, transposed: false };
         assert_eq!(super::product(Isa::detect(), product, 1, &for_each).is_ok(), expected, "{second:?}");
     };
     check(weight(2, 64, Form::I8, Some(32)), true);
     check(weight(1, 64, Form::I8, Some(64)), false);
     check(weight(1, 64, Form::U8, Some(32)), false);
     check(weight(1, 32, Form::F32, None), false);
-    let product = Product { tokens: 1, x: Floats::F32(&x), weights: vec![], transposed: false };
+    let product = Product { tokens: 1, of_one_text: true, x: Floats::F32(&x), weights: vec![], transposed: false };
     assert!(super::product(Isa::detect(), product, 1, &for_each).is_err());
 }
 
