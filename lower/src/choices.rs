@@ -2,7 +2,8 @@
 //!
 //! | IR | generic | cpu | cuda |
 //! |---|---|---|---|
-//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads the weight as it is stored; one call for several of the same rows | as it is |
+//! | `dot_general` of few rows with a weight | as it is | lmc's kernel, which reads weights as they are stored | as it is |
+//! | several of the same rows with weights | as they are | one call of that kernel | as they are |
 //! | other `dot_general` | as it is | a call of lmc's kernel or of oneDNN; dimensions collapsed | as it is |
 //! | attention and its backward | decomposed | lmc's kernel, else decomposed by blocks | cuDNN's, else decomposed |
 //! | `reduce` | as it is | in steps: rows short enough to be exact, windows where the last dimension stays | as it is |

@@ -60,8 +60,8 @@ pub(super) fn report(
     });
 }
 
-/// The custom call of the kernel of `lmc_runtime` for products of the same operands with weights as they are stored, which are
-/// of one kind.
+/// The custom call of the kernel of `lmc_runtime` for products of the same operands with weights as they are stored, which
+/// are of one kind.
 pub(super) fn weight_products(
     e: &mut Emitter<'_>,
     lhs: &Value,

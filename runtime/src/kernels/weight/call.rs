@@ -1,10 +1,11 @@
 //! The kernels as custom calls.
 //!
-//! Operands of `lmc.weight_product` are the rows of operands `[.., in]`, in f32 or bf16, which are of one text if they are
-//! `[1, tokens, in]`, and of each weight its elements and, if it has groups, its scales and its zeros (bytes) or biases
-//! (floats), if it has any; it has a result for each weight. Attributes: `weights`, how many there are; `transposed`, whether
-//! they are `[in, out]` and not `[out, in]`; `bits`, those of a code, 0 for a weight of floats; `signed`, whether codes of
-//! four bits are from -8 to 7. Operands of `lmc.dequantize` are a weight's, with the last two of these attributes.
+//! Operands of `lmc.weight_product` are the rows of operands `[.., in]`, in f32 or bf16, which are of one text if they
+//! are `[1, tokens, in]`, and of each weight its elements and, if it has groups, its scales and its zeros (bytes) or
+//! biases (floats), if it has any; it has a result for each weight. Attributes: `weights`, how many there are;
+//! `transposed`, whether they are `[in, out]` and not `[out, in]`; `bits`, those of a code, 0 for a weight of floats;
+//! `signed`, whether codes of four bits are from -8 to 7. Operands of `lmc.dequantize` are a weight's, with the last two
+//! of these attributes.
 
 use half::{bf16, f16};
 

@@ -161,8 +161,8 @@ impl<T: Sums> Task for ByBlocks<T> {
     }
 }
 
-/// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last one is
-/// taken again.
+/// These rows with `M` rows of operands from `token` on, `R` rows at a time. Where there are fewer of either, the last one
+/// is taken again.
 ///
 /// # Safety
 /// That of [`Simd`]; the first row of each is there, and no other thread writes their results.
